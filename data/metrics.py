@@ -1,0 +1,60 @@
+"""Answer metrics: exact match, token F1, and whether retrieved passages hold the answer.
+
+Normalisation and scores follow the official SQuAD v1.1 script (Rajpurkar et al., 2016), with the maximum over
+an answer's aliases. Left out on purpose: HotpotQA's special case, which gives F1 0 when exactly one side is
+"yes", "no" or "noanswer", and SQuAD v2.0's unanswerable questions.
+
+Pure functions: no model, no file, no clock.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+from data.world import Passage, Question
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only, as in the official script
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalize_answer(s: str) -> str:
+    """Lower-case, drop punctuation, then articles, then collapse white space: "The U.S." -> "us"."""
+    return " ".join(_ARTICLES.sub(" ", s.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1.0 when the prediction equals any of the answers after normalisation, else 0.0."""
+    normalized = normalize_answer(prediction)
+    return float(any(normalized == normalize_answer(answer) for answer in answers))
+
+
+def f1_score(prediction: str, answers: Sequence[str]) -> float:
+    """Harmonic mean of token precision and recall (bags of tokens), in [0, 1]; the maximum over the answers."""
+    return max((_token_f1(prediction, answer) for answer in answers), default=0.0)
+
+
+def _token_f1(prediction: str, answer: str) -> float:
+    predicted, gold = normalize_answer(prediction).split(), normalize_answer(answer).split()
+    common = (Counter(predicted) & Counter(gold)).total()
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(gold)
+    return 2 * precision * recall / (precision + recall)
+
+
+def contains_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether the tokens of any answer occur in `text` one after the other, both normalised.
+
+    Whole tokens only: "art" is not in "artist". An answer of nothing but articles and punctuation is never found.
+    """
+    padded = f" {normalize_answer(text)} "
+    return any(f" {normalize_answer(answer)} " in padded for answer in answers)
+
+
+def hit(passages: Sequence[Passage], question: Question) -> bool:
+    """Whether retrieval found what the question needs: any gold passage, where the gold passages are known
+    (none of them can be hit when the fact is absent from the corpus), else any passage that holds an answer."""
+    if question.gold_passages is not None:
+        return any(passage.id in question.gold_passages for passage in passages)
+    return any(contains_answer(f"{p.title} {p.text}", question.answers) for p in passages)

@@ -1,0 +1,292 @@
+"""A world: everything that is asked (question sets) and everything that is known (a corpus of passages).
+
+    world.json                                {"name", "description", "license", "source", "k", "quota"}; optional
+    corpus.jsonl[.gz]                         {"id", "title", "text"}
+    questions/<set>.<split>.jsonl[.gz]        {"id", "question", "answers": [...]}
+                                              optional: "slice", "relation", "popularity", "gold_passages", "type"
+
+Accepted as well: BEIR's "_id" and its corpora without titles, FlashRAG's "golden_answers". Unknown fields are
+ignored. A directory of these files is somebody's own world; "mini" and "tiny" are generated (data/mini.py).
+
+Left out on purpose: relevance judgements, passages split on the fly, corpora larger than memory.
+"""
+
+import gzip
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+K, QUOTA = 4, 1  # the paper's passages per retrieval and retrievals per question
+_MISSING = object()
+
+
+class WorldError(ValueError):
+    """What is wrong with a world, in one line: "FILE:LINE: problem" where there is a file and a line."""
+
+
+class Passage(NamedTuple):
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    question: str
+    answers: tuple[str, ...]  # aliases, any of which is right
+    slice: str | None = None  # "popular", "tail" or "absent" in the generated worlds
+    relation: str | None = None
+    popularity: float | None = None
+    gold_passages: tuple[str, ...] | None = None  # passage ids; None: unknown; (): known to be absent from the corpus
+    type: str | None = None
+
+
+class World:
+    """A corpus and its question sets, in memory (`World(...)`) or from a directory (`World.open`).
+
+    k: passages per retrieval, quota: retrievals per question; what this world is meant to be run with.
+    """
+
+    def __init__(self, *, name: str, corpus: Iterable[Passage], questions: Mapping[str, list[Question] | Path],
+                 description: str = "", license: str = "", source: str = "", k: int = K, quota: int = QUOTA):
+        """questions: "<set>.<split>" -> the questions, or the file that is read when they are first asked for."""
+        self.name, self.description, self.license, self.source = name, description, license, source
+        self.k, self.quota = k, quota
+        self.corpus = list(corpus)
+        self._questions = dict(questions)
+
+    @classmethod
+    def open(cls, name_or_dir: str | os.PathLike) -> "World":
+        """Generate "mini[:SEED]" or "tiny[:SEED]", or read a directory. Raises WorldError.
+
+        The corpus is read and checked here, a question file when it is first asked for.
+        """
+        name, _, seed = str(name_or_dir).partition(":")
+        if name in ("mini", "tiny"):
+            from data.mini import generate  # here, because data.mini builds Worlds
+
+            if ":" in str(name_or_dir) and not (seed.isascii() and seed.isdigit()):
+                raise WorldError(f"world {str(name_or_dir)!r}: the seed must be a whole number, as in '{name}:1'")
+            return generate(name, int(seed or 0))
+        return _read_directory(cls, Path(name_or_dir))
+
+    @property
+    def splits(self) -> list[str]:
+        """Names "<set>.<split>" of the question lists, sorted."""
+        return sorted(self._questions)
+
+    def questions(self, set_name: str, split: str) -> list[Question]:
+        """All questions of one split, in file order. Raises WorldError."""
+        key = f"{set_name}.{split}"
+        if key not in self._questions:
+            raise WorldError(f"world {self.name!r} has no questions {key!r}; it has: {', '.join(self.splits) or 'none'}")
+        if isinstance(self._questions[key], Path):
+            self._questions[key] = _read_questions(self._questions[key], {passage.id for passage in self.corpus})
+        return self._questions[key]
+
+    @cached_property
+    def corpus_sha256(self) -> str:
+        """Hash of the ids, titles and texts in order: two results are comparable when it is equal."""
+        digest = hashlib.sha256()
+        for passage in self.corpus:
+            digest.update(_json(passage).encode() + b"\n")
+        return digest.hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Write the directory format; each file appears whole or not at all, the corpus last.
+
+        Raises WorldError, before anything is written, when the directory holds files that would mix with this world's.
+        """
+        directory = Path(directory)
+        files = {directory / f"questions/{key}.jsonl": self.questions(*key.rsplit(".", 1)) for key in self.splits}
+        corpus_file = directory / "corpus.jsonl"
+        for other in [*directory.glob("corpus.jsonl.gz"), *directory.glob("questions/*.jsonl*")]:
+            if other not in files:
+                raise WorldError(f"{other}: belongs to another world; save this one elsewhere")
+        metadata = {name: getattr(self, name) for name in ("name", "description", "license", "source", "k", "quota")}
+        try:
+            (directory / "questions").mkdir(parents=True, exist_ok=True)
+            for file, questions in files.items():
+                rows = ({field: value for field, value in asdict(question).items() if value is not None}
+                        for question in questions)
+                _write_lines(file, map(_json, rows))
+            _write_lines(directory / "world.json", [json.dumps(metadata, indent=1, ensure_ascii=False)])
+            _write_lines(corpus_file, (_json(passage._asdict()) for passage in self.corpus))
+        except OSError as error:
+            raise WorldError(f"{error.filename or directory}: cannot be written: {error.strerror}") from None
+
+
+# ---------------------------------------------------------------------------------------------- reading a directory
+
+
+def _read_directory(cls: type[World], directory: Path) -> World:
+    if not directory.is_dir():
+        raise WorldError(f"{directory}: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)")
+    corpus_file = _plain_or_gz(directory / "corpus.jsonl")
+    if corpus_file is None:
+        raise WorldError(f"{directory}: not a world: it has no corpus.jsonl or corpus.jsonl.gz")
+    questions = {}
+    for file in sorted(directory.glob("questions/*.jsonl*")):
+        set_name, _, split = file.name.removesuffix(".gz").removesuffix(".jsonl").rpartition(".")
+        if not (set_name and split and file.name.endswith((".jsonl", ".jsonl.gz"))):
+            raise WorldError(f"{file}: the name must be <set>.<split>.jsonl or <set>.<split>.jsonl.gz")
+        questions[f"{set_name}.{split}"] = _plain_or_gz(file.with_name(f"{set_name}.{split}.jsonl"))
+    return cls(corpus=_read_corpus(corpus_file), questions=questions, **_read_metadata(directory))
+
+
+def _plain_or_gz(file: Path) -> Path | None:
+    """`file`, or `file`.gz, whichever exists; both would leave open which one counts."""
+    found = [candidate for candidate in (file, file.with_name(file.name + ".gz")) if candidate.is_file()]
+    if len(found) == 2:
+        raise WorldError(f"{file}: both this file and {file.name}.gz exist; keep one")
+    return found[0] if found else None
+
+
+def _read_metadata(directory: Path) -> dict:
+    """The fields of world.json, every one of which has a default, as has the file: the directory's own name."""
+    file = directory / "world.json"
+    metadata = {"name": directory.resolve().name or "world"}
+    if not file.exists():
+        return metadata
+    try:
+        row = json.loads(file.read_bytes())
+    except OSError as error:
+        raise WorldError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise WorldError(f"{file}:{getattr(error, 'lineno', 1)}: not JSON") from None
+    if not isinstance(row, dict):
+        raise WorldError(f"{file}:1: not a JSON object")
+    for field in ("name", "description", "license", "source"):
+        if field in row:
+            metadata[field] = _string(row, field, f"{file}:1", blank=field != "name")
+    if {"/", "\\"} & set(metadata["name"]):
+        raise WorldError(f"{file}:1: 'name' must hold no slash: results are files of this name")
+    for field, least in (("k", 1), ("quota", 0)):
+        if field in row:
+            if type(row[field]) is not int or row[field] < least:
+                raise WorldError(f"{file}:1: {field!r} must be a whole number of at least {least}")
+            metadata[field] = row[field]
+    return metadata
+
+
+def _read_corpus(file: Path) -> list[Passage]:
+    corpus, seen = [], {}
+    for where, row in _rows(file):
+        id = _id(row, where, seen)
+        title = _string(row, "title", where, blank=True, default="")
+        corpus.append(Passage(id, title, _string(row, "text", where, blank=True)))
+    if not corpus:
+        raise WorldError(f"{file}: the corpus is empty")
+    return corpus
+
+
+def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
+    questions, seen = [], {}
+    for where, row in _rows(file):
+        id = _id(row, where, seen)
+        question = _string(row, "question", where)
+        answers = _strings(row, "answers" if "answers" in row else "golden_answers", where, name="answers")
+        if not answers:
+            raise WorldError(f"{where}: 'answers' is empty")
+        popularity = row.get("popularity")
+        if popularity is not None:
+            if type(popularity) not in (int, float) or not math.isfinite(popularity) or popularity < 0:
+                raise WorldError(f"{where}: 'popularity' must be a number of at least 0")
+            popularity = float(popularity)
+        gold = None
+        if row.get("gold_passages") is not None:
+            gold = _strings(row, "gold_passages", where)
+            for passage_id in gold:
+                if passage_id not in passage_ids:
+                    raise WorldError(f"{where}: 'gold_passages' names {passage_id!r}, which is not in the corpus")
+        labels = {field: None if row.get(field) is None else _string(row, field, where)
+                  for field in ("slice", "relation", "type")}
+        questions.append(Question(id, question, answers, popularity=popularity, gold_passages=gold, **labels))
+    return questions
+
+
+def _rows(file: Path) -> Iterator[tuple[str, dict]]:
+    """("FILE:LINE", JSON object) for each line that is not blank."""
+    number = 0
+    try:
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond all reason
+                    raise WorldError(f"{file}:{number}: not JSON") from None
+                if not isinstance(row, dict):
+                    raise WorldError(f"{file}:{number}: not a JSON object")
+                yield f"{file}:{number}", row
+    except (OSError, EOFError, zlib.error) as error:
+        problem = getattr(error, "strerror", None) or "damaged or cut off"
+        raise WorldError(f"{file}:{number + 1}: cannot be read: {problem}") from None
+
+
+# ---------------------------------------------------------------------------------------------- checks of one field
+
+
+def _id(row: dict, where: str, seen: dict[str, str]) -> str:
+    id = _string(row, "_id" if "_id" in row and "id" not in row else "id", where, name="id")
+    if id in seen:
+        raise WorldError(f"{where}: duplicate id {id!r}, first on line {seen[id].rpartition(':')[2]}")
+    seen[id] = where
+    return id
+
+
+def _string(row: dict, field: str, where: str, *, name: str | None = None, blank: bool = False, default=_MISSING) -> str:
+    if field not in row:
+        if default is _MISSING:
+            raise WorldError(f"{where}: lacks the field {name or field!r}")
+        return default
+    return _check_string(row[field], name or field, where, blank)
+
+
+def _strings(row: dict, field: str, where: str, *, name: str | None = None) -> tuple[str, ...]:
+    name = name or field
+    if field not in row:
+        raise WorldError(f"{where}: lacks the field {name!r}")
+    if not isinstance(row[field], list):
+        raise WorldError(f"{where}: {name!r} must be a list of strings")
+    return tuple(_check_string(value, f"{name}[{i}]", where, blank=False) for i, value in enumerate(row[field]))
+
+
+def _check_string(value: object, name: str, where: str, blank: bool) -> str:
+    if not isinstance(value, str):
+        raise WorldError(f"{where}: {name!r} must be a string")
+    if not blank and not value.strip():
+        raise WorldError(f"{where}: {name!r} is blank")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character ("\ud800"), which no tokenizer or file can take
+        raise WorldError(f"{where}: {name!r} is not valid Unicode") from None
+    return value
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _write_lines(file: Path, lines: Iterable[str]) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as out:
+            out.writelines(line + "\n" for line in lines)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
