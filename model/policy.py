@@ -33,8 +33,9 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.down.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        hidden = F.dropout(F.gelu(self.up(features)), self.dropout, self.training)
-        return self.down(hidden).squeeze(-1)
+        with torch.autocast(features.device.type, enabled=False):
+            hidden = F.dropout(F.gelu(self.up(features)), self.dropout, self.training)
+            return self.down(hidden).squeeze(-1)
 
 
 class Policy(nn.Module):
@@ -50,20 +51,22 @@ class Policy(nn.Module):
         logits[:, t] score token t + 1 and values[:, t] is V of the state before token t + 1.
         """
         states = self.model(tokens)
-        with torch.autocast(tokens.device.type, enabled=False):
-            return self.logits(states[-1]), self.value_head(self.value_features(states).flatten(0, 1)).view(tokens.shape)
+        return self.logits(states[-1]), self.value_head(self.value_features(states))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states [..., D] -> float32 [..., V] through the tied embedding, whatever the autocast."""
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.model.embed_tokens.weight.float())
 
-    def value_features(self, states: list[Tensor]) -> Tensor:
-        """Layer states [B, T, D] -> detached float32 [B, T, 3 D]: last, one before, causal mean of the first."""
-        last, before, first = (states[i].detach().float() for i in (-1, -2 if len(states) > 1 else -1, 0))
+    def value_features(self, states: list[Tensor], at: tuple = ()) -> Tensor:
+        """Layer states [B, T, D] -> detached float32 [B, T, 3 D]: last, one before, causal mean of the first.
+
+        `at`, an index (rows [N], columns [N]), computes them there alone: [N, 3 D].
+        """
+        last, before, first = (states[i].detach() for i in (-1, -2 if len(states) > 1 else -1, 0))
         count = torch.arange(1, first.shape[1] + 1, device=first.device)[:, None]
-        parts = (last, before, first.cumsum(1) / count)
-        return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], -1)
+        parts = (last, before, first.float().cumsum(1) / count)
+        return torch.cat([F.layer_norm(part[at].float(), part.shape[-1:]) for part in parts], -1)
 
     def continue_from(self, tokens: Tensor, start: Tensor, cache: Cache, last: Tensor) -> Tensor:
         """Write int64 [B, T] at positions start [B] into the cache; logits float32 [B, V] after column last [B]."""

@@ -1,0 +1,66 @@
+"""The environment: a retriever over a corpus, the quota, and what is paid. One class for training, evaluation and
+every baseline.
+
+It takes any retriever that has `search(queries, k) -> (ids int [Q, k] padded with -1, scores [Q, k])`. A retriever
+that fails raises; a failure never becomes an empty observation. All observations of an episode stay in view, and
+after `quota` retrievals only [ANSWER] is left.
+"""
+from collections.abc import Sequence
+
+from data.metrics import exact_match, f1_score, hit
+from data.world import Question, World
+from model import Tokenizer
+
+from .episode import Episode, Turn, observation
+from .reward import Reward
+
+
+class RetrieverError(RuntimeError):
+    """The retriever answered with something that is no search result."""
+
+
+class RagEnv:
+    def __init__(self, world: World, index, k: int | None = None, quota: int | None = None, reward: Reward = Reward(),
+                 passage_tokens: int = 64, query_budget: int = 32, answer_budget: int = 16):
+        """k passages per retrieval and at most `quota` retrievals (default: the world's own); budgets count tokens."""
+        self.corpus, self.index = world.corpus, index
+        self.k, self.quota = k or world.k, world.quota if quota is None else quota
+        self.reward, self.passage_tokens = reward, passage_tokens
+        self.query_budget, self.answer_budget = query_budget, answer_budget
+        self._passages: dict[int, list[int]] = {}
+        self._tokenizer: Tokenizer | None = None
+
+    def longest_after_question(self) -> int:
+        """The most tokens that can follow the question: what has to fit into the context."""
+        retrieval = 1 + self.query_budget + 2 + self.k * (self.passage_tokens + 1)
+        return self.quota * retrieval + 1 + self.answer_budget
+
+    def search(self, queries: Sequence[str]) -> list[Turn]:
+        """One turn per query: rows of the corpus, best first, at most k."""
+        if not queries:
+            return []
+        ids, scores = self.index.search(list(queries), k=self.k)
+        if len(ids) != len(queries):
+            raise RetrieverError(f"the retriever returned {len(ids)} results for {len(queries)} queries")
+        turns = []
+        for query, row, row_scores in zip(queries, ids.tolist(), scores.tolist()):
+            found = [(i, s) for i, s in zip(row, row_scores) if i >= 0]
+            turns.append(Turn(query, [i for i, _ in found], [s for _, s in found]))
+        return turns
+
+    def observe(self, turn: Turn, tokenizer: Tokenizer) -> list[int]:
+        """The observation tokens of a retrieval; passages are cut to `passage_tokens` and tokenised once."""
+        if tokenizer is not self._tokenizer:
+            self._passages, self._tokenizer = {}, tokenizer
+        new = [i for i in turn.passages if i not in self._passages]
+        for i, ids in zip(new, tokenizer.encode_batch([f"{self.corpus[i].title} {self.corpus[i].text}" for i in new])):
+            self._passages[i] = ids[:self.passage_tokens]
+        return observation([self._passages[i] for i in turn.passages], tokenizer)
+
+    def judge(self, episode: Episode, answer: str) -> float:
+        """Record the answer's figures in the episode and return what it is paid."""
+        question: Question = episode.question
+        episode.answer = answer
+        episode.exact_match, episode.f1 = exact_match(answer, question.answers), f1_score(answer, question.answers)
+        episode.hit = any(hit([self.corpus[i] for i in turn.passages], question) for turn in episode.turns)
+        return self.reward.answer(episode.exact_match, episode.f1)

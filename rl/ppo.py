@@ -1,0 +1,254 @@
+"""Proximal policy optimisation of whole retrieval episodes: scoring, the KL penalty, the losses, one update.
+
+    experience = collect(policy, reference, episodes, ...)    everything that stays fixed during the update
+    ppo_update(policy, optimizer, experience, ...)            epochs of clipped policy steps on it
+    update_value_head(...)                                    a small regression on a replay of value features
+
+Policy loss (Schulman et al., 2017, eq. 7), as a masked mean over the action tokens of a *minibatch*:
+    mean(w max(-A r, -A clip(r, 1 - eps, 1 + eps))) - entropy bonus,    r = pi(a|s) / pi_old(a|s)
+A decision that was not sampled from pi_old but with probability b carries the importance weight pi_old(a|s) / b, so
+that b is the exact denominator while the clip stays around the old policy. Text has weight 1.
+The KL penalty is part of the reward (Ziegler et al., 2019): -beta (log pi_old - log pi_ref) at every action token.
+
+Left out on purpose: a shared value trunk (the value head reads detached features), advantage clipping, reward
+scaling. Shapes: N action tokens in row-major order, D width, V vocabulary.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model import Policy, Tokenizer
+
+from .advantages import generalized_advantages, whiten
+from .episode import Batch, Episode, collate
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    clip: float = 0.2
+    gamma: float = 1.0
+    lam: float = 1.0
+    epochs: int = 2
+    minibatch: int = 64  # episodes per optimiser step
+    micro_batches: int = 2  # of similar length, inside one optimiser step
+    temperature: float = 1.0  # of text; the decision's is 1
+    decision_weight: float = 2.0
+    decision_entropy: float = 0.02
+    text_entropy: float = 0.0
+    max_grad_norm: float = 1.0
+    target_kl: float = 0.1  # stop an update early when the mean k3 to the old policy exceeds this
+    value_clip: float = 0.5
+    value_steps: int = 25
+    value_batch: int = 1024
+
+
+class Scores(NamedTuple):
+    log_probs: Tensor  # float32 [N], of the tokens taken
+    entropy: Tensor  # float32 [N]
+    features: Tensor  # float32 [N, 3 D], detached: what the value head reads
+
+
+def score(policy: Policy, batch: Batch, tokenizer: Tokenizer, temperature: float = 1.0) -> Scores:
+    """One forward pass scores whole episodes: the state at column t - 1 scores the token at column t.
+
+    Text: softmax over the vocabulary at `temperature`. Free decisions: softmax over the two action tokens alone.
+    """
+    states = policy.model(batch.tokens)
+    at = (batch.rows, batch.columns - 1)
+    taken = batch.tokens[batch.rows, batch.columns]
+    logits = policy.logits(states[-1][at])
+    all_log_probs = (logits / temperature).log_softmax(-1)
+    # The two-way softmax as a full row: every token but the two has probability 0.
+    closed = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    closed[[tokenizer.retrieve, tokenizer.answer]] = False
+    decisions = logits[batch.decision].masked_fill(closed, -torch.inf).log_softmax(-1)
+    all_log_probs = all_log_probs.index_put((batch.decision.nonzero().squeeze(-1),), decisions)
+    log_probs = all_log_probs.gather(-1, taken[:, None]).squeeze(-1)
+    entropy = -(all_log_probs.exp() * all_log_probs.clamp(min=-1e4)).sum(-1)
+    return Scores(log_probs, entropy, policy.value_features(states, at))
+
+
+@dataclass
+class Experience:
+    """A rollout, scored once; fixed while the policy is updated on it. Tensors are [N] over all episodes in order."""
+    episodes: list[Episode]
+    offsets: list[int]  # episode e owns action tokens offsets[e] : offsets[e + 1]
+    decision: Tensor  # bool
+    log_probs: Tensor  # under the policy that played
+    reference_log_probs: Tensor
+    weight: Tensor  # importance weight: pi_old / behaviour for decisions, 1 for text
+    values: Tensor
+    features: Tensor  # [N, 3 D]
+    advantages: Tensor  # whitened over the whole rollout
+    returns: Tensor
+
+    @property
+    def k1(self) -> Tensor:
+        """log pi - log pi_ref at every action token: unbiased, of either sign (Schulman, "Approximating KL divergence")."""
+        return self.log_probs - self.reference_log_probs
+
+    @property
+    def k3(self) -> Tensor:
+        """(q/p - 1) - log(q/p) with q = pi_ref: unbiased as well, never negative."""
+        return torch.expm1(-self.k1) + self.k1
+
+    def per_episode(self, x: Tensor) -> Tensor:
+        """Sum of x [N] over each episode's action tokens, [E]."""
+        return torch.stack([part.sum() for part in x.split(self.counts)])
+
+    @property
+    def counts(self) -> list[int]:
+        return [b - a for a, b in zip(self.offsets, self.offsets[1:])]
+
+
+def by_length(episodes: Sequence, size: int) -> list[list[int]]:
+    """Indices in groups of at most `size`, similar lengths together. For scoring, where no order matters."""
+    order = sorted(range(len(episodes)), key=lambda i: len(episodes[i].tokens))
+    return [order[i:i + size] for i in range(0, len(order), size)]
+
+
+@torch.no_grad()
+def collect(policy: Policy, reference: Policy, episodes: list[Episode], tokenizer: Tokenizer, beta: float, config: PPOConfig,
+            paired: bool = False, score_batch: int = 64) -> Experience:
+    """Score a rollout under the policy and the reference, penalise, and compute advantages.
+
+    paired: episodes come two by two, the same question on both branches (Decoding.both); the decision's advantage is
+    then measured against the policy's own mixture of the two returns instead of the value head.
+    """
+    policy.eval()
+    parts: list = [None] * len(episodes)
+    for group in by_length(episodes, score_batch):
+        batch = collate([episodes[i] for i in group], tokenizer.pad, policy.device)
+        own = score(policy, batch, tokenizer, config.temperature)
+        other = score(reference, batch, tokenizer, config.temperature)
+        values = policy.value_head(own.features)
+        counts = torch.bincount(batch.rows, minlength=len(group)).tolist()
+        columns = [x.split(counts) for x in (batch.decision, own.log_probs, other.log_probs, values, own.features)]
+        for position, i in enumerate(group):
+            parts[i] = [column[position] for column in columns]
+    decision, log_probs, reference_log_probs, values, features = (torch.cat(x) for x in zip(*parts))
+    counts = [len(part[0]) for part in parts]
+    offsets = [0, *torch.tensor(counts).cumsum(0).tolist()]
+
+    weight = torch.ones_like(log_probs)
+    behaviour = torch.tensor([b for e in episodes for b in e.behaviour], device=log_probs.device)
+    weight[decision] = log_probs[decision].exp() / behaviour
+
+    paid = torch.tensor([r for e in episodes for r, own in zip(e.rewards, e.action_mask) if own], device=log_probs.device)
+    rewards = paid - beta * (log_probs - reference_log_probs)
+    mask = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
+    grid = lambda x: torch.zeros(mask.shape).masked_scatter(mask, x.cpu())
+    advantages = generalized_advantages(grid(rewards), grid(values), mask, config.gamma, config.lam)[mask].to(values.device)
+    returns = advantages + values
+    if paired:
+        advantages = paired_decision_advantages(advantages, returns, log_probs, torch.tensor(offsets[:-1], device=values.device))
+    return Experience(episodes, offsets, decision, log_probs, reference_log_probs, weight, values, features, whiten(advantages), returns)
+
+
+def paired_decision_advantages(advantages: Tensor, returns: Tensor, log_probs: Tensor, first: Tensor) -> Tensor:
+    """Replace the advantage of each episode's first decision by R_a - E_pi[R] over the two branches of its question.
+
+    first int64 [E]: index of that decision in the flat tensors [N]; episodes 2 i and 2 i + 1 are a pair.
+    """
+    branch_returns, probabilities = returns[first].view(-1, 2), log_probs[first].exp().view(-1, 2)
+    expected = (branch_returns * probabilities).sum(-1, keepdim=True)
+    return advantages.index_put((first,), (branch_returns - expected).flatten())
+
+
+def policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, weight: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate at every token [N], to be minimised, and the ratio."""
+    ratio = (log_probs - old).exp()
+    return weight * torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)), ratio
+
+
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
+    """Clipped squared error (PPO2): the prediction may move at most `clip` away from the old one per update."""
+    clipped = old + (values - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
+
+
+def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int], tokenizer: Tokenizer, config: PPOConfig) -> dict[str, Tensor]:
+    """Accumulate the gradient of one minibatch of episodes; the result does not depend on `micro_batches`."""
+    episodes, device = experience.episodes, policy.device
+    tokens = sum(experience.counts[i] for i in chosen)
+    size = -(-len(chosen) // config.micro_batches)
+    seen: dict[str, list[Tensor]] = {}
+    for group in by_length([episodes[i] for i in chosen], size):
+        members = [chosen[i] for i in group]
+        at = torch.cat([torch.arange(experience.offsets[i], experience.offsets[i + 1]) for i in members]).to(device)
+        batch = collate([episodes[i] for i in members], tokenizer.pad, device)
+        scores = score(policy, batch, tokenizer, config.temperature)
+        surrogate, ratio = policy_loss(scores.log_probs, experience.log_probs[at], experience.advantages[at], experience.weight[at], config.clip)
+        token_weight = torch.where(batch.decision, config.decision_weight, 1.0)
+        bonus = torch.where(batch.decision, config.decision_entropy, config.text_entropy) * scores.entropy
+        ((token_weight * surrogate - bonus).sum() / tokens).backward()
+        with torch.no_grad():
+            log_ratio = scores.log_probs - experience.log_probs[at]
+            for name, x in (("clip_fraction", ((ratio - 1).abs() > config.clip).float()), ("log_ratio", log_ratio),
+                            ("k3_old", torch.expm1(log_ratio) - log_ratio), ("entropy", scores.entropy)):
+                seen.setdefault(name, []).append(x)
+            seen.setdefault("decision", []).append(batch.decision)
+    return {name: torch.cat(x) for name, x in seen.items()}
+
+
+def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Experience, tokenizer: Tokenizer, config: PPOConfig,
+               generator: torch.Generator | None = None) -> dict[str, float]:
+    """Epochs of clipped steps on one rollout; returns the figures to watch. Raises FloatingPointError on NaN.
+
+    Minibatches are random episodes, never sorted by length: sorting makes them all-answer or all-retrieve and biases
+    the decision. Only the micro-batches inside one optimiser step group similar lengths.
+    """
+    trunk = list(policy.model.parameters())
+    seen, norms, stopped = [], [], False
+    for _ in range(config.epochs):
+        order = torch.randperm(len(experience.episodes), generator=generator).tolist()
+        for start in range(0, len(order), config.minibatch):
+            optimizer.zero_grad(set_to_none=True)
+            seen.append(minibatch_backward(policy, experience, order[start:start + config.minibatch], tokenizer, config))
+            norm = nn.utils.clip_grad_norm_(trunk, config.max_grad_norm)
+            if not torch.isfinite(norm):
+                raise FloatingPointError("the gradient of the policy is NaN or infinite")
+            norms.append(float(norm))
+            if stopped := float(seen[-1]["k3_old"].mean()) > config.target_kl:
+                break
+            optimizer.step()
+        if stopped:
+            break
+    figures = {name: torch.cat([x[name] for x in seen]) for name in seen[0]}
+    decision = figures["decision"]
+    mean = lambda x: float(x.mean()) if len(x) else float("nan")
+    return {
+        "clip_fraction": mean(figures["clip_fraction"]), "clip_fraction_decision": mean(figures["clip_fraction"][decision]),
+        "max_log_ratio": float(figures["log_ratio"].abs().max()), "k3_old": mean(figures["k3_old"]),
+        "entropy_decision": mean(figures["entropy"][decision]), "entropy_text": mean(figures["entropy"][~decision]),
+        "grad_norm": sum(norms) / len(norms), "optimizer_steps": len(norms) - int(stopped), "stopped_early": float(stopped)}
+
+
+def update_value_head(head: nn.Module, optimizer: torch.optim.Optimizer, features: Tensor, returns: Tensor, config: PPOConfig,
+                      generator: torch.Generator | None = None) -> float:
+    """Regress the value head on a replay of (features [M, 3 D], returns [M]); returns the mean loss.
+
+    The features are detached, so older iterations stay useful; the old V of the clipped loss is the head's before this update.
+    """
+    head.eval()
+    with torch.no_grad():
+        old = head(features.float())
+    head.train()
+    losses = []
+    for _ in range(config.value_steps):
+        rows = torch.randint(len(returns), (config.value_batch,), generator=generator).to(returns.device)
+        loss = value_loss(head(features[rows].float()), old[rows], returns[rows], config.value_clip)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    head.eval()
+    return float(torch.stack(losses).mean())
+
+
+def adapt_beta(beta: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """Adaptive KL controller (Ziegler et al., 2019): kl is the mean over episodes of the summed k1."""
+    return beta * (1 + max(-0.2, min(0.2, kl / target - 1)) * episodes / horizon)
