@@ -1,0 +1,196 @@
+"""Words and wordings of the mini world: names, values, and how passages and questions state each relation.
+
+Names are short parts combined freely (first x last, adjective x noun), so that a byte-level BPE of 2,048 entries
+holds every part as one token and an answer is one to three tokens long. All names are fictional.
+"""
+
+from typing import NamedTuple
+
+# ---------------------------------------------------------------------------------------------- parts of names
+
+FIRST_NAMES = """
+Alden Orin Dana Mira Tomas Elara Corin Bryn Selma Ivor Nadia Perrin Lena Hollis Greta Silas Wren Talia Joran Maren
+Kellan Odette Rufus Sabine Tobin Verity Anselm Petra Lucan Ester Fabian Ilse Magnus Renna Soren Thea Ulric Vera Willem
+Yara Zane Calla Dorian Edith Felix Gemma Hugo Iris Jonas Klara Lars Milo Nora Oscar Paula Quinn Rosa Stella Theo Una
+Victor Agnes Boris Clara Doran Emil Flora Gideon Helga Ingrid Jasper Keir Lydia Marcus Nell Otto Pearl Roland Simon
+Tilda""".split()
+
+LAST_NAMES = """
+Marlowe Voss Harrow Thorne Vale Ashby Barlow Calder Denholm Ellery Farrow Garrick Hadley Ingram Jarvis Kendal Lorimer
+Mercer Norwell Oakley Prescot Quill Radley Selwyn Tolland Varga Wexley Yardley Zeller Alder Birch Corwin Draper Elgin
+Foster Gantry Hobson Ivers Jessop Kirby Lasker Morrow Nash Ormond Pryor Rowan Stroud Tarrant Upton Vickery Warrick
+Yates Abbot Bramwell Cutler Dalton Eames Finch Grady Holt Irwin Keller Lowell Mason Nolan Osgood Parrish Reeve Sutton
+Tilden Vance Weller Ambrose Bexley Cobb Devlin Everard Fenwick Gower Hale Jardine Kerr Monk Noble Pike Rusk Slade Tate
+Usher Webb Yule Blythe Crane Dunn Flynn Grove Hume Judd Knox Lamb Munro Penn Rhodes Swan Ward""".split()
+
+ADJECTIVES = """
+Silent Golden Hidden Broken Distant Frozen Burning Empty Gentle Hollow Iron Last Little Lonely Lost Midnight Narrow
+Northern Open Painted Patient Quiet Restless Rising Sacred Second Secret Shining Simple Sleeping Southern Stolen Strange
+Sudden Sunken Tender Twisted Velvet Wandering Western Wild Winter Wooden Bitter Bright Crooked Crystal Endless Falling
+Forgotten Glass Honest Marble Paper Summer Autumn Eastern Humble""".split()
+
+NOUNS = """
+Harbor River Garden Bridge Lantern Mirror Orchard Mountain Island Tower Window Road Forest Valley Letter Clock Crown Door
+Dream Echo Feather Field Fire Flame Gate Guest Horizon House Hunter Journey Key Lake Ladder Market Meadow Melody Moon
+Morning Ocean Palace Path Promise Rain Return Room Season Shadow Shore Signal Sky Snow Spring Star Storm Stranger Street
+Throne Thunder Tide Train Village Voyage Wall Water Whisper Wind Wing Witness""".split()
+
+TEAM_NOUNS = "Rovers Wolves Falcons Rangers Bears Comets Hawks Lions Ravens Sharks Tigers Knights".split()
+
+CITY_NAMES = """
+Velmor Caldis Tarvin Lindow Orvale Ardel Belmar Corvan Dunmere Elsin Fenmar Galden Hestor Ivarna Jorvan Kelmar Lorvane
+Merrow Nareth Ostrel Pelmor Quenby Ravell Sarnel Tolmar Umbrel Varden Westrel Yarrow Zemora Ashmoor Branwick Coldra
+Dorvane Estmar Fallon Greymar Holmar Istren Jessen Kirna Lavern Mistrel Novrel Olden Portis Rosmar Stavel Thornby Ulmer
+Verrin Wendel Yelmar Zarnow Amberly Brockel Castren Denmoor Elvane Farrel""".split()
+
+COUNTRY_NAMES = """
+Norland Estavia Corvania Ardania Belmora Caspia Drovia Elandra Galdova Hestia Kaldora Lorvia Marenia Ostland Palovia
+Rovania Sarvia Tarkland Valdora Westmark""".split()
+
+# ---------------------------------------------------------------------------------------------- values, likeliest first
+
+OCCUPATIONS = """
+writer actor director composer producer singer athlete painter poet lawyer teacher doctor farmer soldier banker sailor
+chemist pilot baker judge""".split()
+STORY_GENRES = "drama comedy mystery romance horror fantasy satire thriller adventure tragedy".split()
+MUSIC_GENRES = "folk jazz blues rock opera soul gospel swing disco punk".split()
+RELIGIONS = "Solism Lunism Orbism Tidism Veilism Lumism Ardism".split()
+SPORTS = "football hockey tennis rugby cricket rowing chess fencing cycling boxing".split()
+COLORS = "red blue green black white yellow orange purple brown grey".split()
+
+# ---------------------------------------------------------------------------------------------- wordings
+
+
+class Wording(NamedTuple):
+    """How one relation is put into words, for some kinds of subject. {s}: subject, {v}: value, {a}: value after a/an."""
+
+    relation: str
+    kinds: str  # of subject, separated by blanks
+    keywords: tuple[str, ...]  # each clause holds at least one, so that subject + keywords is the best query
+    clauses: tuple[str, ...]  # what passages state
+    questions: tuple[str, ...]
+    phrases: tuple[str, ...]  # noun phrases that CARRIERS turn into questions
+
+
+# Only about a third of the questions use a word of the passages: the others must be translated by whoever writes the query.
+CARRIERS = ("What is {p}?", "Could you tell me {p}?", "I was wondering about {p}.", "Do you happen to know {p}?")
+
+TRUE_FORMS = ("{c}.", "{c}.", "{c}.", "{c}.", "Records show that {c}.", "It is known that {c}.",
+              "Today it is certain that {c}.")
+STALE_FORMS = ("Formerly it was said that {c}.", "It was once thought that {c}.", "Old books wrongly state that {c}.",
+               "An early report, later withdrawn, said that {c}.", "Rumor had it that {c}, but this is false.",
+               "Until it was corrected, the entry read that {c}.")
+ENDINGS = (" Many papers mention this.", " It is often told.", " Visitors still ask about it.",
+           " Much has been written on it.")
+
+WORDINGS = (
+    Wording("occupation", "person", ("worked", "trade"),
+            ("{s} worked as {a}", "{s} worked for years as {a}", "the trade of {s} was that of {a}",
+             "{s} was {a} by trade", "{s} learned the trade of {a}"),
+            ("What did {s} do for a living?", "What job did {s} have?", "What was {s} by profession?",
+             "How did {s} earn money?", "{s} worked as what?", "What kind of career did {s} have?"),
+            ("the occupation of {s}", "the profession of {s}", "the job of {s}", "the trade of {s}")),
+    Wording("place of birth", "person", ("born", "birthplace"),
+            ("{s} was born in {v}", "{s} was born and raised in {v}", "the birthplace of {s} is {v}",
+             "{v} is the birthplace of {s}"),
+            ("Where was {s} born?", "In what city was {s} born?", "Which town is {s} from?",
+             "From which city does {s} come?", "Where did {s} come into the world?", "Where did the life of {s} begin?"),
+            ("the home town of {s}", "the native city of {s}", "the birthplace of {s}")),
+    Wording("father", "person", ("father", "heir"),
+            ("the father of {s} was {v}", "{v} was the father of {s}", "{s} was the only heir of {v}",
+             "{v} made {s} heir to the family house"),
+            ("Who was the father of {s}?", "Who was the dad of {s}?", "Which man raised {s}?",
+             "Who is the male parent of {s}?", "Who brought {s} up as his own child?", "Whose child is {s}, on his side?"),
+            ("the dad of {s}", "the male parent of {s}", "the father of {s}", "the man who raised {s}")),
+    Wording("mother", "person", ("mother", "cradle"),
+            ("the mother of {s} was {v}", "{v} was the mother of {s}", "{s} had {v} as a mother",
+             "{v} rocked the cradle of {s}"),
+            ("Who was the mother of {s}?", "Who was the mum of {s}?", "Which woman raised {s}?",
+             "Who is the female parent of {s}?", "Who gave birth to {s}?", "Whose child is {s}, on her side?"),
+            ("the mum of {s}", "the female parent of {s}", "the mother of {s}", "the woman who raised {s}")),
+    Wording("religion", "person city country", ("faith", "rites"),
+            ("{s} kept the faith of {v}", "the faith of {s} is {v}", "{v} is the faith of {s}",
+             "{s} kept the rites of {v}", "the rites of {s} are those of {v}"),
+            ("Which religion does {s} have?", "What does {s} believe in?", "Which church does {s} belong to?",
+             "What faith does {s} follow?", "How does {s} pray?", "Which belief is held by {s}?"),
+            ("the religion of {s}", "the creed of {s}", "the church of {s}", "the faith of {s}")),
+    Wording("sport", "person team city country", ("sport", "played"),
+            ("the sport of {s} is {v}", "{v} is the favorite sport of {s}", "{s} played {v} with success",
+             "{s} played much {v}", "in sport {s} stands for {v}"),
+            ("What game is {s} known for?", "Which game does {s} play?", "Which sport does {s} play?",
+             "At what game does {s} compete?", "What do fans of {s} watch?", "In which contest does {s} take part?"),
+            ("the game of {s}", "the main game of {s}", "the sport of {s}", "the pastime of {s}")),
+    Wording("genre", "film book song", ("genre", "style"),
+            ("{s} belongs to the {v} genre", "the genre of {s} is {v}", "{s} is told in the style of {v}",
+             "the style of {s} is {v}", "{v} is the genre of {s}"),
+            ("What type of work is {s}?", "What sort of work is {s}?", "To which category does {s} belong?",
+             "What genre is {s}?", "How would a shop label {s}?", "Under which heading is {s} filed?"),
+            ("the category of {s}", "the type of {s}", "the genre of {s}", "the class of {s}")),
+    Wording("genre", "person", ("genre", "style"),
+            ("{s} worked in the {v} genre", "the genre of {s} is {v}", "{s} is known for the {v} style",
+             "the style of {s} is {v}", "{v} is the genre of {s}"),
+            ("What type of art did {s} make?", "In which category was {s} active?", "What sort of art is {s} known for?",
+             "What genre did {s} choose?", "Under which heading is {s} filed?", "How would a shop label {s}?"),
+            ("the category of {s}", "the type of art by {s}", "the genre of {s}", "the field of {s}")),
+    Wording("country", "person", ("citizen", "passport"),
+            ("{s} was a citizen of {v}", "{s} was a proud citizen of {v}", "{s} held the passport of {v}",
+             "the passport of {s} was from {v}"),
+            ("Which country is {s} from?", "What is the nationality of {s}?", "Of which country was {s} a citizen?",
+             "Which nation does {s} belong to?", "To which land does {s} belong?", "Which state did {s} call home?"),
+            ("the country of {s}", "the nation of {s}", "the home land of {s}", "the nationality of {s}")),
+    Wording("country", "film book song", ("released", "made"),
+            ("{s} was released in {v}", "{s} was first released in {v}", "{s} was made in {v}",
+             "{s} was made by a team from {v}"),
+            ("Which country does {s} come from?", "Which nation gave us {s}?", "In which country was {s} made?",
+             "From which land is {s}?", "What is the origin of {s}?", "In which state did {s} appear?"),
+            ("the country of {s}", "the nation behind {s}", "the origin of {s}", "the home land of {s}")),
+    Wording("country", "city team", ("lies", "based"),
+            ("{s} lies in {v}", "{s} lies in the north of {v}", "{s} is based in {v}", "{s} is based in the south of {v}"),
+            ("Which country does {s} belong to?", "In which country is {s}?", "Which nation is home to {s}?",
+             "In which land can one visit {s}?", "On the map, where is {s}?", "{s} lies in which country?"),
+            ("the country of {s}", "the nation of {s}", "the home land of {s}", "the state around {s}")),
+    Wording("director", "film team", ("directed", "direction"),
+            ("{s} was directed by {v}", "{v} directed {s}", "{s} was under the direction of {v}",
+             "the direction of {s} was by {v}"),
+            ("Who was in charge of {s}?", "Who led the work on {s}?", "Who was the director of {s}?",
+             "Whose vision shaped {s}?", "Who directed {s}?", "Which person gave the orders for {s}?"),
+            ("the director of {s}", "the leader of {s}", "the head of {s}", "the chief of {s}")),
+    Wording("producer", "film song", ("produced", "funds"),
+            ("{s} was produced by {v}", "{v} produced {s}", "{v} raised the funds for {s}",
+             "the funds for {s} came from {v}"),
+            ("Who was the producer of {s}?", "Who paid for {s}?", "Who backed {s}?", "Whose money made {s} possible?",
+             "Who produced {s}?", "Which person financed {s}?"),
+            ("the producer of {s}", "the backer of {s}", "the sponsor of {s}", "the person who produced {s}")),
+    Wording("screenwriter", "film", ("script", "scenes"),
+            ("{v} wrote the script of {s}", "the script of {s} is by {v}", "{v} wrote all scenes of {s}",
+             "the scenes of {s} were written by {v}"),
+            ("Who was the screenwriter of {s}?", "Who came up with the plot of {s}?", "Who thought up {s}?",
+             "Whose pen gave us {s}?", "Who wrote the script of {s}?", "Who made the story of {s}?"),
+            ("the screenwriter of {s}", "the story maker of {s}", "the mind behind the plot of {s}",
+             "the one who wrote {s}")),
+    Wording("composer", "film song country", ("music", "score"),
+            ("{v} wrote the music for {s}", "the music for {s} is by {v}", "{v} wrote the score for {s}",
+             "the score for {s} is by {v}"),
+            ("Who was the composer of {s}?", "Who created the sound of {s}?", "Who made the tune of {s}?",
+             "Whose notes are heard in {s}?", "Who wrote the music for {s}?", "Who set {s} to sound?"),
+            ("the composer of {s}", "the maker of the tune of {s}", "the one behind the sound of {s}",
+             "the music maker of {s}")),
+    Wording("author", "book song", ("author", "words"),
+            ("the author of {s} is {v}", "{v} is the author of {s}", "{v} wrote the words of {s}",
+             "the words of {s} are by {v}"),
+            ("Who is the writer of {s}?", "Who penned {s}?", "Whose pen gave us {s}?", "Who put {s} on paper?",
+             "Who is the author of {s}?", "Who wrote {s}?"),
+            ("the writer of {s}", "the one who penned {s}", "the person behind the text of {s}", "the author of {s}")),
+    Wording("color", "team city country", ("color", "painted"),
+            ("the color of {s} is {v}", "{v} is the color of {s}", "{s} has its signs painted {v}",
+             "the badge of {s} is painted {v}"),
+            ("Which shade stands for {s}?", "What hue is seen on {s}?", "How is {s} tinted?", "What color is {s}?",
+             "Which paint belongs to {s}?", "In which hue does {s} appear?"),
+            ("the shade of {s}", "the hue of {s}", "the tint of {s}", "the color of {s}")),
+    Wording("capital", "country", ("capital", "seat"),
+            ("the capital of {s} is {v}", "{v} is the capital of {s}", "{v} is the seat of power in {s}",
+             "{s} has its seat of power in {v}"),
+            ("Which city rules {s}?", "What is the chief city of {s}?", "From which city is {s} ruled?",
+             "Where does {s} have its government?", "What is the capital of {s}?", "Which town leads {s}?"),
+            ("the chief city of {s}", "the main city of {s}", "the leading town of {s}", "the capital of {s}")),
+)
