@@ -1,0 +1,265 @@
+// bindings.cpp - the only file that knows Python.
+//
+// Checks every argument before anything is touched, turns C++ exceptions into Python's, holds references to the
+// strings of a batch while the GIL is released, and leaves the rest to the headers.
+//
+//   Q queries, k hits a query; ids int32 [Q, k], scores float32 [Q, k]
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <string>
+#include <system_error>
+
+#include "bm25.hpp"
+#include "dense.hpp"
+#include "parallel.hpp"
+
+namespace py = pybind11;
+
+namespace smartrag {
+namespace {
+
+using FloatMatrix = py::array_t<float, py::array::c_style>;
+
+// The UTF-8 bytes of a str, kept alive by `holder`; lone surrogates become '?', which ends a word as they do.
+std::string_view text_of(py::handle object, const char* what, py::object& holder) {
+    if (!PyUnicode_Check(object.ptr())) {
+        throw py::type_error(std::string(what) + " must be str, not " + Py_TYPE(object.ptr())->tp_name);
+    }
+    Py_ssize_t size = 0;
+    const char* data = nullptr;
+    if (PyUnicode_IS_COMPACT_ASCII(object.ptr())) {
+        holder = py::reinterpret_borrow<py::object>(object);
+        data = PyUnicode_AsUTF8AndSize(object.ptr(), &size);
+    } else {
+        holder = py::reinterpret_steal<py::object>(PyUnicode_AsEncodedString(object.ptr(), "utf-8", "replace"));
+        if (!holder) throw py::error_already_set();
+        data = PyBytes_AS_STRING(holder.ptr());
+        size = PyBytes_GET_SIZE(holder.ptr());
+    }
+    if (data == nullptr) throw py::error_already_set();
+    return {data, static_cast<std::size_t>(size)};
+}
+
+std::size_t positive(py::ssize_t value, const char* name) {
+    if (value < 1) throw py::value_error(std::string(name) + " must be at least 1, got " + std::to_string(value));
+    return static_cast<std::size_t>(value);
+}
+
+std::size_t not_negative(py::ssize_t value, const char* name) {
+    if (value < 0) throw py::value_error(std::string(name) + " must not be negative, got " + std::to_string(value));
+    return static_cast<std::size_t>(value);
+}
+
+struct Results {
+    py::array_t<std::int32_t> ids;
+    py::array_t<float> scores;
+    Results(std::size_t rows, std::size_t k) : ids({rows, k}), scores({rows, k}) {}
+    py::tuple tuple() { return py::make_tuple(std::move(ids), std::move(scores)); }
+};
+
+// A stemmer is any callable from str to str; it is called once for each distinct word.
+std::string stem(const py::object& stemmer, std::string_view word) {
+    py::object holder;
+    const py::object out = stemmer(py::str(word.data(), word.size()));
+    return std::string(text_of(out, "a stem", holder));
+}
+
+class PyBM25 {
+public:
+    PyBM25(BM25Index index, py::object stemmer) : index_(std::move(index)), stemmer_(std::move(stemmer)) {}
+
+    static PyBM25 build(const py::iterable& texts, float k1, float b, const std::vector<std::string>& stopwords,
+                        py::object stemmer, std::string settings) {
+        if (!(k1 >= 0) || !std::isfinite(k1)) throw py::value_error("k1 must be a finite number >= 0");
+        if (!(b >= 0 && b <= 1)) throw py::value_error("b must be in [0, 1]");
+        BM25Builder builder({k1, b});
+        Vocabulary words;  // all distinct words, before stop words and stemming
+        std::vector<std::uint32_t> term_of_word;
+        for (const std::string& word : stopwords) {
+            if (words.add(word) == term_of_word.size()) term_of_word.push_back(kNoTerm);
+        }
+        for (const py::handle text : texts) {
+            py::object holder;
+            builder.add(text_of(text, "each text", holder), [&](std::string_view word) {
+                if (stopwords.empty() && stemmer.is_none()) return builder.vocabulary().add(word);
+                const std::uint32_t i = words.add(word);
+                if (i == term_of_word.size()) {
+                    term_of_word.push_back(builder.vocabulary().add(stemmer.is_none() ? std::string(word) : stem(stemmer, word)));
+                }
+                return term_of_word[i];
+            });
+        }
+        return PyBM25(builder.finish(std::move(settings)), std::move(stemmer));
+    }
+
+    py::tuple search(const py::sequence& queries, py::ssize_t k_, py::ssize_t threads_) const {
+        const std::size_t k = positive(k_, "k"), threads = not_negative(threads_, "threads");
+        if (index_.size() == 0) throw py::value_error("cannot search an empty index");
+        std::vector<std::vector<QueryTerm>> batch;
+        for (const py::handle query : queries) batch.push_back(terms(query));
+        Results results(batch.size(), k);
+        std::int32_t* const ids = results.ids.mutable_data();
+        float* const scores = results.scores.mutable_data();
+        {
+            const py::gil_scoped_release release;
+            std::vector<std::unique_ptr<BM25Searcher>> searchers(thread_count(threads, batch.size()));
+            parallel_for(batch.size(), threads, [&](std::size_t q, std::size_t thread) {
+                if (!searchers[thread]) searchers[thread] = std::make_unique<BM25Searcher>(index_);
+                TopK top(std::min(k, index_.size()));
+                searchers[thread]->search(batch[q], top);
+                top.write(k, ids + q * k, scores + q * k);
+            });
+        }
+        return results.tuple();
+    }
+
+    // [(term, count in query, tf, idf, score)] for the terms of the query that the passage contains.
+    py::list explain(const py::handle query, py::ssize_t id) const {
+        if (id < 0 || static_cast<std::size_t>(id) >= index_.size()) throw py::index_error("no passage " + std::to_string(id));
+        const auto document = static_cast<std::uint32_t>(id);
+        py::list out;
+        for (const QueryTerm& q : terms(query)) {
+            const std::uint32_t* const first = index_.documents.data + index_.starts[q.term];
+            const std::uint32_t* const last = index_.documents.data + index_.starts[q.term + 1];
+            const std::uint32_t* const found = std::lower_bound(first, last, document);
+            if (found == last || *found != document) continue;
+            const auto tf = static_cast<float>(index_.frequencies[static_cast<std::size_t>(found - index_.documents.data)]);
+            const float idf = index_.idf(q.term);
+            const std::string_view word = index_.vocabulary.word(q.term);
+            out.append(py::make_tuple(py::str(word.data(), word.size()), static_cast<int>(q.count), static_cast<int>(tf), idf,
+                                      q.count * idf * (tf / (tf + index_.norm(document)))));
+        }
+        return out;
+    }
+
+    void save(const std::string& path) const {
+        const py::gil_scoped_release release;
+        index_.save(path);
+    }
+    const BM25Index& index() const { return index_; }
+
+private:
+    std::vector<QueryTerm> terms(py::handle query) const {
+        py::object holder;
+        std::vector<QueryTerm> out;
+        tokenizer_(text_of(query, "each query", holder), [&](std::string_view word) {
+            const std::uint32_t term = stemmer_.is_none() ? index_.vocabulary.find(word) : index_.vocabulary.find(stem(stemmer_, word));
+            if (term == kNoTerm) return;
+            for (QueryTerm& q : out) {
+                if (q.term == term) {
+                    q.count += 1;
+                    return;
+                }
+            }
+            out.push_back({term, 1});
+        });
+        return out;
+    }
+
+    BM25Index index_;
+    py::object stemmer_;
+    mutable Tokenizer tokenizer_;
+};
+
+void check_matrix(const FloatMatrix& matrix, const char* what) {
+    if (matrix.ndim() != 2) throw py::value_error(std::string(what) + " must have two dimensions, got " + std::to_string(matrix.ndim()));
+    const float* const data = matrix.data();
+    for (py::ssize_t i = 0; i < matrix.size(); ++i) {
+        if (!std::isfinite(data[i])) throw py::value_error(std::string(what) + " contain NaN or infinity");
+    }
+}
+
+class PyDense {
+public:
+    explicit PyDense(DenseIndex index) : index_(std::move(index)) {}
+    explicit PyDense(const FloatMatrix& vectors) {
+        check_matrix(vectors, "vectors");
+        if (vectors.shape(1) == 0) throw py::value_error("vectors must have at least one column");
+        index_ = DenseIndex::build(vectors.data(), static_cast<std::size_t>(vectors.shape(0)), static_cast<std::size_t>(vectors.shape(1)));
+    }
+
+    py::tuple search(const FloatMatrix& queries, py::ssize_t k_, py::ssize_t threads_) const {
+        const std::size_t k = positive(k_, "k"), threads = not_negative(threads_, "threads");
+        if (index_.size() == 0) throw py::value_error("cannot search an empty index");
+        check_matrix(queries, "queries");
+        if (static_cast<std::size_t>(queries.shape(1)) != index_.dimension()) {
+            throw py::value_error("queries have " + std::to_string(queries.shape(1)) + " columns, the index has " + std::to_string(index_.dimension()));
+        }
+        const auto rows = static_cast<std::size_t>(queries.shape(0));
+        Results results(rows, k);
+        std::int32_t* const ids = results.ids.mutable_data();
+        float* const scores = results.scores.mutable_data();
+        const float* const data = queries.data();
+        {
+            const py::gil_scoped_release release;
+            parallel_for(rows, threads, [&](std::size_t q, std::size_t) {
+                TopK top(std::min(k, index_.size()));
+                index_.search(data + q * index_.dimension(), top);
+                top.write(k, ids + q * k, scores + q * k);
+            });
+        }
+        return results.tuple();
+    }
+
+    void save(const std::string& path) const {
+        const py::gil_scoped_release release;
+        index_.save(path);
+    }
+    const DenseIndex& index() const { return index_; }
+
+private:
+    DenseIndex index_;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+    m.doc() = "The C++ kernel of retrieval_cpp; use the classes of the package.";
+    py::register_exception_translator([](std::exception_ptr p) {
+        try {
+            if (p) std::rethrow_exception(p);
+        } catch (const std::system_error& e) {
+            errno = e.code().value();
+            const py::object error = py::handle(PyExc_OSError)(e.code().value(), e.what());
+            PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+        } catch (const FileError& e) {
+            PyErr_SetString(PyExc_ValueError, e.what());
+        }
+    });
+
+    py::class_<PyBM25>(m, "BM25")
+        .def_static("build", &PyBM25::build)
+        .def_static("load", [](const std::string& path) { return PyBM25(BM25Index::load(path), py::none()); })
+        .def_static("load", [](const std::string& path, py::object stemmer) { return PyBM25(BM25Index::load(path), std::move(stemmer)); })
+        .def("search", &PyBM25::search)
+        .def("explain", &PyBM25::explain)
+        .def("save", &PyBM25::save)
+        .def("__len__", [](const PyBM25& self) { return self.index().size(); })
+        .def_property_readonly("nbytes", [](const PyBM25& self) { return self.index().nbytes(); })
+        .def_property_readonly("vocabulary_size", [](const PyBM25& self) { return self.index().vocabulary.size(); })
+        .def_property_readonly("settings", [](const PyBM25& self) {
+            return std::string(self.index().settings.data, self.index().settings.size);
+        });
+
+    py::class_<PyDense>(m, "Dense")
+        .def(py::init<const FloatMatrix&>())
+        .def_static("load", [](const std::string& path) { return PyDense(DenseIndex::load(path)); })
+        .def("search", &PyDense::search)
+        .def("save", &PyDense::save)
+        .def("__len__", [](const PyDense& self) { return self.index().size(); })
+        .def_property_readonly("nbytes", [](const PyDense& self) { return self.index().nbytes(); })
+        .def_property_readonly("dimension", [](const PyDense& self) { return self.index().dimension(); });
+
+    m.def("tokenize", [](const py::handle text) {
+        py::object holder;
+        py::list out;
+        Tokenizer tokenizer;
+        tokenizer(text_of(text, "the text", holder), [&](std::string_view word) { out.append(py::str(word.data(), word.size())); });
+        return out;
+    });
+}
+
+}  // namespace smartrag

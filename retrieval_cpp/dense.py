@@ -1,0 +1,48 @@
+"""DenseIndex: the Python face of dense.hpp."""
+
+import os
+
+import numpy as np
+
+from retrieval_cpp import _core
+
+
+def float_matrix(array, what: str) -> np.ndarray:
+    """The array as contiguous float32, if that loses nothing but precision."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{what} must be real numbers, got dtype {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+class DenseIndex:
+    """Exact inner-product search over float32 [N, D]."""
+
+    def __init__(self, vectors: np.ndarray, storage: str = "f32"):
+        if storage != "f32":
+            raise ValueError(f"storage must be 'f32', got {storage!r}")
+        self._core = _core.Dense(float_matrix(vectors, "vectors"))
+
+    def search(self, queries: np.ndarray, k: int, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The k best rows for each of float32 [B, D]: ids int32 [B, k], scores float32 [B, k]."""
+        return self._core.search(float_matrix(queries, "queries"), k, threads)
+
+    def save(self, path: str | os.PathLike) -> None:
+        self._core.save(os.fspath(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "DenseIndex":
+        index = cls.__new__(cls)
+        index._core = _core.Dense.load(os.fspath(path))
+        return index
+
+    def __len__(self) -> int:
+        return len(self._core)
+
+    @property
+    def nbytes(self) -> int:
+        return self._core.nbytes
+
+    @property
+    def dimension(self) -> int:
+        return self._core.dimension

@@ -1,0 +1,248 @@
+// file.hpp - index files: written atomically, memory-mapped, checksummed.
+//
+// A file is a 64-byte header, then a table of sections, then the sections, each aligned to 64 bytes and stored exactly
+// as it lies in memory, so that loading is mapping.  Every byte after the checksum field is covered by it, the bytes
+// before it are constants that are compared one by one, so no single flipped bit passes.  The checksum is eight
+// independent multiply-rotate lanes (each step a bijection of its lane: a change of one word always changes the sum)
+// and runs near memory speed.
+//
+//   magic "SmartRAG" | byte order | version | checksum | file size | kind | sections | section sizes ... | data ...
+//
+// Left out on purpose: protection against a file forged with a matching checksum, and files that shrink while mapped.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <vector>
+
+namespace smartrag {
+
+// A read-only array that lives in a vector or in a mapped file.
+template <class T>
+struct View {
+    const T* data = nullptr;
+    std::size_t size = 0;
+
+    View() = default;
+    View(const T* data_, std::size_t size_) : data(data_), size(size_) {}
+    View(const std::vector<T>& v) : data(v.data()), size(v.size()) {}
+
+    const T& operator[](std::size_t i) const { return data[i]; }
+    const T* begin() const { return data; }
+    const T* end() const { return data + size; }
+    std::size_t bytes() const { return size * sizeof(T); }
+};
+
+struct FileError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+enum class FileKind : std::uint32_t { kBM25 = 1, kDense = 2 };
+
+struct FileHeader {
+    static constexpr char kMagic[9] = "SmartRAG";
+    static constexpr std::uint32_t kByteOrder = 0x01020304;
+    static constexpr std::uint32_t kVersion = 1;
+    static constexpr std::size_t kAlign = 64;
+
+    char magic[8];
+    std::uint32_t byte_order;
+    std::uint32_t version;
+    std::uint64_t checksum;
+    std::uint64_t file_size;  // first field under the checksum
+    std::uint32_t kind;
+    std::uint32_t sections;
+    std::uint64_t unused[3];
+};
+static_assert(sizeof(FileHeader) == FileHeader::kAlign, "the header is one aligned block");
+inline constexpr std::size_t kChecksummedFrom = offsetof(FileHeader, file_size);
+
+class Checksum {
+public:
+    // All calls but the last must bring a multiple of 64 bytes.
+    void update(const void* data, std::size_t bytes) {
+        auto p = static_cast<const unsigned char*>(data);
+        for (; bytes >= 64; bytes -= 64, p += 64) block(p);
+        if (bytes != 0) {
+            unsigned char tail[64] = {};
+            std::memcpy(tail, p, bytes);
+            block(tail);
+        }
+    }
+
+    std::uint64_t value() const {
+        std::uint64_t h = 0;
+        for (const std::uint64_t lane : lanes_) h = mix(h, lane);
+        return h;
+    }
+
+private:
+    static std::uint64_t mix(std::uint64_t lane, std::uint64_t word) {
+        lane = (lane ^ word) * 0x9E3779B97F4A7C15u;
+        return lane << 29 | lane >> 35;
+    }
+    void block(const unsigned char* p) {
+        std::uint64_t words[8];
+        std::memcpy(words, p, sizeof words);
+        for (int i = 0; i < 8; ++i) lanes_[i] = mix(lanes_[i], words[i]);
+    }
+    std::uint64_t lanes_[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+};
+
+inline std::size_t align_up(std::size_t bytes) { return (bytes + FileHeader::kAlign - 1) / FileHeader::kAlign * FileHeader::kAlign; }
+
+[[noreturn]] inline void throw_errno(const std::string& what) {
+    throw std::system_error(errno, std::generic_category(), what);
+}
+
+// Collects sections and writes them; nothing appears under `path` before everything is on disk.
+class FileWriter {
+public:
+    template <class T>
+    void add(View<T> section) {
+        sections_.push_back({reinterpret_cast<const unsigned char*>(section.data), section.bytes()});
+    }
+
+    void write(const std::string& path, FileKind kind) const {
+        FileHeader header{};
+        std::memcpy(header.magic, FileHeader::kMagic, sizeof header.magic);
+        header.byte_order = FileHeader::kByteOrder;
+        header.version = FileHeader::kVersion;
+        header.kind = static_cast<std::uint32_t>(kind);
+        header.sections = static_cast<std::uint32_t>(sections_.size());
+
+        std::vector<std::uint64_t> sizes;
+        for (const Section& section : sections_) sizes.push_back(section.bytes);
+        sizes.resize(align_up(sizes.size() * sizeof(std::uint64_t)) / sizeof(std::uint64_t));
+        header.file_size = sizeof header + sizes.size() * sizeof(std::uint64_t);
+        for (const Section& section : sections_) header.file_size += align_up(section.bytes);
+
+        Checksum sum;
+        unsigned char first[FileHeader::kAlign] = {};
+        std::memcpy(first, reinterpret_cast<const char*>(&header) + kChecksummedFrom, sizeof header - kChecksummedFrom);
+        sum.update(first, sizeof first);
+        sum.update(sizes.data(), sizes.size() * sizeof(std::uint64_t));
+        for (const Section& section : sections_) sum.update(section.data, section.bytes);
+        header.checksum = sum.value();
+
+        const std::string temporary = path + ".tmp." + std::to_string(::getpid());
+        std::FILE* const file = std::fopen(temporary.c_str(), "wb");
+        if (file == nullptr) throw_errno("cannot write '" + temporary + "'");
+        bool good = put(file, &header, sizeof header) && put(file, sizes.data(), sizes.size() * sizeof(std::uint64_t));
+        for (const Section& section : sections_) {
+            const unsigned char padding[FileHeader::kAlign] = {};
+            good = good && put(file, section.data, section.bytes) &&
+                   put(file, padding, align_up(section.bytes) - section.bytes);
+        }
+        good = good && std::fflush(file) == 0 && ::fsync(::fileno(file)) == 0;
+        good = (std::fclose(file) == 0) && good;
+        if (!good || std::rename(temporary.c_str(), path.c_str()) != 0) {
+            const int error = errno;
+            std::remove(temporary.c_str());
+            errno = error;
+            throw_errno("cannot write '" + path + "'");
+        }
+    }
+
+private:
+    struct Section {
+        const unsigned char* data;
+        std::size_t bytes;
+    };
+    static bool put(std::FILE* file, const void* data, std::size_t bytes) {
+        return bytes == 0 || std::fwrite(data, 1, bytes, file) == bytes;
+    }
+    std::vector<Section> sections_;
+};
+
+// Maps a file read-only and hands out its sections in the order in which they were added.
+class MappedFile {
+public:
+    MappedFile(const std::string& path, FileKind kind) : path_(path) {
+        const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+        if (descriptor < 0) throw_errno("cannot open '" + path + "'");
+        struct stat status{};
+        if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+            ::close(descriptor);
+            fail("is not a regular file");
+        }
+        size_ = static_cast<std::size_t>(status.st_size);
+        if (size_ < sizeof(FileHeader)) {
+            ::close(descriptor);
+            fail("is too short to be an index");
+        }
+        void* const base = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor, 0);
+        ::close(descriptor);
+        if (base == MAP_FAILED) throw_errno("cannot map '" + path + "'");
+        base_ = std::shared_ptr<const unsigned char>(static_cast<const unsigned char*>(base), [size = size_](const unsigned char* p) {
+            ::munmap(const_cast<unsigned char*>(p), size);
+        });
+        verify(kind);
+    }
+
+    // The next section, as an array of T.
+    template <class T>
+    View<T> next() {
+        if (section_ >= header().sections) fail("lacks a section");
+        const std::size_t bytes = section_size(section_++);
+        if (bytes % sizeof(T) != 0) fail("has a section of the wrong size");
+        const View<T> view(reinterpret_cast<const T*>(base_.get() + offset_), bytes / sizeof(T));
+        offset_ += align_up(bytes);
+        return view;
+    }
+
+    std::shared_ptr<const void> owner() const { return base_; }
+    std::size_t size() const { return size_; }
+    [[noreturn]] void fail(const std::string& why) const { throw FileError("index file '" + path_ + "' " + why); }
+
+private:
+    const FileHeader& header() const { return *reinterpret_cast<const FileHeader*>(base_.get()); }
+    std::size_t section_size(std::size_t i) const {
+        return reinterpret_cast<const std::uint64_t*>(base_.get() + sizeof(FileHeader))[i];
+    }
+
+    void verify(FileKind kind) {
+        const FileHeader& h = header();
+        if (std::memcmp(h.magic, FileHeader::kMagic, sizeof h.magic) != 0) fail("is not a SmartRAG index");
+        if (h.byte_order != FileHeader::kByteOrder) fail("was written on a machine of another byte order");
+        if (h.version != FileHeader::kVersion) fail("has format version " + std::to_string(h.version) + ", this is version " + std::to_string(FileHeader::kVersion));
+        if (h.kind != static_cast<std::uint32_t>(kind)) fail("is an index of another kind");
+        if (h.file_size != size_) fail("is truncated or torn");
+        const std::size_t table = align_up(h.sections * sizeof(std::uint64_t));
+        if (table > size_ - sizeof(FileHeader)) fail("is truncated or torn");
+
+        Checksum sum;
+        unsigned char first[FileHeader::kAlign] = {};
+        std::memcpy(first, base_.get() + kChecksummedFrom, sizeof h - kChecksummedFrom);
+        sum.update(first, sizeof first);
+        sum.update(base_.get() + sizeof h, size_ - sizeof h);
+        if (sum.value() != h.checksum) fail("is damaged (checksum mismatch)");
+
+        offset_ = sizeof h + table;
+        std::size_t end = offset_;
+        for (std::size_t i = 0; i < h.sections; ++i) {
+            if (section_size(i) > size_ - end) fail("is damaged (section table)");
+            end += align_up(section_size(i));
+            if (end > size_) fail("is damaged (section table)");
+        }
+    }
+
+    std::string path_;
+    std::size_t size_ = 0;
+    std::shared_ptr<const unsigned char> base_;
+    std::size_t section_ = 0;
+    std::size_t offset_ = 0;
+};
+
+}  // namespace smartrag

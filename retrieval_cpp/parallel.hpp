@@ -1,0 +1,47 @@
+// parallel.hpp - runs independent tasks on a few threads.
+//
+// Tasks are handed out one by one from an atomic counter, so that a slow query does not hold up a whole share.
+// The first exception of any task is rethrown to the caller after all threads have ended.
+//
+//   threads   0 means one per core
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace smartrag {
+
+inline std::size_t thread_count(std::size_t threads, std::size_t tasks) {
+    if (threads == 0) threads = std::max(1u, std::thread::hardware_concurrency());
+    return std::max<std::size_t>(1, std::min(threads, tasks));
+}
+
+// Calls work(task, thread) for every task in [0, tasks).
+template <class Work>
+void parallel_for(std::size_t tasks, std::size_t threads, Work&& work) {
+    threads = thread_count(threads, tasks);
+    std::atomic<std::size_t> next{0};
+    std::exception_ptr error;
+    std::mutex error_mutex;
+    const auto run = [&](std::size_t thread) {
+        try {
+            for (std::size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(task, thread);
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(error_mutex);
+            if (!error) error = std::current_exception();
+            next.store(tasks, std::memory_order_relaxed);
+        }
+    };
+    std::vector<std::thread> pool;
+    for (std::size_t thread = 1; thread < threads; ++thread) pool.emplace_back(run, thread);
+    run(0);
+    for (std::thread& thread : pool) thread.join();
+    if (error) std::rethrow_exception(error);
+}
+
+}  // namespace smartrag

@@ -1,0 +1,93 @@
+"""Saved indexes: the same results after loading; damage at any byte is an error or changes nothing."""
+
+import numpy as np
+import pytest
+
+from retrieval_cpp import BM25Index, DenseIndex
+
+TEXTS = ["the quick brown fox", "the lazy dog", "Beyoncé and the fox", "", "dog dog dog"]
+
+
+def small_index(kind):
+    if kind == "bm25":
+        return BM25Index.build(TEXTS), BM25Index, ["fox dog", "the"]
+    vectors = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    return DenseIndex(vectors), DenseIndex, vectors[:2]
+
+
+@pytest.fixture(params=["bm25", "dense"])
+def saved(request, tmp_path):
+    index, cls, queries = small_index(request.param)
+    path = tmp_path / "index"
+    index.save(path)
+    return path, cls, queries, index.search(queries, 3)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+def test_round_trip(saved):
+    path, cls, queries, expected = saved
+    index = cls.load(path)
+    path.unlink()  # a mapped file may be removed
+    assert same(index.search(queries, 3), expected)
+
+
+def test_saving_a_loaded_index_over_itself(saved):
+    path, cls, queries, expected = saved
+    before = path.read_bytes()
+    index = cls.load(path)
+    index.save(path)
+    assert path.read_bytes() == before and same(index.search(queries, 3), expected)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_truncated_at_every_byte(saved):
+    path, cls, _, _ = saved
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises((ValueError, OSError)):
+            cls.load(path)
+
+
+def test_flipped_at_every_byte(saved):
+    path, cls, queries, expected = saved
+    data = path.read_bytes()
+    for i in range(len(data)):
+        torn = bytearray(data)
+        torn[i] ^= 1 << (i % 8)
+        path.write_bytes(torn)
+        try:
+            index = cls.load(path)
+        except (ValueError, OSError):
+            continue
+        assert same(index.search(queries, 3), expected), f"byte {i}"
+
+
+def test_foreign_files(saved, tmp_path):
+    path, cls, _, _ = saved
+    data = bytearray(path.read_bytes())
+    other = DenseIndex if cls is BM25Index else BM25Index
+    with pytest.raises(ValueError, match="another kind"):
+        other.load(path)
+    path.write_bytes(data[:8] + data[11:7:-1] + data[12:])
+    with pytest.raises(ValueError, match="byte order"):
+        cls.load(path)
+    path.write_bytes(data[:12] + b"\x63" + data[13:])
+    with pytest.raises(ValueError, match="version 99"):
+        cls.load(path)
+    path.write_bytes(b"PK\x03\x04" + bytes(1000))
+    with pytest.raises(ValueError, match="not a SmartRAG index"):
+        cls.load(path)
+    with pytest.raises(ValueError):
+        cls.load(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_file(saved, tmp_path):
+    path, cls, queries, expected = saved
+    index = cls.load(path)
+    with pytest.raises(OSError):
+        index.save(tmp_path / "missing" / "index")
+    assert same(cls.load(path).search(queries, 3), expected)
