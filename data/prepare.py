@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from data import popqa
@@ -31,7 +32,7 @@ def describe_popqa(report: dict, not_inverted: list[dict]) -> str:
     """The report as the lines that are printed."""
     overlap, words = report["overlap"], report["words_per_passage"]
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in report["passage_kinds"].items())
-    lines = [f"world popqa (seed {report['seed']}): closed; its passages are generated from the answers, not Wikipedia", "",
+    lines = [f"world popqa (seed {report['seed']}): closed; passages are generated from the answers, not Wikipedia", "",
              f"{'rows':18}{'train':>8}{'test':>8}"]
     for name in ("read", "inverted", "not_inverted", "duplicates_merged"):
         lines.append(f"{name.replace('_', ' '):18}{report[name]['train']:8,}{report[name]['test']:8,}")
@@ -39,9 +40,10 @@ def describe_popqa(report: dict, not_inverted: list[dict]) -> str:
         kept = "kept, without a passage" if row["split"] == "test" else "left out"
         lines.append(f"  not inverted ({kept}): {row['id']} {row['question']!r}")
     lines += [
-        f"overlap: {overlap['also_in_train']:,} of {overlap['unique_test_questions']:,} unique test questions occur in train; "
-        "removed from train", "",
-        f"passages: {report['passages']:,} ({kinds}); {words['mean']} words on average with the title, at most {words['max']}",
+        f"overlap: {overlap['also_in_train']:,} of {overlap['unique_test_questions']:,} unique test questions occur in"
+        " train; removed from train", "",
+        f"passages: {report['passages']:,} ({kinds}); {words['mean']} words on average, title and text, at most"
+        f" {words['max']}",
         "", f"{'questions':18}{'train':>8}{'dev':>8}{'test':>8}"]
     for name, sizes in {**report["relations"], "all": report["splits"]}.items():
         lines.append(f"{name:18}" + "".join(f"{sizes[split]:8,}" for split in ("train", "dev", "test")))
@@ -53,8 +55,9 @@ def describe_popqa(report: dict, not_inverted: list[dict]) -> str:
 # ------------------------------------------------------------------------------------------------- writing
 
 
-def check_out(out: Path, force: bool) -> None:
-    """Raises WorldError unless `out` may be written: absent, an empty directory, or with `force` a former world."""
+def check_out(out: Path, force: bool, inputs: Iterable[Path] = ()) -> None:
+    """Raises WorldError unless `out` may be written: absent, an empty directory, or with `force` a former world that
+    holds none of the `inputs`."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -65,12 +68,15 @@ def check_out(out: Path, force: bool) -> None:
         raise WorldError(f"{out}: exists and is not empty (--force replaces a world)")
     if not (out / "world.json").is_file():
         raise WorldError(f"{out}: --force replaces worlds only, and this directory has no world.json")
+    for file in inputs:
+        if out.resolve() in file.resolve().parents:
+            raise WorldError(f"{file}: lies in the directory that --force would replace")
 
 
 def write_world(world: World, out: Path, report: dict, lists: dict[str, list[dict]], *, force: bool) -> None:
     """Write the world, report.json and the JSON-lines files `lists` beside `out`, then rename. Raises WorldError."""
-    out = out.resolve()  # "." has no name to put anything beside
     check_out(out, force)
+    out = out.resolve()  # "." has no name to put anything beside
     temporary, former = (out.with_name(f".{out.name}.{os.getpid()}.{role}") for role in ("new", "old"))
     try:
         temporary.mkdir(parents=True)
@@ -94,18 +100,25 @@ def write_world(world: World, out: Path, report: dict, lists: dict[str, list[dic
 # ------------------------------------------------------------------------------------------------- command line
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, with an error of one line instead of the usage and the error."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data.prepare", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Turn a real data set into a world directory, which train_sft.py, train_ppo.py and evaluate.py open "
-                    "with --world DIR.")
+        description="Turn a real data set into a world directory, which train_sft.py, train_ppo.py and evaluate.py\n"
+                    "open with --world DIR.")
     sets = parser.add_subparsers(dest="set", required=True, metavar="SET", title="data sets")
 
     one = sets.add_parser(
         "popqa", allow_abbrev=False, help="PopQA as a closed world: official questions, generated passages",
-        description="Invert PopQA's 16 question templates into facts and write a short passage per fact. Test questions are "
-                    "taken out of train; 500 rows of the rest become dev. FILE holds JSON lines (id, question, answers) or "
-                    "is the authors' *.tsv; either may be .gz.")
+        description="Invert PopQA's 16 question templates into facts and write a short passage per fact. Test questions"
+                    " are taken out of train; 500 rows of the rest become dev. FILE holds JSON lines (id, question,"
+                    " answers) or is the authors' *.tsv; either may be .gz.")
     one.add_argument("--train", type=Path, required=True, metavar="FILE", help="official training questions")
     one.add_argument("--test", type=Path, required=True, metavar="FILE", help="official test questions")
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="world directory to create")
@@ -118,7 +131,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
-        check_out(args.out.resolve(), args.force)  # before the work, not after it
+        check_out(args.out, args.force, (args.train, args.test))  # before the work, not after it
         print(args.prepare(args))
     except WorldError as error:
         print(f"error: {error}", file=sys.stderr)
