@@ -63,8 +63,8 @@ class World:
         self.corpus = list(corpus)
         self._questions = dict(questions)
 
-    @classmethod
-    def open(cls, name_or_dir: str | os.PathLike) -> "World":
+    @staticmethod
+    def open(name_or_dir: str | os.PathLike) -> "World":
         """Generate "mini[:SEED]" or "tiny[:SEED]", or read a directory. Raises WorldError.
 
         The corpus is read and checked here, a question file when it is first asked for.
@@ -76,7 +76,7 @@ class World:
             if ":" in str(name_or_dir) and not (seed.isascii() and seed.isdigit()):
                 raise WorldError(f"world {str(name_or_dir)!r}: the seed must be a whole number, as in '{name}:1'")
             return generate(name, int(seed or 0))
-        return _read_directory(cls, Path(name_or_dir))
+        return _read_directory(Path(name_or_dir))
 
     @property
     def splits(self) -> list[str]:
@@ -127,7 +127,7 @@ class World:
 # ---------------------------------------------------------------------------------------------- reading a directory
 
 
-def _read_directory(cls: type[World], directory: Path) -> World:
+def _read_directory(directory: Path) -> World:
     if not directory.is_dir():
         raise WorldError(f"{directory}: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)")
     corpus_file = _plain_or_gz(directory / "corpus.jsonl")
@@ -139,7 +139,7 @@ def _read_directory(cls: type[World], directory: Path) -> World:
         if not (set_name and split and file.name.endswith((".jsonl", ".jsonl.gz"))):
             raise WorldError(f"{file}: the name must be <set>.<split>.jsonl or <set>.<split>.jsonl.gz")
         questions[f"{set_name}.{split}"] = _plain_or_gz(file.with_name(f"{set_name}.{split}.jsonl"))
-    return cls(corpus=_read_corpus(corpus_file), questions=questions, **_read_metadata(directory))
+    return World(corpus=_read_corpus(corpus_file), questions=questions, **_read_metadata(directory))
 
 
 def _plain_or_gz(file: Path) -> Path | None:
