@@ -318,7 +318,8 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
     splits = {split: [finish(key, question) for key, question in merged["test" if split == "test" else "train"].items()
                       if key in keys] for split, keys in members.items()}
     world = World(
-        name="popqa-closed", license="MIT", source="PopQA, github.com/AlexTMallen/adaptive-retrieval (arXiv 2212.10511)",
+        name="popqa-closed", license="MIT",
+        source="PopQA, github.com/AlexTMallen/adaptive-retrieval (arXiv 2212.10511)",
         description=f"PopQA as a closed world (seed {seed}): official questions; passages generated from their answers"
                     ", not Wikipedia. Figures on it do not compare with figures over Wikipedia.",
         corpus=corpus, questions={f"popqa.{split}": questions for split, questions in splits.items()}, k=4, quota=1)
