@@ -35,6 +35,14 @@ class RagEnv:
         retrieval = 1 + self.query_budget + 2 + self.k * (self.passage_tokens + 1)
         return self.quota * retrieval + 1 + self.answer_budget
 
+    def question_room(self, context: int) -> int:
+        """Tokens of the question that fit; longer ones are cut and counted. Raises ValueError when there is no room."""
+        room = context - self.longest_after_question() - 1
+        if room < 1:
+            raise ValueError(f"the context of {context} tokens has no room for a question beside k = {self.k} passages of "
+                             f"{self.passage_tokens} tokens, {self.quota} times; lower k, the quota or the passage length")
+        return room
+
     def search(self, queries: Sequence[str]) -> list[Turn]:
         """One turn per query: rows of the corpus, best first, at most k."""
         if not queries:

@@ -38,10 +38,7 @@ GREEDY = Decoding()
 def rollout(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: Sequence[Question], decoding: Decoding = GREEDY,
             generator: torch.Generator | None = None, batch_size: int = 256, progress: Callable[[int], None] | None = None) -> list[Episode]:
     """One episode per question, in order. `progress` is called with the number of episodes finished by each batch."""
-    room = policy.config.max_position_embeddings - env.longest_after_question() - 1
-    if room < 1:
-        raise ValueError(f"the context of {policy.config.max_position_embeddings} tokens has no room for a question beside k = {env.k} "
-                         f"passages of {env.passage_tokens} tokens, {env.quota} times; lower k, the quota or the passage length")
+    room = env.question_room(policy.config.max_position_embeddings)
     if decoding.both and (batch_size % 2 or any(a is not b for a, b in zip(questions[::2], questions[1::2], strict=True))):
         raise ValueError("both branches: every question must come twice in a row, and the batch size be even")
     episodes = []

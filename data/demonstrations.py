@@ -1,0 +1,98 @@
+"""The warm-up teacher: what a demonstration asks the retriever, and which training questions a step sees.
+
+The teacher is weak on purpose (the paper's warm-up is imperfect as well): it knows capitalised words and the gold
+passage of a *training* question, not how the retriever scores. PPO has to find the better queries by itself.
+Left out: token sequences and masks (rl/episode.py) and decision labels (train_sft.py probes the model for those).
+"""
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from .metrics import contains_answer
+from .world import Passage, Question
+
+# What the teacher asks, with its share: the raw question, the subject, the subject and 1 or 2 words of the gold passage.
+TEACHER = (("question", 0.35), ("subject", 0.30), ("one keyword", 0.20), ("two keywords", 0.15))
+
+# The usual function words, of questions and of passages.
+STOP_WORDS = frozenset("""a about after all also an and any are as at be been before but by can could did do does for from
+had has have he her him his how i if in into is it its know me my now of on one or our out over said say she so some such
+tell than that the their them then there these they this to up us was we were what when where which who whom whose why
+will with wondering would you your formerly happen please""".split())
+
+_WORD = re.compile(r"\w+(?:[-.]\w+)*", re.UNICODE)
+
+
+def subject_of(question: str) -> str:
+    """The longest run of capitalised words, the first word aside: who or what a question is probably about.
+
+    Small words inside a title ("The Mayor of Casterbridge") do not end the run. "" where there is no such run.
+    """
+    words = _WORD.findall(question.replace("'s", ""))
+    best, run = [], []
+    for i, word in enumerate(words):
+        if i and (word[0].isupper() or word[0].isdigit()):
+            run.append(word)
+        elif run and word.lower() in ("of", "the", "and", "in", "de", "a", "to", "for"):
+            run.append(word)
+        else:
+            run = []
+        while_capitalised = run[:max((j + 1 for j, w in enumerate(run) if not w.islower()), default=0)]
+        if len(while_capitalised) > len(best):
+            best = list(while_capitalised)
+    return " ".join(best)
+
+
+def keywords_of(passage: Passage, question: Question) -> list[str]:
+    """Content words of a passage that name neither its subject nor the answer: what a query may add to the subject."""
+    taken = {w.lower() for text in (passage.title, question.question, *question.answers) for w in _WORD.findall(text)}
+    words = dict.fromkeys(w.lower() for w in _WORD.findall(passage.text))
+    return [w for w in words if w not in STOP_WORDS and w not in taken]
+
+
+def teacher_query(question: Question, gold: Passage | None, rng: np.random.Generator) -> str:
+    """One demonstration query. Without a gold passage the teacher knows no keyword, and asks for the subject."""
+    kind = rng.choice([name for name, _ in TEACHER], p=[share for _, share in TEACHER])
+    subject = subject_of(question.question)
+    if kind == "question" or not subject:
+        return question.question
+    count = {"subject": 0, "one keyword": 1, "two keywords": 2}[kind]
+    words = keywords_of(gold, question) if gold and count else []
+    return " ".join([subject, *rng.permutation(words)[:count]])
+
+
+def gold_passage(question: Question, rows: dict[str, int]) -> int | None:
+    """Corpus row of the first gold passage, None where none is known; `rows` maps passage id to row."""
+    return next((rows[i] for i in question.gold_passages or () if i in rows), None)
+
+
+def answerable(passages: Sequence[Passage], question: Question) -> bool:
+    """Whether a reader could copy an answer from these passages. Gold passages count where they are known: a stale
+    passage or one about a namesake may hold the same words by accident."""
+    known = question.gold_passages
+    return any((known is None or p.id in known) and contains_answer(f"{p.title} {p.text}", question.answers) for p in passages)
+
+
+class QuestionSampler:
+    """Training questions of step t, a pure function of (seed, t): a resumed run sees what an uninterrupted one saw.
+
+    A share of each draw is popular questions, asked in proportion to their popularity; the others are uniform. Where
+    the world has no slices, every question is drawn uniformly.
+    """
+
+    def __init__(self, questions: Sequence[Question], popular_share: float, seed: int):
+        self.questions, self.seed = list(questions), seed
+        popular = np.array([q.slice == "popular" for q in questions])
+        self.popular, self.others = np.flatnonzero(popular), np.flatnonzero(~popular)
+        self.share = popular_share if len(self.popular) and len(self.others) else float(len(self.others) == 0)
+        weights = np.array([questions[i].popularity or 1.0 for i in self.popular])
+        self.weights = weights / weights.sum() if len(weights) else weights
+
+    def draw(self, count: int, step: int, stream: int = 0) -> list[Question]:
+        """`count` questions for one step; popular ones first (shuffle for order). `stream` separates phases."""
+        rng = np.random.default_rng([self.seed, stream, step])
+        popular = round(count * self.share)
+        rows = [*rng.choice(self.popular, popular, p=self.weights)] if popular else []
+        rows += [*rng.choice(self.others, count - popular)] if count > popular else []
+        return [self.questions[i] for i in rows]

@@ -1,0 +1,283 @@
+"""Door 1: warm-up supervised fine-tuning (SmartRAG, section 3.3). World -> demonstrations -> a policy that can play.
+
+Three phases, each visible in the progress bar and in metrics.jsonl:
+    read    direct answers are memorised, answers are copied from real top-k passages; the decision token is masked.
+            For the first 30 % of the steps the observation grows from one passage to k with the gold one forced in.
+    probe   the model answers training questions directly; right -> [ANSWER] is the label of that question, else [RETRIEVE]
+    mix     fine-tuning with those labels, and a share of random branches whose decision token is masked
+The end of `read` is a checkpoint of its own: OUT/read.
+
+Left out: teacher models and chain of thought. Shapes: N action tokens of a micro-batch.
+"""
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.demonstrations import QuestionSampler, answerable, gold_passage, teacher_query
+from data.mini import MiniWorld, format_properties, properties
+from data.world import Question, World
+from model import Config, Policy, Tokenizer
+from retrieval_cpp import BM25Index
+from rl import Decoding, Episode, RagEnv, Turn, collate, rollout, score
+from rl.run import Run, arg, main, parse, precision
+from rl.summary import summarize
+
+
+@dataclass
+class Args:
+    world: str = arg("mini", "mini, mini:SEED, tiny, or a directory in the world format")
+    dataset: str = arg("popqa", "question set to train on")
+    out: str = arg("runs/sft", "where the checkpoint and the log go")
+    seed: int = arg(0, "seed of weights, demonstrations and probes")
+    vocab_size: int = arg(2048, "entries of the BPE tokenizer that is trained on the world")
+    hidden_size: int = arg(128, "width of the policy")
+    layers: int = arg(4, "layers of the policy")
+    heads: int = arg(4, "attention heads; half as many key/value heads")
+    context: int = arg(1024, "positions of the policy")
+    passage_tokens: int = arg(64, "longer passages are cut to this many tokens")
+    read_steps: int = arg(1000, "optimiser steps of the read phase")
+    mix_steps: int = arg(200, "optimiser steps of the mix phase")
+    episodes: int = arg(96, "demonstrations per step")
+    popular_share: float = arg(0.5, "share of demonstrations about popular questions, where the world has slices")
+    direct_popular: float = arg(0.55, "read phase: share of popular demonstrations that answer directly")
+    direct_other: float = arg(0.25, "read phase: share of the other demonstrations that answer directly")
+    curriculum: float = arg(0.3, "read phase: share of the steps during which the observation grows to k passages")
+    keep_missed: float = arg(0.3, "probability of keeping the answer's loss where the passages miss the answer")
+    probe: int = arg(6000, "training questions to probe for the decision label")
+    informed: float = arg(0.7, "mix phase: share of demonstrations whose branch is the probed label")
+    smoothing: float = arg(0.1, "mix phase: label smoothing of the decision")
+    muon_lr: float = arg(0.02, "learning rate of the hidden matrices (Muon), read phase")
+    adamw_lr: float = arg(2e-3, "learning rate of embeddings and norms (AdamW), read phase")
+    mix_lr_scale: float = arg(0.4, "mix phase: learning rates as a share of the read phase's")
+    dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32")
+    device: str = arg("cpu", "cpu or cuda")
+    threads: int = arg(0, "CPU threads, 0 = all")
+    save_seconds: float = arg(20.0, "seconds between saves of the run's state")
+    fresh: bool = arg(False, "discard what --out holds and start over")
+
+
+def open_world(name: str) -> tuple[World, BM25Index]:
+    """A world and the BM25 index over "title text" of its passages."""
+    world = World.open(name)
+    return world, BM25Index.build(f"{p.title} {p.text}" for p in world.corpus)
+
+
+def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW alone."""
+    hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2]
+    rest = [p for p in policy.model.parameters() if not any(p is h for h in hidden)]
+    return {"muon": torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=0.0),
+            "adamw": torch.optim.AdamW(rest, lr=args.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)}
+
+
+def set_learning_rate(optimizers: dict, args: Args, scale: float) -> None:
+    for name, base in (("muon", args.muon_lr), ("adamw", args.adamw_lr)):
+        for group in optimizers[name].param_groups:
+            group["lr"] = base * scale
+
+
+def schedule(step: int, steps: int, warmup: int = 20, decay: float = 0.4) -> float:
+    """Linear warm-up, a plateau, and a linear decay to 5 % over the last `decay` of the steps."""
+    return min(1.0, (step + 1) / warmup, 0.05 + 0.95 * (steps - step) / (decay * steps))
+
+
+class Teacher:
+    """Turns training questions into demonstration episodes, with the real index and its real mistakes."""
+
+    def __init__(self, world: World, env: RagEnv, tokenizer: Tokenizer, args: Args):
+        self.world, self.env, self.tokenizer, self.args = world, env, tokenizer, args
+        self.rows = {p.id: i for i, p in enumerate(world.corpus)}
+        self.room = env.question_room(args.context)
+
+    def demonstrate(self, questions: list[Question], retrieve: list[bool], label: list[bool], rng: np.random.Generator,
+                    forced: float = 1.0) -> list[Episode]:
+        """One episode per question. label: whether its decision token carries loss. forced < 1: the curriculum, in
+        which the observation holds 1 + forced * (k - 1) passages and always the gold one."""
+        gold = [gold_passage(q, self.rows) for q in questions]
+        asking = [i for i, r in enumerate(retrieve) if r]
+        queries = [teacher_query(questions[i], self.world.corpus[gold[i]] if gold[i] is not None else None, rng) for i in asking]
+        turns = dict(zip(asking, self.env.search(queries)))
+        prompts = self.tokenizer.encode_batch([q.question for q in questions])
+        episodes = []
+        for i, (question, prompt) in enumerate(zip(questions, prompts)):
+            episode = Episode(question)
+            episode.state([self.tokenizer.bos, *prompt[:self.room]])
+            copies = True
+            if retrieve[i]:
+                copies = self._retrieve(episode, turns[i], gold[i], label[i], rng, forced)
+            text = copies or rng.random() < self.args.keep_missed
+            ids = [self.tokenizer.answer, *self.tokenizer.encode(question.answers[0]), self.tokenizer.eos]
+            episode.action(ids, 0.0, decision=label[i] and not retrieve[i], text=text)
+            episodes.append(episode)
+        return episodes
+
+    def _retrieve(self, episode: Episode, turn: Turn, gold: int | None, label: bool, rng: np.random.Generator, forced: float) -> bool:
+        """Append a retrieval; whether the passages hold the answer."""
+        if forced < 1.0:
+            turn.passages = turn.passages[:1 + int(forced * self.env.k)]
+            if gold is not None and gold not in turn.passages:
+                turn.passages = [*turn.passages[:-1], gold]
+                rng.shuffle(turn.passages)
+        words = self.tokenizer.encode(turn.query)[:self.env.query_budget - 1]
+        episode.action([self.tokenizer.retrieve, *words, self.tokenizer.eos], 0.0, decision=label)
+        episode.turns.append(turn)
+        episode.state(self.env.observe(turn, self.tokenizer))
+        return answerable([self.world.corpus[p] for p in turn.passages], episode.question)
+
+
+def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> tuple[Tensor, Tensor]:
+    """Summed negative log-likelihood of the action tokens and their number; decisions with label smoothing."""
+    batch = collate(episodes, tokenizer.pad, args.device)
+    with precision(args.device, args.dtype):
+        log_probs = score(policy, batch, tokenizer).log_probs
+    decisions = log_probs[batch.decision]
+    other = torch.log1p(-decisions.exp().clamp(max=1 - 1e-6))  # the other of the two action tokens
+    smoothed = (1 - args.smoothing / 2) * decisions + args.smoothing / 2 * other
+    return -(log_probs[~batch.decision].sum() + smoothed.sum()), len(log_probs)
+
+
+def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> float:
+    """One optimiser step over direct and retrieve episodes, each kind a micro-batch of its own (their lengths differ)."""
+    kinds = [[e for e in episodes if bool(e.turns) == kind] for kind in (False, True)]
+    total, count = 0.0, sum(sum(e.action_mask) for e in episodes)
+    for kind in filter(None, kinds):
+        loss, _ = loss_of(policy, kind, tokenizer, args)
+        (loss / count).backward()
+        total += float(loss.detach())
+    if not np.isfinite(total):
+        raise FloatingPointError("the loss is NaN or infinite")
+    torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+    for optimizer in optimizers.values():
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return total / count
+
+
+def read_batch(teacher: Teacher, sampler: QuestionSampler, step: int, args: Args) -> list[Episode]:
+    """Demonstrations of one read step: fixed shares of direct and retrieve, no decision labels."""
+    questions = sampler.draw(args.episodes, step)
+    rng = np.random.default_rng([args.seed, 1, step])
+    popular = np.array([q.slice == "popular" for q in questions])
+    position = np.empty(len(questions))  # rank within its kind, so that the shares are exact at every step
+    for kind in (popular, ~popular):
+        position[kind] = (rng.permutation(kind.sum()) + 0.5) / max(kind.sum(), 1)
+    direct = position < np.where(popular, args.direct_popular, args.direct_other)
+    forced = min(1.0, step / max(1.0, args.curriculum * args.read_steps))
+    return teacher.demonstrate(questions, (~direct).tolist(), [False] * len(questions), rng, forced)
+
+
+def mix_batch(teacher: Teacher, sampler: QuestionSampler, knows: dict[str, bool], step: int, args: Args) -> list[Episode]:
+    """Demonstrations of one mix step: the probed label on an informed share, a random branch without label on the rest."""
+    questions = sampler.draw(args.episodes, step, stream=2)
+    rng = np.random.default_rng([args.seed, 3, step])
+    informed = rng.random(len(questions)) < args.informed
+    retrieve = [not knows[q.id] if i else bool(rng.random() < 0.5) for q, i in zip(questions, informed)]
+    return teacher.demonstrate(questions, retrieve, informed.tolist(), rng)
+
+
+def run_phase(name: str, steps: int, first: int, step_fn, run: Run, save, args: Args) -> None:
+    """Steps first .. steps - 1 of a phase with progress bar, log and saves. step_fn(step) -> (loss, tokens)."""
+    bar = tqdm(range(first, steps), desc=name, initial=first, total=steps, unit="step", dynamic_ncols=True)
+    for step in bar:
+        start = time.perf_counter()
+        loss, tokens = step_fn(step)
+        seconds = time.perf_counter() - start
+        bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{tokens / seconds:.0f}")
+        run.log({"phase": name, "step": step, "loss": loss, "tokens": tokens, "seconds": seconds})
+        if run.due():
+            save(name, step + 1)
+
+
+def check(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args) -> dict[str, float]:
+    """What the warm-up must have taught, on dev: direct EM of popular questions; EM given a hit; malformed actions."""
+    policy.eval()
+    with precision(args.device, args.dtype):
+        direct = rollout(policy, tokenizer, env, questions, Decoding(force="answer"))
+        asked = rollout(policy, tokenizer, env, questions, Decoding(force="retrieve"))
+    popular = [e for e in direct if e.question.slice in ("popular", None)]
+    return {"direct_em": summarize(popular)["em"], "retrieve_em": summarize(asked)["em"], "hit": summarize(asked)["hit"],
+            "em_given_hit": summarize([e for e in asked if e.hit])["em"], "malformed": summarize(direct + asked)["malformed"]}
+
+
+def probe(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args) -> dict[str, bool]:
+    """Question id -> whether the policy's own direct answer is right (greedy)."""
+    policy.eval()
+    with precision(args.device, args.dtype), tqdm(total=len(questions), desc="probe", unit="question", dynamic_ncols=True) as bar:
+        episodes = rollout(policy, tokenizer, env, questions, Decoding(force="answer"), batch_size=512, progress=bar.update)
+    return {e.question.id: e.exact_match == 1.0 for e in episodes}
+
+
+def train() -> None:
+    args = parse(Args, __doc__)
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    world, index = open_world(args.world)
+    questions, dev = world.questions(args.dataset, "train"), world.questions(args.dataset, "dev")
+    run = Run("train_sft", args, {"world": world.name, "corpus_sha256": world.corpus_sha256})
+    if run.status == "finished":
+        print(f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}")
+        return
+    tokenizer = Tokenizer.train([f"{p.title} {p.text}" for p in world.corpus] + [t for q in questions for t in (q.question, q.answers[0])], args.vocab_size)
+    policy = Policy(Config(vocab_size=len(tokenizer), hidden_size=args.hidden_size, intermediate_size=3 * args.hidden_size, num_hidden_layers=args.layers,
+                           num_attention_heads=args.heads, num_key_value_heads=max(1, args.heads // 2), max_position_embeddings=args.context)).to(args.device)
+    optimizers = make_optimizers(policy, args)
+    env = RagEnv(world, index, passage_tokens=args.passage_tokens)
+    teacher, sampler = Teacher(world, env, tokenizer, args), QuestionSampler(questions, args.popular_share, args.seed)
+    probed = [questions[i] for i in np.random.default_rng([args.seed, 4]).permutation(len(questions))[:args.probe]]
+
+    phase, first, knows = "read", 0, {}
+    if run.status == "resume":
+        tensors, facts = run.load({"policy": policy}, optimizers)
+        phase, first = facts["phase"], facts["step"]
+        knows = {q.id: bool(known) for q, known in zip(probed, tensors["knows"].tolist())}
+        print(f"resuming {run.out} in phase {phase}, step {first}")
+
+    def save(phase: str, step: int) -> None:
+        labels = torch.tensor([knows.get(q.id, False) for q in probed], dtype=torch.uint8)
+        run.save({"policy": policy}, optimizers, {"knows": labels}, {"phase": phase, "step": step})
+
+    def step_fn(batch: list[Episode]) -> tuple[float, int]:
+        policy.train()
+        return train_step(policy, optimizers, batch, tokenizer, args), sum(len(e.tokens) for e in batch)
+
+    def read(step: int) -> tuple[float, int]:
+        set_learning_rate(optimizers, args, schedule(step, args.read_steps))
+        return step_fn(read_batch(teacher, sampler, step, args))
+
+    mix_sampler = QuestionSampler(probed, args.popular_share, args.seed)
+
+    def mix(step: int) -> tuple[float, int]:
+        set_learning_rate(optimizers, args, args.mix_lr_scale * schedule(step, args.mix_steps))
+        return step_fn(mix_batch(teacher, mix_sampler, knows, step, args))
+
+    print(f"train_sft: world {world.name} ({len(world.corpus)} passages, k = {env.k}), {args.dataset}.train: {len(questions)} questions; "
+          f"policy {policy.parameter_count():,} parameters, vocabulary {len(tokenizer)}; "
+          f"about {np.mean([sum(len(e.tokens) for e in read_batch(teacher, sampler, s, args)) for s in range(3)]):.0f} tokens per step, "
+          f"{args.read_steps} + {args.mix_steps} steps on {torch.get_num_threads()} threads")
+    if isinstance(world, MiniWorld):
+        print(format_properties(properties(world, lambda queries, k: index.search(queries, k)[0])))
+    if phase == "read":
+        run_phase("read", args.read_steps, first, read, run, save, args)
+        figures = check(policy, tokenizer, env, dev, args)
+        run.log({"phase": "read", "dev": figures})
+        print("after read, dev:", {k: round(v, 3) for k, v in figures.items()})
+        run.export(run.out / "read", policy, tokenizer)
+        knows = probe(policy, tokenizer, env, probed, args)
+        run.log({"phase": "probe", "knows": float(np.mean(list(knows.values())))})
+        phase, first = "mix", 0
+        optimizers = make_optimizers(policy, args)
+        save(phase, first)
+    run_phase("mix", args.mix_steps, first, mix, run, save, args)
+    figures = check(policy, tokenizer, env, dev, args)
+    run.log({"phase": "mix", "dev": figures})
+    print("after mix, dev:", {k: round(v, 3) for k, v in figures.items()})
+    run.finish(policy.eval(), tokenizer)
+    print(f"checkpoint: {run.out}   next: python train_ppo.py --init {run.out}")
+
+
+if __name__ == "__main__":
+    main(train)
