@@ -49,7 +49,8 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     Whole tokens only: "art" is not in "artist". An answer of nothing but articles and punctuation is never found.
     """
     padded = f" {normalize_answer(text)} "
-    return any(f" {normalize_answer(answer)} " in padded for answer in answers)
+    normalized = (normalize_answer(answer) for answer in answers)
+    return any(answer != "" and f" {answer} " in padded for answer in normalized)
 
 
 def hit(passages: Sequence[Passage], question: Question) -> bool:

@@ -108,7 +108,7 @@ def write_questions(facts: list[Fact], scale: Scale,
 
     Popular facts are asked in every split, in wordings that no other split uses; the others in their group's split.
     """
-    pairs = {split: defaultdict(list) for split in SPLITS}  # split -> slice -> (fact, wording)
+    candidates = {split: defaultdict(list) for split in SPLITS}  # split -> slice -> (number of the wording, fact, wording)
     for fact in facts:
         wordings = rng.sample(ask(fact), len(ask(fact)))
         if fact.slice == "popular":
@@ -118,23 +118,24 @@ def write_questions(facts: list[Fact], scale: Scale,
         else:
             parts = {fact.entity.group: wordings}
         for split, part in parts.items():
-            pairs[split][fact.slice] += [(i, fact, wording) for i, wording in enumerate(part)]
+            candidates[split][fact.slice] += [(i, fact, wording) for i, wording in enumerate(part)]
     questions, asked = {}, {}
-    for split, slices in pairs.items():
+    for split in SPLITS:
         chosen = []
-        for slice_name, candidates in slices.items():
-            count = len(candidates) if split == "train" else scale.rows[split][slice_name]
-            if slice_name == "popular" and split != "train":  # Zipf-often: weighted sample without replacement
-                candidates.sort(key=lambda c: rng.random() ** (1 / c[1].entity.popularity), reverse=True)
-            elif split != "train":  # every fact once before any fact twice
-                candidates.sort(key=lambda c: (c[0], rng.random()))
-            chosen += candidates[:count]
+        for slice_name in SLICES:
+            rows = candidates[split][slice_name]
+            if split != "train":
+                if slice_name == "popular":  # asked Zipf-often: a weighted sample without replacement
+                    rows.sort(key=lambda row: rng.random() ** (1 / row[1].entity.popularity), reverse=True)
+                else:  # every fact once before any fact twice
+                    rows.sort(key=lambda row: (row[0], rng.random()))
+                rows = rows[: scale.rows[split][slice_name]]
+            chosen += rows
         rng.shuffle(chosen)
-        rows = questions[f"popqa.{split}"] = []
-        for number, (_, fact, wording) in enumerate(chosen):
-            rows.append(Question(f"{split}{number}", wording, (fact.value,), fact.slice, fact.relation,
-                                 fact.entity.popularity, fact.gold_passages))
-            asked[rows[-1].id] = fact
+        questions[f"popqa.{split}"] = [
+            Question(f"{split}{number}", wording, (fact.value,), fact.slice, fact.relation, fact.entity.popularity,
+                     fact.gold_passages) for number, (_, fact, wording) in enumerate(chosen)]
+        asked |= {f"{split}{number}": fact for number, (_, fact, _) in enumerate(chosen)}
     return questions, asked
 
 

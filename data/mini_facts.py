@@ -36,7 +36,7 @@ SCALES = {
                   rows={"dev": {"popular": 300, "tail": 400, "absent": 200},
                         "test": {"popular": 1000, "tail": 1200, "absent": 1000}}),
     "tiny": Scale({"person": 38, "film": 16, "song": 8, "book": 3, "city": 4, "country": 3, "team": 3},
-                  popular=7, unseen_dev=8, unseen_test=16, namesakes=12, parts=20,
+                  popular=7, unseen_dev=8, unseen_test=16, namesakes=12, parts=10,
                   rows={"dev": {"popular": 30, "tail": 40, "absent": 30},
                         "test": {"popular": 40, "tail": 60, "absent": 50}}),
 }
@@ -80,12 +80,12 @@ class Fact:
 
 def make_entities(scale: Scale, rng: Random) -> list[Entity]:
     """All entities, named and grouped; every group has about the same mix of kinds."""
-    first_names, last_names, adjectives, nouns = (
-        words[: scale.parts] for words in (text.FIRST_NAMES, text.LAST_NAMES, text.ADJECTIVES, text.NOUNS))
+    women, men, last_names, adjectives, nouns = (
+        words[: scale.parts] for words in (text.WOMEN, text.MEN, text.LAST_NAMES, text.ADJECTIVES, text.NOUNS))
     titles = [rng.choice(("The ", "")) + f"{adjective} {noun}" for adjective in adjectives for noun in nouns]
     # Works of all kinds draw on three titles per film, so that one song or book in three shares its title with a film.
     titles = rng.sample(titles, scale.entities["film"] * 3)
-    names = {"person": [f"{first} {last}" for first in first_names for last in last_names],
+    names = {"person": [f"{first} {last}" for first in women + men for last in last_names],
              "film": titles, "song": titles, "book": titles, "city": text.CITY_NAMES, "country": text.COUNTRY_NAMES,
              "team": [f"{adjective} {noun}" for adjective in adjectives for noun in text.TEAM_NOUNS]}
     entities = [Entity(kind, name) for kind, count in scale.entities.items() for name in rng.sample(names[kind], count)]
@@ -167,10 +167,11 @@ def _give_person(person: Entity, cities: list[Entity], rng: Random) -> None:
 def _give_parents(people: list[Entity], rng: Random) -> None:
     """A father of the same surname and a mother of any, neither with the name of an entity."""
     taken = {person.name for person in people}
-    first_names, last_names = (sorted({name.split()[part] for name in taken}) for part in (0, 1))
+    used_first, used_last = (sorted({name.split()[part] for name in taken}) for part in (0, 1))
+    men, women = ([name for name in used_first if name in names] for names in (text.MEN, text.WOMEN))
     for person in people:
-        for parent, surnames in (("father", [person.name.split()[1]]), ("mother", last_names)):
-            while (name := f"{rng.choice(first_names)} {rng.choice(surnames)}") in taken:
+        for parent, first_names, last_names in (("father", men, [person.name.split()[1]]), ("mother", women, used_last)):
+            while (name := f"{rng.choice(first_names)} {rng.choice(last_names)}") in taken:
                 pass
             person.values[parent] = name
 

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 # ---------------------------------------------------------------------------------------------- parts of names
 
-FIRST_NAMES = """
-Alden Orin Dana Mira Tomas Elara Corin Bryn Selma Ivor Nadia Perrin Lena Hollis Greta Silas Wren Talia Joran Maren
-Kellan Odette Rufus Sabine Tobin Verity Anselm Petra Lucan Ester Fabian Ilse Magnus Renna Soren Thea Ulric Vera Willem
-Yara Zane Calla Dorian Edith Felix Gemma Hugo Iris Jonas Klara Lars Milo Nora Oscar Paula Quinn Rosa Stella Theo Una
-Victor Agnes Boris Clara Doran Emil Flora Gideon Helga Ingrid Jasper Keir Lydia Marcus Nell Otto Pearl Roland Simon
-Tilda""".split()
+WOMEN = """
+Dana Mira Elara Selma Nadia Lena Greta Talia Maren Odette Sabine Verity Petra Ester Ilse Renna Thea Vera Yara Calla
+Edith Gemma Iris Klara Nora Paula Rosa Stella Una Agnes Clara Flora Helga Ingrid Lydia Nell Pearl Tilda Wren Bryn""".split()
+
+MEN = """
+Alden Orin Tomas Corin Ivor Perrin Hollis Silas Joran Kellan Rufus Tobin Anselm Lucan Fabian Magnus Soren Ulric Willem
+Zane Dorian Felix Hugo Jonas Lars Milo Oscar Quinn Theo Victor Boris Doran Emil Gideon Jasper Keir Marcus Otto Roland
+Simon""".split()
 
 LAST_NAMES = """
 Marlowe Voss Harrow Thorne Vale Ashby Barlow Calder Denholm Ellery Farrow Garrick Hadley Ingram Jarvis Kendal Lorimer
@@ -73,7 +75,7 @@ class Wording(NamedTuple):
 
 
 # About half of the questions use a word of the passages; the others must be translated by whoever writes the query.
-CARRIERS = ("What is {p}?", "Could you tell me {p}?", "I was wondering about {p}.", "Do you happen to know {p}?")
+CARRIERS = ("Please name {p}.", "Could you tell me {p}?", "I was wondering about {p}.", "Do you happen to know {p}?")
 
 TRUE_FORMS = ("{c}.", "{c}.", "{c}.", "{c}.", "Records show that {c}.", "It is known that {c}.",
               "Today it is certain that {c}.")
@@ -88,19 +90,19 @@ WORDINGS = (
             ("the trade of {s} was that of {a}", "{s} was {a} by trade", "{s} learned the trade of {a}",
              "{s} worked as {a}", "{s} worked for years as {a}"),
             ("What did {s} do for a living?", "What job did {s} have?", "How did {s} earn money?",
-             "What was {s} by trade?", "{s} worked as what?", "Which trade did {s} learn?"),
+             "What was {s} by trade?", "As what has {s} worked?", "Which trade did {s} learn?"),
             ("the occupation of {s}", "the job of {s}", "the trade of {s}", "the trade chosen by {s}")),
     Wording("place of birth", "person", ("born", "birthplace"),
             ("{s} was born in {v}", "{s} was born and raised in {v}", "{s} was born near {v}",
              "the birthplace of {s} is {v}", "{v} is the birthplace of {s}"),
             ("Which town is {s} from?", "From which city does {s} come?", "Where did the life of {s} begin?",
-             "Where was {s} born?", "In what city was {s} born?", "{s} was born in which city?"),
+             "Where was {s} born?", "In what city was {s} born?", "Near which city was {s} born?"),
             ("the home town of {s}", "the native city of {s}", "the birthplace of {s}", "the city where {s} was born")),
     Wording("father", "person", ("father", "heir"),
             ("the father of {s} was {v}", "{v} was the father of {s}", "{s} had {v} for a father",
              "{s} was the only heir of {v}", "{v} made {s} heir to the house"),
             ("Who was the dad of {s}?", "Which man raised {s}?", "Who is the male parent of {s}?",
-             "Who was the father of {s}?", "Who is the father of {s}?", "{s} was the heir of whom?"),
+             "Who was the father of {s}?", "Who is the father of {s}?", "Of whom was {s} the heir?"),
             ("the dad of {s}", "the male parent of {s}", "the father of {s}", "the name of the father of {s}")),
     Wording("mother", "person", ("mother", "cradle"),
             ("the mother of {s} was {v}", "{v} was the mother of {s}", "{s} had {v} for a mother",
@@ -150,20 +152,20 @@ WORDINGS = (
             ("{s} lies in {v}", "{s} lies in the north of {v}", "{s} lies in the heart of {v}", "{s} is based in {v}",
              "{s} is based in the south of {v}"),
             ("Which country does {s} belong to?", "Which nation is home to {s}?", "On the map, where is {s}?",
-             "{s} lies in which country?", "In the north of which nation lies {s}?", "Where is {s} based?"),
+             "In which land lies {s}?", "In the north of which nation lies {s}?", "Where is {s} based?"),
             ("the country of {s}", "the nation of {s}", "the country in which {s} lies",
              "the nation where {s} is based")),
     Wording("director", "film team", ("directed", "direction"),
             ("{s} was directed by {v}", "{v} directed {s}", "{s} was directed with care by {v}",
              "{s} was under the direction of {v}", "the direction of {s} was by {v}"),
             ("Who was in charge of {s}?", "Who was the director of {s}?", "Whose vision shaped {s}?",
-             "Who directed {s}?", "{s} was directed by whom?", "Under whose direction was {s}?"),
+             "Who directed {s}?", "By whom was {s} directed?", "Under whose direction was {s}?"),
             ("the director of {s}", "the head of {s}", "the one who directed {s}", "the person who directed {s}")),
     Wording("producer", "film song", ("produced", "funds"),
             ("{s} was produced by {v}", "{v} produced {s}", "{s} was produced with care by {v}",
              "{v} raised the funds for {s}", "the funds for {s} came from {v}"),
             ("Who was the producer of {s}?", "Who paid for {s}?", "Whose money made {s} possible?",
-             "Who produced {s}?", "{s} was produced by whom?", "Who found the funds for {s}?"),
+             "Who produced {s}?", "By whom was {s} produced?", "Who found the funds for {s}?"),
             ("the producer of {s}", "the backer of {s}", "the one who produced {s}", "the person who produced {s}")),
     Wording("screenwriter", "film", ("script", "scenes"),
             ("{v} wrote the script of {s}", "the script of {s} is by {v}", "{s} has a script by {v}",
@@ -173,7 +175,7 @@ WORDINGS = (
             ("the screenwriter of {s}", "the mind behind the plot of {s}", "the one who wrote the script of {s}",
              "the author of the script of {s}")),
     Wording("composer", "film song country", ("music", "score"),
-            ("{v} wrote the music for {s}", "the music for {s} is by {v}", "{s} has music by {v}",
+            ("{v} wrote the music for {s}", "the music for {s} is by {v}", "the music heard in {s} is by {v}",
              "{v} wrote the score for {s}", "the score for {s} is by {v}"),
             ("Who was the composer of {s}?", "Who created the sound of {s}?", "Whose notes are heard in {s}?",
              "Who wrote the music for {s}?", "By whom is the music for {s}?", "Who wrote the score for {s}?"),

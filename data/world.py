@@ -14,8 +14,8 @@ Left out on purpose: relevance judgements, passages split on the fly, corpora la
 import gzip
 import hashlib
 import json
-import math
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -73,7 +73,7 @@ class World:
         if name in ("mini", "tiny"):
             from data.mini import generate  # here, because data.mini builds Worlds
 
-            if ":" in str(name_or_dir) and not (seed.isascii() and seed.isdigit()):
+            if ":" in str(name_or_dir) and not re.fullmatch("[0-9]{1,18}", seed):
                 raise WorldError(f"world {str(name_or_dir)!r}: the seed must be a whole number, as in '{name}:1'")
             return generate(name, int(seed or 0))
         return _read_directory(Path(name_or_dir))
@@ -198,7 +198,7 @@ def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
             raise WorldError(f"{where}: 'answers' is empty")
         popularity = row.get("popularity")
         if popularity is not None:
-            if type(popularity) not in (int, float) or not math.isfinite(popularity) or popularity < 0:
+            if type(popularity) not in (int, float) or not 0 <= popularity < 1e300:  # neither nan nor infinite
                 raise WorldError(f"{where}: 'popularity' must be a number of at least 0")
             popularity = float(popularity)
         gold = None
