@@ -1,0 +1,177 @@
+"""Door 3: policies and baselines through the same environment -> tables, JSON results and every episode.
+
+    python evaluate.py --dataset popqa                      runs/sft and runs/ppo side by side, with forced baselines
+    python evaluate.py --dataset popqa --checkpoint DIR     one checkpoint
+    ... --force answer|retrieve|question | --sample | --threshold 0.3
+
+Greedy by default. Results of the policy's own decisions go to CHECKPOINT/eval/<world>.<set>.<split>.json and the
+episodes to a .jsonl beside it; other decodings carry their name in the file's.
+"""
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from model import Tokenizer, load_policy, write_json
+from model.checkpoint import atomic_write
+from rl import Decoding, Episode, RagEnv, rollout
+from rl.run import UsageError, arg, main, parse, precision
+from rl.summary import METRICS, by_slice, paired_interval, summarize, table
+from train_sft import open_world
+
+
+@dataclass
+class Args:
+    dataset: str = arg("popqa", "question set")
+    split: str = arg("test", "split of the question set")
+    checkpoint: str = arg("", "one checkpoint directory; empty: runs/sft and runs/ppo, whichever exist")
+    world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world the checkpoint was trained on")
+    force: str = arg("", "answer: never retrieve; retrieve: always; question: always, with the raw question as query")
+    sample: bool = arg(False, "sample text and decision at temperature 1, as in training")
+    threshold: float = arg(0.5, "retrieve when P([RETRIEVE]) exceeds this")
+    rows: int = arg(0, "first questions only, 0 = all")
+    show: int = arg(3, "episodes to print at the end")
+    k: int = arg(0, "passages per retrieval, 0: the world's")
+    quota: int = arg(0, "retrievals per question, 0: the world's")
+    seed: int = arg(0, "seed of --sample")
+    batch_size: int = arg(256, "questions per batch")
+    dtype: str = arg("bf16", "bf16 or fp32 multiplications")
+    device: str = arg("cpu", "cpu or cuda")
+    threads: int = arg(0, "CPU threads, 0 = all")
+
+
+BASELINES = (("direct only", Decoding(force="answer")), ("always retrieve, raw question", Decoding(force="question")),
+             ("always retrieve, own query", Decoding(force="retrieve")), ("own decision", Decoding()))
+COLUMNS = ("rows", *METRICS)
+
+
+def decoding_of(args: Args) -> Decoding:
+    if args.force and args.sample:
+        raise UsageError("--force and --sample exclude each other")
+    try:
+        return Decoding(temperature=1.0 if args.sample else 0.0, sample_decision=args.sample, threshold=args.threshold, force=args.force or None)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+
+
+def file_suffix(decoding: Decoding) -> str:
+    """"" for the policy's own greedy decisions, else the name of the decoding."""
+    if decoding.force:
+        return f".force-{decoding.force}"
+    if decoding.sample_decision:
+        return ".sample"
+    return "" if decoding.threshold == 0.5 else f".threshold-{decoding.threshold:g}"
+
+
+class Evaluation:
+    """One checkpoint with its world, ready to play any decoding."""
+
+    def __init__(self, checkpoint: str, args: Args):
+        self.args, self.checkpoint = args, Path(checkpoint)
+        self.policy, self.tokenizer, made = load_policy(checkpoint, args.device)
+        arguments = made.get("arguments", {})
+        self.world_name = args.world or arguments.get("world") or self._world_of(arguments.get("init")) or "mini"
+        self.world, index = open_world(self.world_name)
+        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=arguments.get("passage_tokens", 64))
+        self.questions = self.world.questions(args.dataset, args.split)[:args.rows or None]
+
+    @staticmethod
+    def _world_of(init: str | None) -> str | None:
+        run = Path(init or "") / "run.json"
+        return json.loads(run.read_text())["arguments"].get("world") if init and run.exists() else None
+
+    def play(self, name: str, decoding: Decoding) -> list[Episode]:
+        """Play all questions, write the result files, return the episodes."""
+        start = time.perf_counter()
+        with precision(self.args.device, self.args.dtype), tqdm(total=len(self.questions), desc=f"{self.checkpoint}: {name}", unit="question",
+                                                                dynamic_ncols=True, leave=False) as bar:
+            generator = torch.Generator().manual_seed(self.args.seed)
+            episodes = rollout(self.policy, self.tokenizer, self.env, self.questions, decoding, generator, self.args.batch_size, bar.update)
+        self._write(episodes, decoding, time.perf_counter() - start)
+        return episodes
+
+    def _write(self, episodes: list[Episode], decoding: Decoding, seconds: float) -> None:
+        directory = self.checkpoint / "eval"
+        directory.mkdir(exist_ok=True)
+        stem = f"{self.world.name}.{self.args.dataset}.{self.args.split}{file_suffix(decoding)}"
+        pick = lambda figures: {name: figures[name] for name in METRICS}
+        slices = {name: {"rows": s["rows"], **pick(s)} for name, s in by_slice(episodes).items()}
+        lines = "".join(json.dumps(self.episode_record(e), ensure_ascii=False) + "\n" for e in episodes)
+        atomic_write(directory / f"{stem}.jsonl", lambda path: path.write_text(lines))
+        write_json(directory / f"{stem}.json", none_for_nan({
+            "world": self.world.name, "set": self.args.dataset, "split": self.args.split, "rows": len(episodes), "checkpoint": str(self.checkpoint),
+            "decoding": asdict(decoding), "metrics": pick(summarize(episodes)), "slices": slices, "truncated_questions": sum(e.truncated for e in episodes),
+            "corpus_sha256": self.world.corpus_sha256, "seconds": seconds}))
+
+    def episode_record(self, e: Episode) -> dict:
+        corpus = self.world.corpus
+        turns = [{"query": t.query, "passages": [{"id": corpus[i].id, "title": corpus[i].title, "text": corpus[i].text, "score": round(s, 4)}
+                                                 for i, s in zip(t.passages, t.scores)]} for t in e.turns]
+        return {"id": e.question.id, "question": e.question.question, "answers": e.question.answers, "slice": e.question.slice,
+                "relation": e.question.relation, "p_retrieve": round(e.p_retrieve, 6), "turns": turns, "answer": e.answer, "em": e.exact_match,
+                "f1": round(e.f1, 6), "hit": e.hit, "malformed": e.malformed, "reward": round(e.reward, 6)}
+
+
+def none_for_nan(value):
+    """JSON has no NaN: a figure over nothing (hit without any retrieval) is null."""
+    if isinstance(value, dict):
+        return {k: none_for_nan(v) for k, v in value.items()}
+    return None if isinstance(value, float) and value != value else value
+
+
+def print_comparison(results: dict[tuple[str, str], list[Episode]]) -> None:
+    """The table of all rows, the last checkpoint's decisions per slice beside the first's, and paired differences."""
+    print(table([(f"{c}: {name}", summarize(e)) for (c, name), e in results.items()], COLUMNS))
+    checkpoints = list(dict.fromkeys(c for c, _ in results))
+    own = {c: results[c, "own decision"] for c in checkpoints if (c, "own decision") in results}
+    rows = [(f"{c}: {name}", s) for name in by_slice(next(iter(own.values()))) for c, e in own.items() for name_, s in [(name, by_slice(e)[name])]] if own else []
+    if rows:
+        print("\nown decision, per slice\n" + table(rows, COLUMNS))
+    if len(own) == 2:
+        first, last = own.items()
+        mine = [e.reward for e in last[1]]
+        others = {f"{first[0]}: own decision": first[1]} | {f"{c}: {n}": results[c, n] for c, n in results if n.startswith("always")}
+        print(f"\nmean reward of {last[0]}, own decision, minus that of ... (paired bootstrap, 95 %)")
+        for name, episodes in others.items():
+            print("  {:<44}{:+.3f} [{:+.3f}, {:+.3f}]".format(name, *paired_interval(mine, [e.reward for e in episodes])))
+
+
+def show_episodes(episodes: list[Episode], tokenizer: Tokenizer, count: int) -> None:
+    """One episode per slice in turn, so that a reader sees each kind."""
+    names = list(by_slice(episodes)) or [None]
+    for i in range(min(count, len(episodes))):
+        pool = [e for e in episodes if e.question.slice == names[i % len(names)]] if names != [None] else episodes
+        e = pool[i // len(names) % len(pool)]
+        print(f"\n[{e.question.slice or 'episode'}] P([RETRIEVE]) = {e.p_retrieve:.3f}, reward {e.reward:+.2f}, accepted: {' | '.join(e.question.answers[:3])}")
+        print("  " + tokenizer.show(e.tokens))
+
+
+def evaluate() -> None:
+    args = parse(Args, __doc__)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    decoding = decoding_of(args)
+    checkpoints = [args.checkpoint] if args.checkpoint else [c for c in ("runs/sft", "runs/ppo") if (Path(c) / "config.json").exists()]
+    if not checkpoints:
+        raise UsageError("no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint")
+    rows = BASELINES if decoding == Decoding() else (("own decision" if not args.force else f"force {args.force}", decoding),)
+    results, evaluation = {}, None
+    for checkpoint in checkpoints:
+        evaluation = Evaluation(checkpoint, args)
+        if checkpoint == checkpoints[0]:
+            print(f"evaluate: world {evaluation.world.name}, set {args.dataset}, split {args.split}, {len(evaluation.questions)} questions, "
+                  f"k = {evaluation.env.k}, quota {evaluation.env.quota}; {'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(checkpoints)}")
+        for name, row in rows:
+            results[checkpoint, name] = evaluation.play(name, row)
+    last = list(results.values())[-1]
+    if cut := sum(e.truncated for e in last):
+        print(f"{cut} questions were longer than the context and were cut")
+    print_comparison(results)
+    show_episodes(last, evaluation.tokenizer, args.show)
+    print("\nresults: " + ", ".join(f"{c}/eval/{evaluation.world.name}.{args.dataset}.{args.split}{file_suffix(decoding)}.json" for c in checkpoints))
+
+
+if __name__ == "__main__":
+    main(evaluate)

@@ -1,0 +1,253 @@
+"""Door 2: joint PPO (SmartRAG, section 3.2 and Algorithm 1). Warm-up policy + environment -> one policy that has learnt
+when to retrieve, what to ask and how to answer, all from the environment's reward.
+
+Every iteration: draw questions, play both branches of each (retrieve first, answer at once), score, update the value
+head, then take clipped policy steps on every action token at once. Playing both branches makes the decision's gradient
+the exact expectation over its two actions, R_a - E_pi[R], instead of a sample of it; `--no-both` samples the decision
+from (1 - explore) pi + explore / 2 instead, with that exact probability as the denominator of its weight.
+
+The figures to watch are in metrics.jsonl: P([RETRIEVE]) per slice, KL per episode, clip fraction, explained variance
+beside that of a class oracle, malformed rate, reward, EM, F1, hit. OUT is the last policy, OUT/best the best on dev.
+"""
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.demonstrations import QuestionSampler
+from data.world import Question
+from model import Policy, Tokenizer, load_policy
+from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, collect, ppo_update, rollout
+from rl.advantages import class_means, explained_variance
+from rl.ppo import adapt_beta, update_value_head
+from rl.run import Run, arg, main, parse, precision
+from rl.summary import by_slice, summarize
+from train_sft import open_world
+
+
+@dataclass
+class Args:
+    init: str = arg("runs/sft", "warm-up checkpoint; also the reference of the KL penalty")
+    world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world of --init")
+    dataset: str = arg("popqa", "question set to train on")
+    out: str = arg("runs/ppo", "where the checkpoints and the log go")
+    seed: int = arg(0, "seed of questions, sampling and minibatches")
+    iterations: int = arg(60, "rollouts, each followed by an update")
+    episodes: int = arg(512, "episodes per rollout (two per question when both branches are played)")
+    popular_share: float = arg(0.4, "share of popular questions, where the world has slices")
+    both: bool = arg(True, "play both branches of every question; else sample the decision")
+    explore: float = arg(0.1, "share of uniform exploration when the decision is sampled")
+    value_warmup: int = arg(4, "first iterations that train the value head alone")
+    lr: float = arg(5e-4, "peak learning rate of the policy (AdamW)")
+    lr_warmup: int = arg(4, "iterations of linear warm-up of the learning rate, then linear decay to 10 %")
+    value_lr: float = arg(2e-3, "learning rate of the value head")
+    replay: int = arg(10, "iterations whose value features are kept for the value head")
+    epochs: int = arg(2, "passes over each rollout")
+    minibatch: int = arg(64, "episodes per optimiser step")
+    clip: float = arg(0.2, "clip range of the ratio")
+    gamma: float = arg(1.0, "discount")
+    lam: float = arg(1.0, "GAE lambda; 1 is Monte Carlo against the value head")
+    temperature: float = arg(1.0, "temperature of text; the decision's is 1")
+    decision_weight: float = arg(2.0, "loss weight of decision tokens")
+    decision_entropy: float = arg(0.02, "entropy bonus of decisions")
+    text_entropy: float = arg(0.0, "entropy bonus of text")
+    kl: float = arg(0.01, "initial coefficient beta of the KL penalty")
+    kl_target: float = arg(0.0, "adapt beta towards this KL per episode in nats; 0 keeps beta fixed")
+    kl_horizon: int = arg(10000, "episodes over which beta adapts")
+    target_kl: float = arg(0.1, "end an update early when the mean KL to the rollout's policy exceeds this")
+    exact_match: float = arg(1.0, "reward of an exact match")
+    f1: float = arg(1.0, "reward of F1")
+    retrieval: float = arg(-0.2, "reward of each retrieval")
+    malformed: float = arg(-1.0, "reward of a malformed action")
+    k: int = arg(0, "passages per retrieval, 0: the world's")
+    quota: int = arg(0, "retrievals per question, 0: the world's")
+    eval_every: int = arg(10, "iterations between dev evaluations")
+    eval_rows: int = arg(900, "dev questions per evaluation at most")
+    dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32")
+    device: str = arg("cpu", "cpu or cuda")
+    threads: int = arg(0, "CPU threads, 0 = all")
+    save_seconds: float = arg(20.0, "seconds between saves of the run's state")
+    fresh: bool = arg(False, "discard what --out holds and start over")
+
+
+def learning_rate(iteration: int, args: Args) -> float:
+    """Linear warm-up after the value head's own iterations, then linear decay to 10 % of the peak."""
+    done = iteration - args.value_warmup
+    left = (args.iterations - iteration) / max(1, args.iterations - args.value_warmup)
+    return args.lr * min(1.0, (done + 1) / args.lr_warmup, 0.1 + 0.9 * left)
+
+
+def value_classes(experience: Experience) -> Tensor:
+    """The class oracle's classes, int64 [N]: slice of the question x where in the episode the token stands (decision,
+    query, direct answer, answer after a hit, answer after a miss). What a value head could know, roughly."""
+    names: dict = {}
+    classes = []
+    for episode in experience.episodes:
+        kind, decided = None, iter(episode.decision_mask)
+        for token_is_action, is_decision in zip(episode.action_mask, decided):
+            if is_decision:
+                kind = "decision"
+            if token_is_action:
+                classes.append(names.setdefault((episode.question.slice, kind), len(names)))
+            if is_decision:
+                kind = "query" if episode.turns else "answer"
+            elif not token_is_action and kind == "query":
+                kind = "after hit" if episode.hit else "after miss"
+    return torch.tensor(classes, device=experience.returns.device)
+
+
+def value_figures(experience: Experience) -> dict[str, float]:
+    """Explained variance of the value head at decisions and over all tokens, beside that of the class oracle."""
+    decision, everything = experience.decision, torch.ones_like(experience.decision)
+    oracle = class_means(experience.returns, value_classes(experience))
+    return {f"{who}_{where}": explained_variance(values[at], experience.returns[at])
+            for who, values in (("ev", experience.values), ("ev_oracle", oracle))
+            for where, at in (("decision", decision), ("all", everything))}
+
+
+def policy_reward(episodes: list[Episode], both: bool) -> float:
+    """Mean reward of the policy as it decides: with both branches played, their mixture under its P([RETRIEVE])."""
+    if not both:
+        return summarize(episodes)["reward"]
+    pairs = zip(episodes[::2], episodes[1::2])
+    return sum(a.p_retrieve * a.reward + (1 - a.p_retrieve) * b.reward for a, b in pairs) / (len(episodes) // 2)
+
+
+class Trainer:
+    def __init__(self, args: Args):
+        self.args = args
+        self.policy, self.tokenizer, made = load_policy(args.init, args.device)
+        sft = made.get("arguments", {})
+        self.world, index = open_world(args.world or sft.get("world", "mini"))
+        reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
+        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=sft.get("passage_tokens", 64))
+        self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+        self.config = PPOConfig(clip=args.clip, gamma=args.gamma, lam=args.lam, epochs=args.epochs, minibatch=args.minibatch, temperature=args.temperature,
+                                decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
+        self.optimizer = torch.optim.AdamW(self.policy.model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.value_optimizer = torch.optim.AdamW(self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0)
+        self.questions = self.world.questions(args.dataset, "train")
+        self.dev = self.world.questions(args.dataset, "dev")[:args.eval_rows]
+        self.sampler = QuestionSampler(self.questions, args.popular_share, args.seed)
+        self.beta, self.best, self.iteration = args.kl, float("-inf"), 0
+        self.replay: list[tuple[Tensor, Tensor]] = []  # (features bf16 [M, 3 D], returns [M]) of the last iterations
+
+    def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None) -> list[Episode]:
+        self.policy.eval()
+        with precision(self.args.device, self.args.dtype):
+            return rollout(self.policy, self.tokenizer, self.env, questions, decoding, generator)
+
+    def iterate(self) -> dict:
+        """One rollout and its update; a pure function of the state and the iteration number."""
+        args, generator = self.args, torch.Generator().manual_seed(1_000_003 * args.seed + self.iteration)
+        torch.manual_seed(generator.initial_seed())  # dropout of the value head
+        count = args.episodes // 2 if args.both else args.episodes
+        questions = self.sampler.draw(count, self.iteration, stream=5)
+        if args.both:
+            questions = [q for q in questions for _ in range(2)]
+        clock = [time.perf_counter()]
+        episodes = self.play(questions, Decoding(args.temperature, sample_decision=True, explore=args.explore, both=args.both), generator)
+        clock.append(time.perf_counter())
+        with precision(args.device, args.dtype):
+            experience = collect(self.policy, self.reference, episodes, self.tokenizer, self.beta, self.config, paired=args.both)
+        clock.append(time.perf_counter())
+        figures = value_figures(experience)
+        self.replay = [*self.replay, (experience.features.bfloat16(), experience.returns)][-args.replay:]
+        features, returns = (torch.cat(x) for x in zip(*self.replay))
+        figures["value_loss"] = update_value_head(self.policy.value_head, self.value_optimizer, features, returns, self.config, generator)
+        clock.append(time.perf_counter())
+        if self.iteration >= args.value_warmup:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.iteration, args)
+            with precision(args.device, args.dtype):
+                figures |= ppo_update(self.policy, self.optimizer, experience, self.tokenizer, self.config, generator)
+        clock.append(time.perf_counter())
+        kl = float(experience.per_episode(experience.k1).mean())
+        figures |= {"kl": kl, "k3": float(experience.per_episode(experience.k3).mean()), "beta": self.beta}
+        if args.kl_target:
+            self.beta = adapt_beta(self.beta, kl, args.kl_target, len(episodes), args.kl_horizon)
+        seconds = {f"seconds_{name}": b - a for name, a, b in zip(("rollout", "score", "value", "update"), clock, clock[1:])}
+        return {"iteration": self.iteration, "reward_policy": policy_reward(episodes, args.both), **summarize(episodes),
+                "slices": by_slice(episodes), **figures, **seconds, "tokens": sum(len(e.tokens) for e in episodes)}
+
+    def evaluate(self) -> tuple[dict, str]:
+        """Dev figures, greedy and sampled, per slice; and one episode as text."""
+        greedy = self.play(self.dev, Decoding())
+        sampled = self.play(self.dev, Decoding(self.args.temperature, sample_decision=True), torch.Generator().manual_seed(self.iteration))
+        shown = greedy[self.iteration % len(greedy)]
+        return {"greedy": summarize(greedy), "greedy_slices": by_slice(greedy), "sampled": summarize(sampled),
+                "sampled_slices": by_slice(sampled)}, f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
+
+    def modules(self) -> tuple[dict, dict]:
+        return {"policy": self.policy}, {"policy": self.optimizer, "value": self.value_optimizer}
+
+    def save(self, run: Run) -> None:
+        tensors = {f"{kind}{i}": x for i, pair in enumerate(self.replay) for kind, x in zip(("features", "returns"), pair)}
+        run.save(*self.modules(), tensors, {"iteration": self.iteration, "beta": self.beta, "best": self.best})
+
+    def load(self, run: Run) -> None:
+        tensors, facts = run.load(*self.modules())
+        self.replay = [(tensors[f"features{i}"], tensors[f"returns{i}"]) for i in range(len(tensors) // 2)]
+        self.iteration, self.beta, self.best = facts["iteration"], facts["beta"], facts["best"]
+
+
+def describe(trainer: Trainer, run: Run) -> None:
+    args, world = trainer.args, trainer.world
+    print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, k = {trainer.env.k}, quota {trainer.env.quota}), {args.dataset}.train: "
+          f"{len(trainer.questions)} questions; policy {trainer.policy.parameter_count():,} parameters from {args.init}; {args.iterations} iterations of "
+          f"{args.episodes} episodes on {torch.get_num_threads()} threads; out {run.out}")
+
+
+def dev_evaluation(trainer: Trainer, run: Run) -> None:
+    figures, text = trainer.evaluate()
+    run.log({"iteration": trainer.iteration, "dev": figures, "episode": text})
+    g, slices = figures["greedy"], figures["greedy_slices"]
+    tqdm.write(f"iteration {trainer.iteration}: dev reward {g['reward']:.3f}  EM {g['em']:.3f}  hit {g['hit']:.3f}  retrieval {g['retrieval']:.3f}"
+               + "".join(f"  {name} {s['retrieval']:.2f}" for name, s in slices.items()) + f"\n  {text}")
+    rates = [s["retrieval"] for s in slices.values()] or [g["retrieval"]]
+    if min(rates) > 0.95 or max(rates) < 0.05:
+        tqdm.write(f"  warning: the decision has collapsed: retrieval is {min(rates):.0%} to {max(rates):.0%} on every slice")
+    if g["reward"] > trainer.best:
+        trainer.best = g["reward"]
+        run.export(run.out / "best", trainer.policy, trainer.tokenizer, iteration=trainer.iteration)
+
+
+def train() -> None:
+    args = parse(Args, __doc__)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    trainer = Trainer(args)
+    run = Run("train_ppo", args, {"world": trainer.world.name, "corpus_sha256": trainer.world.corpus_sha256})
+    if run.status == "finished":
+        print(f"{run.out} already holds the finished run; next: python evaluate.py --dataset {args.dataset}")
+        return
+    if run.status == "resume":
+        trainer.load(run)
+        print(f"resuming {run.out} at iteration {trainer.iteration}")
+    describe(trainer, run)
+    if trainer.iteration == 0:
+        dev_evaluation(trainer, run)
+    bar = tqdm(total=args.iterations, initial=trainer.iteration, desc="ppo", unit="iteration", dynamic_ncols=True)
+    while trainer.iteration < args.iterations:
+        try:
+            figures = trainer.iterate()
+        except FloatingPointError as error:
+            raise FloatingPointError(f"iteration {trainer.iteration}: {error}; the last good state is kept in {run.out}") from None
+        run.log(figures)
+        bar.set_postfix(reward=f"{figures['reward_policy']:.3f}", hit=f"{figures['hit']:.2f}", p=f"{figures['p_retrieve']:.2f}", kl=f"{figures['kl']:.2f}")
+        bar.update()
+        trainer.iteration += 1
+        if trainer.iteration % args.eval_every == 0 or trainer.iteration == args.iterations:
+            dev_evaluation(trainer, run)
+        if run.due():
+            trainer.save(run)
+    bar.close()
+    run.finish(trainer.policy, trainer.tokenizer)
+    print(f"checkpoint: {run.out} (best on dev: {Path(run.out) / 'best'})   next: python evaluate.py --dataset {args.dataset}")
+
+
+if __name__ == "__main__":
+    main(train)
