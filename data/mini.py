@@ -108,7 +108,7 @@ def write_questions(facts: list[Fact], scale: Scale,
 
     Popular facts are asked in every split, in wordings that no other split uses; the others in their group's split.
     """
-    candidates = {split: defaultdict(list) for split in SPLITS}  # split -> slice -> (number of the wording, fact, wording)
+    candidates = {split: defaultdict(list) for split in SPLITS}  # split -> slice -> (its number, fact, wording)
     for fact in facts:
         wordings = rng.sample(ask(fact), len(ask(fact)))
         if fact.slice == "popular":
@@ -175,7 +175,8 @@ def properties(world: MiniWorld, search: Callable[[list[str], int], Sequence[Seq
     values = defaultdict(Counter)
     for question in world.questions("popqa", "train"):
         values[question.relation][question.answers[0]] += 1
-    guesses = [exact_match(values[q.relation].most_common(1)[0][0], q.answers) for q in test]
+    guess = {relation: counted.most_common(1)[0][0] for relation, counted in values.items()}
+    guesses = [exact_match(guess.get(question.relation, ""), question.answers) for question in test]
 
     tail = [fact for fact in world.facts if fact.entity.group != "popular"]
     absent = {"tail": _mean([not fact.present for fact in tail])}
@@ -205,7 +206,8 @@ def format_properties(figures: dict) -> str:
              f"{sizes['passages']:,} passages, k = {figures['k']}"]
     lines.append(f"{'':<22}" + "".join(f"{name:>9}" for name in SLICES))
     for split in SPLITS:
-        lines.append(f"{split + ' questions':<22}" + "".join(f"{sizes['questions'][split][name]:>9,}" for name in SLICES))
+        rows = sizes["questions"][split]
+        lines.append(f"{split + ' questions':<22}" + "".join(f"{rows[name]:>9,}" for name in SLICES))
     for kind, hit in figures["hit"].items():
         label = f"hit@{figures['k']} of {kind}"
         lines.append(f"{label:<22}" + "".join(f"{hit[name]:>9.3f}" for name in SLICES[:2]))

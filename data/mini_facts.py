@@ -170,7 +170,8 @@ def _give_parents(people: list[Entity], rng: Random) -> None:
     used_first, used_last = (sorted({name.split()[part] for name in taken}) for part in (0, 1))
     men, women = ([name for name in used_first if name in names] for names in (text.MEN, text.WOMEN))
     for person in people:
-        for parent, first_names, last_names in (("father", men, [person.name.split()[1]]), ("mother", women, used_last)):
+        own = [person.name.split()[1]]
+        for parent, first_names, last_names in (("father", men, own), ("mother", women, used_last)):
             while (name := f"{rng.choice(first_names)} {rng.choice(last_names)}") in taken:
                 pass
             person.values[parent] = name

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 WOMEN = """
 Dana Mira Elara Selma Nadia Lena Greta Talia Maren Odette Sabine Verity Petra Ester Ilse Renna Thea Vera Yara Calla
-Edith Gemma Iris Klara Nora Paula Rosa Stella Una Agnes Clara Flora Helga Ingrid Lydia Nell Pearl Tilda Wren Bryn""".split()
+Edith Gemma Iris Klara Nora Paula Rosa Stella Una Agnes Clara Flora Helga Ingrid Lydia Nell Pearl Tilda Wren
+Bryn""".split()
 
 MEN = """
 Alden Orin Tomas Corin Ivor Perrin Hollis Silas Joran Kellan Rufus Tobin Anselm Lucan Fabian Magnus Soren Ulric Willem
@@ -27,23 +28,23 @@ Usher Webb Yule Blythe Crane Dunn Flynn Grove Hume Judd Knox Lamb Munro Penn Rho
 
 ADJECTIVES = """
 Silent Golden Hidden Broken Distant Frozen Burning Empty Gentle Hollow Iron Last Little Lonely Lost Midnight Narrow
-Northern Open Painted Patient Quiet Restless Rising Sacred Second Secret Shining Simple Sleeping Southern Stolen Strange
-Sudden Sunken Tender Twisted Velvet Wandering Western Wild Winter Wooden Bitter Bright Crooked Crystal Endless Falling
-Forgotten Glass Honest Marble Paper Summer Autumn Eastern Humble""".split()
+Northern Open Painted Patient Quiet Restless Rising Sacred Second Secret Shining Simple Sleeping Southern Stolen
+Strange Sudden Sunken Tender Twisted Velvet Wandering Western Wild Winter Wooden Bitter Bright Crooked Crystal Endless
+Falling Forgotten Glass Honest Marble Paper Summer Autumn Eastern Humble""".split()
 
 NOUNS = """
-Harbor River Garden Bridge Lantern Mirror Orchard Mountain Island Tower Window Road Forest Valley Letter Clock Crown Door
-Dream Echo Feather Field Fire Flame Gate Guest Horizon House Hunter Journey Key Lake Ladder Market Meadow Melody Moon
-Morning Ocean Palace Path Promise Rain Return Room Season Shadow Shore Signal Sky Snow Spring Star Storm Stranger Street
-Throne Thunder Tide Train Village Voyage Wall Water Whisper Wind Wing Witness""".split()
+Harbor River Garden Bridge Lantern Mirror Orchard Mountain Island Tower Window Road Forest Valley Letter Clock Crown
+Door Dream Echo Feather Field Fire Flame Gate Guest Horizon House Hunter Journey Key Lake Ladder Market Meadow Melody
+Moon Morning Ocean Palace Path Promise Rain Return Room Season Shadow Shore Signal Sky Snow Spring Star Storm Stranger
+Street Throne Thunder Tide Train Village Voyage Wall Water Whisper Wind Wing Witness""".split()
 
 TEAM_NOUNS = "Rovers Wolves Falcons Rangers Bears Comets Hawks Lions Ravens Sharks Tigers Knights".split()
 
 CITY_NAMES = """
 Velmor Caldis Tarvin Lindow Orvale Ardel Belmar Corvan Dunmere Elsin Fenmar Galden Hestor Ivarna Jorvan Kelmar Lorvane
 Merrow Nareth Ostrel Pelmor Quenby Ravell Sarnel Tolmar Umbrel Varden Westrel Yarrow Zemora Ashmoor Branwick Coldra
-Dorvane Estmar Fallon Greymar Holmar Istren Jessen Kirna Lavern Mistrel Novrel Olden Portis Rosmar Stavel Thornby Ulmer
-Verrin Wendel Yelmar Zarnow Amberly Brockel Castren Denmoor Elvane Farrel""".split()
+Dorvane Estmar Fallon Greymar Holmar Istren Jessen Kirna Lavern Mistrel Novrel Olden Portis Rosmar Stavel Thornby
+Ulmer Verrin Wendel Yelmar Zarnow Amberly Brockel Castren Denmoor Elvane Farrel""".split()
 
 COUNTRY_NAMES = """
 Norland Estavia Corvania Ardania Belmora Caspia Drovia Elandra Galdova Hestia Kaldora Lorvia Marenia Ostland Palovia
@@ -64,7 +65,7 @@ COLORS = "red blue green black white yellow orange purple brown grey".split()
 
 
 class Wording(NamedTuple):
-    """How one relation is put into words, for some kinds of subject. {s}: subject, {v}: value, {a}: value after a/an."""
+    """How a relation is put into words, for some kinds of subject. {s}: subject, {v}: value, {a}: a or an, value."""
 
     relation: str
     kinds: str  # of subject, separated by blanks
@@ -174,13 +175,22 @@ WORDINGS = (
              "Who wrote the script of {s}?", "By whom is the script of {s}?", "Who wrote the scenes of {s}?"),
             ("the screenwriter of {s}", "the mind behind the plot of {s}", "the one who wrote the script of {s}",
              "the author of the script of {s}")),
-    Wording("composer", "film song country", ("music", "score"),
+    Wording("composer", "film song", ("music", "score"),
             ("{v} wrote the music for {s}", "the music for {s} is by {v}", "the music heard in {s} is by {v}",
              "{v} wrote the score for {s}", "the score for {s} is by {v}"),
             ("Who was the composer of {s}?", "Who created the sound of {s}?", "Whose notes are heard in {s}?",
              "Who wrote the music for {s}?", "By whom is the music for {s}?", "Who wrote the score for {s}?"),
             ("the composer of {s}", "the one behind the sound of {s}", "the one who made the music for {s}",
              "the author of the music for {s}")),
+    Wording("composer", "country", ("music", "score"),
+            ("{v} wrote the music for the anthem of {s}", "the music for the anthem of {s} is by {v}",
+             "the anthem of {s} has music by {v}", "{v} wrote the score for the anthem of {s}",
+             "the score for the anthem of {s} is by {v}"),
+            ("Who was the composer of the hymn of {s}?", "Who made up the tune that stands for {s}?",
+             "Whose notes are heard when {s} is honored?", "Who wrote the music for the anthem of {s}?",
+             "By whom is the music for the anthem of {s}?", "Who wrote the score for the anthem of {s}?"),
+            ("the composer of the hymn of {s}", "the one behind the hymn of {s}",
+             "the author of the music for the anthem of {s}", "the one who made the music for the anthem of {s}")),
     Wording("author", "book song", ("words", "author"),
             ("{v} wrote the words of {s}", "the words of {s} are by {v}", "{s} has words by {v}",
              "the author of {s} is {v}", "{v} is the author of {s}"),

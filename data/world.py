@@ -87,7 +87,8 @@ class World:
         """All questions of one split, in file order. Raises WorldError."""
         key = f"{set_name}.{split}"
         if key not in self._questions:
-            raise WorldError(f"world {self.name!r} has no questions {key!r}; it has: {', '.join(self.splits) or 'none'}")
+            there_are = ", ".join(self.splits) or "none"
+            raise WorldError(f"world {self.name!r} has no questions {key!r}; it has: {there_are}")
         if isinstance(self._questions[key], Path):
             self._questions[key] = _read_questions(self._questions[key], {passage.id for passage in self.corpus})
         return self._questions[key]
@@ -103,7 +104,7 @@ class World:
     def save(self, directory: str | os.PathLike) -> None:
         """Write the directory format; each file appears whole or not at all, the corpus last.
 
-        Raises WorldError, before anything is written, when the directory holds files that would mix with this world's.
+        Raises WorldError; before anything is written when the directory holds files that would mix with this world's.
         """
         directory = Path(directory)
         files = {directory / f"questions/{key}.jsonl": self.questions(*key.rsplit(".", 1)) for key in self.splits}
@@ -129,7 +130,8 @@ class World:
 
 def _read_directory(directory: Path) -> World:
     if not directory.is_dir():
-        raise WorldError(f"{directory}: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)")
+        raise WorldError(
+            f"{directory}: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)")
     corpus_file = _plain_or_gz(directory / "corpus.jsonl")
     if corpus_file is None:
         raise WorldError(f"{directory}: not a world: it has no corpus.jsonl or corpus.jsonl.gz")
@@ -244,7 +246,8 @@ def _id(row: dict, where: str, seen: dict[str, str]) -> str:
     return id
 
 
-def _string(row: dict, field: str, where: str, *, name: str | None = None, blank: bool = False, default=_MISSING) -> str:
+def _string(row: dict, field: str, where: str, *, name: str | None = None, blank: bool = False,
+            default=_MISSING) -> str:
     if field not in row:
         if default is _MISSING:
             raise WorldError(f"{where}: lacks the field {name or field!r}")

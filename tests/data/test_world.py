@@ -122,7 +122,8 @@ def test_bad_question_line(directory, rows, message):
      "/corpus.jsonl.gz:2: cannot be read: damaged or cut off"),  # what follows the line is missing
     ({"corpus.jsonl": lines(PASSAGE), "world.json": '{\n"name": }'}, "/world.json:2: not JSON"),
     ({"corpus.jsonl": lines(PASSAGE), "world.json": "[]"}, "/world.json:1: not a JSON object"),
-    ({"corpus.jsonl": lines(PASSAGE), "world.json": '{"k": 0}'}, "/world.json:1: 'k' must be a whole number of at least 1"),
+    ({"corpus.jsonl": lines(PASSAGE), "world.json": '{"k": 0}'},
+     "/world.json:1: 'k' must be a whole number of at least 1"),
     ({"corpus.jsonl": lines(PASSAGE), "world.json": '{"quota": 1.5}'},
      "/world.json:1: 'quota' must be a whole number of at least 0"),
     ({"corpus.jsonl": lines(PASSAGE), "world.json": '{"name": "../x"}'},
@@ -147,8 +148,10 @@ def test_unknown_world(name, message):
 
 
 def test_unknown_questions_list_those_that_exist(directory):
-    world = World.open(directory({"corpus.jsonl": lines(PASSAGE), "questions/a.dev.jsonl": "", "questions/a.test.jsonl": ""}))
-    assert error(lambda: world.questions("a", "train")) == "world 'my world' has no questions 'a.train'; it has: a.dev, a.test"
+    files = {"corpus.jsonl": lines(PASSAGE), "questions/a.dev.jsonl": "", "questions/a.test.jsonl": ""}
+    world = World.open(directory(files))
+    assert error(lambda: world.questions("a", "train")) == \
+        "world 'my world' has no questions 'a.train'; it has: a.dev, a.test"
     assert error(lambda: World(name="w", corpus=[], questions={}).questions("a", "b")) == \
         "world 'w' has no questions 'a.b'; it has: none"
 
@@ -165,13 +168,14 @@ def test_corpus_sha256_depends_on_every_field_and_the_order():
 
 
 def test_save_and_open_give_the_same_world(tmp_path):
-    world = World(name="w", corpus=[Passage("1", "", "Ünï\u2028code\n\"line\"")], k=2, quota=0, source="here",
-                  description="d", license="MIT", questions={"s.test": [
-                      Question("q", "Who?", ("A", "B"), "tail", "author", 1.5, (), "bridge"), Question("r", "?", ("C",))]})
+    asked = [Question("q", "Who?", ("A", "B"), "tail", "author", 1.5, (), "bridge"), Question("r", "?", ("C",))]
+    world = World(name="w", corpus=[Passage("1", "", "Ünï\u2028code\n\"line\"")], questions={"s.test": asked},
+                  description="d", license="MIT", source="here", k=2, quota=0)
     world.save(tmp_path / "out")
     world.save(tmp_path / "out")  # again, over itself
     read = World.open(tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == ["corpus.jsonl", "questions", "s.test.jsonl", "world.json"]
+    names = sorted(path.name for path in (tmp_path / "out").rglob("*"))
+    assert names == ["corpus.jsonl", "questions", "s.test.jsonl", "world.json"]
     assert read.corpus == world.corpus and read.corpus_sha256 == world.corpus_sha256
     assert read.questions("s", "test") == world.questions("s", "test")
     for field in ("name", "description", "license", "source", "k", "quota"):
@@ -195,5 +199,5 @@ def test_the_real_passages_load():
     world = World.open(shared_path("worlds/wiki"))
     assert (world.name, len(world.corpus), world.k, world.quota) == ("wiki", 29_703, 4, 1)
     rows = {split: len(world.questions(*split.split("."))) for split in world.splits}
-    assert rows == {"popqa.train": 744, "popqa.dev": 100, "popqa.test": 156, "hotpotqa.train": 915, "hotpotqa.test": 200,
-                    "2wikimultihopqa.test": 163, "nq.test": 2655}
+    assert rows == {"popqa.train": 744, "popqa.dev": 100, "popqa.test": 156, "hotpotqa.train": 915,
+                    "hotpotqa.test": 200, "2wikimultihopqa.test": 163, "nq.test": 2655}
