@@ -72,16 +72,9 @@ class Evaluation:
     def __init__(self, checkpoint: str, args: Args):
         self.args, self.checkpoint = args, Path(checkpoint)
         self.policy, self.tokenizer, made = load_policy(checkpoint, args.device)
-        arguments = made.get("arguments", {})
-        self.world_name = args.world or arguments.get("world") or self._world_of(arguments.get("init")) or "mini"
-        self.world, index = open_world(self.world_name)
-        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=arguments.get("passage_tokens", 64))
+        self.world, index = open_world(args.world or made.get("open_world", "mini"))
+        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=made.get("passage_tokens", 64))
         self.questions = self.world.questions(args.dataset, args.split)[:args.rows or None]
-
-    @staticmethod
-    def _world_of(init: str | None) -> str | None:
-        run = Path(init or "") / "run.json"
-        return json.loads(run.read_text())["arguments"].get("world") if init and run.exists() else None
 
     def play(self, name: str, decoding: Decoding) -> list[Episode]:
         """Play all questions, write the result files, return the episodes."""

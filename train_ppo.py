@@ -121,10 +121,10 @@ class Trainer:
     def __init__(self, args: Args):
         self.args = args
         self.policy, self.tokenizer, made = load_policy(args.init, args.device)
-        sft = made.get("arguments", {})
-        self.world, index = open_world(args.world or sft.get("world", "mini"))
+        self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64)}
+        self.world, index = open_world(self.facts["open_world"])
         reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
-        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=sft.get("passage_tokens", 64))
+        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=self.facts["passage_tokens"])
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.config = PPOConfig(clip=args.clip, gamma=args.gamma, lam=args.lam, epochs=args.epochs, minibatch=args.minibatch, temperature=args.temperature,
                                 decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
@@ -143,7 +143,8 @@ class Trainer:
 
     def iterate(self) -> dict:
         """One rollout and its update; a pure function of the state and the iteration number."""
-        args, generator = self.args, torch.Generator().manual_seed(1_000_003 * args.seed + self.iteration)
+        args = self.args
+        generator = torch.Generator().manual_seed(1_000_003 * args.seed + self.iteration)
         torch.manual_seed(generator.initial_seed())  # dropout of the value head
         count = args.episodes // 2 if args.both else args.episodes
         questions = self.sampler.draw(count, self.iteration, stream=5)
@@ -220,7 +221,7 @@ def train() -> None:
     args = parse(Args, __doc__)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     trainer = Trainer(args)
-    run = Run("train_ppo", args, {"world": trainer.world.name, "corpus_sha256": trainer.world.corpus_sha256})
+    run = Run("train_ppo", args, {"world": trainer.world.name, "corpus_sha256": trainer.world.corpus_sha256, **trainer.facts})
     if run.status == "finished":
         print(f"{run.out} already holds the finished run; next: python evaluate.py --dataset {args.dataset}")
         return

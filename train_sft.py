@@ -217,7 +217,7 @@ def train() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     world, index = open_world(args.world)
     questions, dev = world.questions(args.dataset, "train"), world.questions(args.dataset, "dev")
-    run = Run("train_sft", args, {"world": world.name, "corpus_sha256": world.corpus_sha256})
+    run = Run("train_sft", args, {"world": world.name, "open_world": args.world, "corpus_sha256": world.corpus_sha256, "passage_tokens": args.passage_tokens})
     if run.status == "finished":
         print(f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}")
         return
