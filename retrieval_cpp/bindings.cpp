@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "bm25.hpp"
+#include "bm25_build.hpp"
 #include "dense.hpp"
 #include "parallel.hpp"
 
@@ -42,6 +43,19 @@ std::string_view text_of(py::handle object, const char* what, py::object& holder
     if (data == nullptr) throw py::error_already_set();
     return {data, static_cast<std::size_t>(size)};
 }
+
+// The texts of a sequence of str; the references outlast a caller who changes his list from another thread.
+struct Texts {
+    std::vector<std::string_view> views;
+    std::vector<py::object> holders;
+
+    Texts(const py::sequence& sequence, const char* what) {
+        const std::size_t count = sequence.size();
+        views.reserve(count);
+        holders.resize(count);
+        for (std::size_t i = 0; i < count; ++i) views.push_back(text_of(py::object(sequence[i]), what, holders[i]));
+    }
+};
 
 std::size_t positive(py::ssize_t value, const char* name) {
     if (value < 1) throw py::value_error(std::string(name) + " must be at least 1, got " + std::to_string(value));
@@ -98,18 +112,21 @@ public:
     py::tuple search(const py::sequence& queries, py::ssize_t k_, py::ssize_t threads_) const {
         const std::size_t k = positive(k_, "k"), threads = not_negative(threads_, "threads");
         if (index_.size() == 0) throw py::value_error("cannot search an empty index");
-        std::vector<std::vector<QueryTerm>> batch;
-        for (const py::handle query : queries) batch.push_back(terms(query));
-        Results results(batch.size(), k);
+        const Texts texts(queries, "each query");
+        std::vector<std::vector<QueryTerm>> stemmed;
+        if (!stemmer_.is_none()) {
+            for (const std::string_view text : texts.views) stemmed.push_back(terms(text));  // calls Python
+        }
+        Results results(texts.views.size(), k);
         std::int32_t* const ids = results.ids.mutable_data();
         float* const scores = results.scores.mutable_data();
         {
             const py::gil_scoped_release release;
-            std::vector<std::unique_ptr<BM25Searcher>> searchers(thread_count(threads, batch.size()));
-            parallel_for(batch.size(), threads, [&](std::size_t q, std::size_t thread) {
+            std::vector<std::unique_ptr<BM25Searcher>> searchers(thread_count(threads, texts.views.size()));
+            parallel_for(texts.views.size(), threads, [&](std::size_t q, std::size_t thread) {
                 if (!searchers[thread]) searchers[thread] = std::make_unique<BM25Searcher>(index_);
                 TopK top(std::min(k, index_.size()));
-                searchers[thread]->search(batch[q], top);
+                searchers[thread]->search(stemmed.empty() ? terms(texts.views[q]) : stemmed[q], top);
                 top.write(k, ids + q * k, scores + q * k);
             });
         }
@@ -120,17 +137,14 @@ public:
     py::list explain(const py::handle query, py::ssize_t id) const {
         if (id < 0 || static_cast<std::size_t>(id) >= index_.size()) throw py::index_error("no passage " + std::to_string(id));
         const auto document = static_cast<std::uint32_t>(id);
+        py::object holder;
         py::list out;
-        for (const QueryTerm& q : terms(query)) {
-            const std::uint32_t* const first = index_.documents.data + index_.starts[q.term];
-            const std::uint32_t* const last = index_.documents.data + index_.starts[q.term + 1];
-            const std::uint32_t* const found = std::lower_bound(first, last, document);
-            if (found == last || *found != document) continue;
-            const auto tf = static_cast<float>(index_.frequencies[static_cast<std::size_t>(found - index_.documents.data)]);
-            const float idf = index_.idf(q.term);
+        for (const QueryTerm& q : terms(text_of(query, "the query", holder))) {
+            const std::uint32_t tf = index_.find(q.term, document);
+            if (tf == 0) continue;
+            const float idf = index_.idf(q.term), share = impact(tf, index_.norm(document));
             const std::string_view word = index_.vocabulary.word(q.term);
-            out.append(py::make_tuple(py::str(word.data(), word.size()), static_cast<int>(q.count), static_cast<int>(tf), idf,
-                                      q.count * idf * (tf / (tf + index_.norm(document)))));
+            out.append(py::make_tuple(py::str(word.data(), word.size()), static_cast<int>(q.count), tf, idf, q.count * idf * share));
         }
         return out;
     }
@@ -142,26 +156,19 @@ public:
     const BM25Index& index() const { return index_; }
 
 private:
-    std::vector<QueryTerm> terms(py::handle query) const {
-        py::object holder;
-        std::vector<QueryTerm> out;
-        tokenizer_(text_of(query, "each query", holder), [&](std::string_view word) {
+    // The query's known terms, in order of first appearance.  Needs the GIL only where there is a stemmer.
+    std::vector<QueryTerm> terms(std::string_view query) const {
+        std::vector<std::uint32_t> known;
+        Tokenizer tokenizer;
+        tokenizer(query, [&](std::string_view word) {
             const std::uint32_t term = stemmer_.is_none() ? index_.vocabulary.find(word) : index_.vocabulary.find(stem(stemmer_, word));
-            if (term == kNoTerm) return;
-            for (QueryTerm& q : out) {
-                if (q.term == term) {
-                    q.count += 1;
-                    return;
-                }
-            }
-            out.push_back({term, 1});
+            if (term != kNoTerm) known.push_back(term);
         });
-        return out;
+        return count_terms(known);
     }
 
     BM25Index index_;
     py::object stemmer_;
-    mutable Tokenizer tokenizer_;
 };
 
 void check_matrix(const FloatMatrix& matrix, const char* what) {

@@ -52,10 +52,11 @@ struct DenseIndex {
     static DenseIndex load(const std::string& path) {
         MappedFile file(path, FileKind::kDense);
         DenseIndex index;
-        const auto meta = file.next<Meta>();
+        View<Meta> meta;
+        file.next(meta);
         if (meta.size != 1) file.fail("has a section of the wrong size");
         index.meta = meta[0];
-        index.vectors = file.next<float>();
+        file.next(index.vectors);
         if (index.vectors.size != index.meta.rows * index.meta.dimension) file.fail("has a section of the wrong size");
         index.owner = file.owner();
         return index;

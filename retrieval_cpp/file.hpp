@@ -193,13 +193,12 @@ public:
 
     // The next section, as an array of T.
     template <class T>
-    View<T> next() {
+    void next(View<T>& view) {
         if (section_ >= header().sections) fail("lacks a section");
         const std::size_t bytes = section_size(section_++);
         if (bytes % sizeof(T) != 0) fail("has a section of the wrong size");
-        const View<T> view(reinterpret_cast<const T*>(base_.get() + offset_), bytes / sizeof(T));
+        view = View<T>(reinterpret_cast<const T*>(base_.get() + offset_), bytes / sizeof(T));
         offset_ += align_up(bytes);
-        return view;
     }
 
     std::shared_ptr<const void> owner() const { return base_; }

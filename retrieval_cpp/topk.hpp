@@ -33,6 +33,8 @@ public:
         heap_.clear();
     }
 
+    std::size_t k() const { return k_; }
+
     // Hits that score less cannot enter any more; one that scores the same may, by its id.
     float threshold() const {
         return heap_.size() < k_ ? -std::numeric_limits<float>::infinity() : heap_.front().score;
