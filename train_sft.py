@@ -46,6 +46,7 @@ class Args:
     direct_popular: float = arg(0.55, "read phase: share of popular demonstrations that answer directly")
     direct_other: float = arg(0.25, "read phase: share of the other demonstrations that answer directly")
     curriculum: float = arg(0.3, "read phase: share of the steps during which the observation grows to k passages")
+    query_weight: float = arg(0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not")
     keep_missed: float = arg(0.3, "probability of keeping the answer's loss where the passages miss the answer")
     probe: int = arg(6000, "training questions to probe for the decision label")
     informed: float = arg(0.7, "mix phase: share of demonstrations whose branch is the probed label")
@@ -129,15 +130,18 @@ class Teacher:
         return answerable([self.world.corpus[p] for p in turn.passages], episode.question)
 
 
-def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> tuple[Tensor, Tensor]:
-    """Summed negative log-likelihood of the action tokens and their number; decisions with label smoothing."""
+def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> Tensor:
+    """Summed, weighted negative log-likelihood of the action tokens; decisions with label smoothing."""
     batch = collate(episodes, tokenizer.pad, args.device)
     with precision(args.device, args.dtype):
         log_probs = score(policy, batch, tokenizer).log_probs
+    observed = (batch.tokens == tokenizer.obs).cumsum(1)[batch.rows, batch.columns]  # observations before each action token
+    asks = observed < (batch.tokens == tokenizer.obs).sum(1)[batch.rows]  # an observation follows: a query token
     decisions = log_probs[batch.decision]
     other = torch.log1p(-decisions.exp().clamp(max=1 - 1e-6))  # the other of the two action tokens
     smoothed = (1 - args.smoothing / 2) * decisions + args.smoothing / 2 * other
-    return -(log_probs[~batch.decision].sum() + smoothed.sum()), len(log_probs)
+    weight = torch.where(asks, args.query_weight, 1.0)
+    return -((weight * log_probs)[~batch.decision].sum() + smoothed.sum())
 
 
 def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> float:
@@ -145,7 +149,7 @@ def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokeni
     kinds = [[e for e in episodes if bool(e.turns) == kind] for kind in (False, True)]
     total, count = 0.0, sum(sum(e.action_mask) for e in episodes)
     for kind in filter(None, kinds):
-        loss, _ = loss_of(policy, kind, tokenizer, args)
+        loss = loss_of(policy, kind, tokenizer, args)
         (loss / count).backward()
         total += float(loss.detach())
     if not np.isfinite(total):

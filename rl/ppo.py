@@ -57,17 +57,13 @@ def score(policy: Policy, batch: Batch, tokenizer: Tokenizer, temperature: float
     Text: softmax over the vocabulary at `temperature`. Free decisions: softmax over the two action tokens alone.
     """
     states = policy.model(batch.tokens)
-    at = (batch.rows, batch.columns - 1)
-    taken = batch.tokens[batch.rows, batch.columns]
-    logits = policy.logits(states[-1][at])
-    all_log_probs = (logits / temperature).log_softmax(-1)
-    # The two-way softmax as a full row: every token but the two has probability 0.
-    closed = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    closed[[tokenizer.retrieve, tokenizer.answer]] = False
-    decisions = logits[batch.decision].masked_fill(closed, -torch.inf).log_softmax(-1)
-    all_log_probs = all_log_probs.index_put((batch.decision.nonzero().squeeze(-1),), decisions)
-    log_probs = all_log_probs.gather(-1, taken[:, None]).squeeze(-1)
-    entropy = -(all_log_probs.exp() * all_log_probs.clamp(min=-1e4)).sum(-1)
+    at, decision = (batch.rows, batch.columns - 1), batch.decision
+    hidden, taken = states[-1][at], batch.tokens[batch.rows, batch.columns]
+    text = (policy.logits(hidden[~decision]) / temperature).log_softmax(-1)
+    choice = policy.logits(hidden[decision])[:, [tokenizer.retrieve, tokenizer.answer]].log_softmax(-1)
+    merge = lambda of_text, of_choice: text.new_zeros(len(taken)).masked_scatter(~decision, of_text).masked_scatter(decision, of_choice)
+    log_probs = merge(text.gather(-1, taken[~decision, None]), choice.gather(-1, (taken[decision, None] == tokenizer.answer).long()))
+    entropy = merge(-(text.exp() * text).sum(-1), -(choice.exp() * choice).sum(-1))
     return Scores(log_probs, entropy, policy.value_features(states, at))
 
 
@@ -188,7 +184,7 @@ def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int]
         with torch.no_grad():
             log_ratio = scores.log_probs - experience.log_probs[at]
             for name, x in (("clip_fraction", ((ratio - 1).abs() > config.clip).float()), ("log_ratio", log_ratio),
-                            ("k3_old", torch.expm1(log_ratio) - log_ratio), ("entropy", scores.entropy)):
+                            ("k3_old", torch.expm1(log_ratio) - log_ratio), ("entropy", scores.entropy.detach())):
                 seen.setdefault(name, []).append(x)
             seen.setdefault("decision", []).append(batch.decision)
     return {name: torch.cat(x) for name, x in seen.items()}
