@@ -1,0 +1,80 @@
+# make demo        a fresh clone -> environment, C++ build, warm-up, joint PPO, evaluation with table and episodes
+# make test        the same environment plus the tests' oracles, then the whole suite
+# make benchmark   every table of ratios      make sanitize   the C++ part under sanitizers      make clean
+#
+# Needs python3 >= 3.10 with venv, and a C++17 compiler; everything else is installed into $(VENV). Interrupted? The same
+# command goes on: finished set-up is known by the stamp in $(VENV), finished runs are recognised by the scripts.
+# Where the package index serves torch with CUDA (gigabytes) and a CPU build will do:
+#   make demo PIP_FLAGS="--index-url <an index of CPU wheels>"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+SFT_FLAGS ?=
+PPO_FLAGS ?=
+EVAL_FLAGS ?=
+PYTEST_FLAGS ?=
+BENCHMARKS ?= rollout training
+
+RUN := $(VENV)/bin/python
+SOURCES := pyproject.toml setup.py $(wildcard retrieval_cpp/*.[chi]pp retrieval_cpp/*.inc retrieval_cpp/unicode_tables.py)
+START := $(shell date +%s)
+
+.PHONY: demo test benchmark sanitize clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	@set -e; ready=$$(date +%s); \
+	$(RUN) train_sft.py $(SFT_FLAGS); \
+	$(RUN) train_ppo.py $(PPO_FLAGS); \
+	$(RUN) evaluate.py --dataset popqa $(EVAL_FLAGS); \
+	echo "$(START) $$ready $$(date +%s)" | awk '{ printf "\nset-up %.1f minutes, the whole demo %.1f minutes\n", ($$2 - $$1) / 60, ($$3 - $$1) / 60 }'
+
+test: $(VENV)/installed-test
+	$(RUN) -m pytest $(PYTEST_FLAGS)
+
+benchmark: $(VENV)/installed-test
+	@set -e; for name in $(BENCHMARKS); do echo "== benchmarks.$$name"; $(RUN) -m benchmarks.$$name; done
+
+sanitize: $(VENV)/installed-test
+	$(RUN) retrieval_cpp/sanitize.py
+
+# runs/ stays: it holds trained policies.
+clean:
+	rm -rf $(VENV) build *.egg-info retrieval_cpp/*.so .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What pip would only say after a page of build log, said in one line before anything is installed.
+define CHECK
+import os, shlex, sys
+if sys.version_info < (3, 10):
+    sys.exit("error: Python 3.10 or newer is needed, this is %d.%d; try: make PYTHON=python3.12 ..." % sys.version_info[:2])
+import shutil, sysconfig
+compiler = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")[0]
+if not shutil.which(compiler):
+    sys.exit("error: no C++ compiler (%s not found); install g++ or clang, or set CXX" % compiler)
+if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    sys.exit("error: Python.h not found; install the development files of this Python (python3-dev)")
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("error: this Python has no venv; install python3-venv")
+endef
+export CHECK
+
+# $(call install,EXTRAS): the package itself is editable, so its sources are read in place and only C++ needs a rebuild.
+define install
+	@command -v $(PYTHON) > /dev/null || { echo "error: $(PYTHON) not found; install Python 3.10 or newer, or make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c "$$CHECK"
+	@test -x $(RUN) || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing the packages and building retrieval_cpp (a minute or two)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --editable '.$(1)'
+endef
+
+$(VENV)/installed: $(SOURCES)
+	$(call install,)
+	@touch $@
+
+$(VENV)/installed-test: $(SOURCES)
+	$(call install,[test])
+	@touch $(VENV)/installed $@
