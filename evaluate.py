@@ -18,7 +18,7 @@ from tqdm import tqdm
 from model import Tokenizer, load_policy, write_json
 from model.checkpoint import atomic_write
 from rl import Decoding, Episode, RagEnv, rollout
-from rl.run import UsageError, arg, main, parse, precision
+from rl.run import DEVICES, UsageError, arg, main, parse, precision
 from rl.summary import METRICS, by_slice, paired_interval, summarize, table
 from train_sft import open_world
 
@@ -37,9 +37,9 @@ class Args:
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")
     seed: int = arg(0, "seed of --sample")
-    batch_size: int = arg(256, "questions per batch")
-    dtype: str = arg("bf16", "bf16 or fp32 multiplications")
-    device: str = arg("cpu", "cpu or cuda")
+    batch_size: int = arg(256, "questions per batch", least=1)
+    dtype: str = arg("bf16", "bf16 or fp32 multiplications", choices=("bf16", "fp32"))
+    device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     threads: int = arg(0, "CPU threads, 0 = all")
 
 
@@ -51,6 +51,10 @@ COLUMNS = ("rows", *METRICS)
 def decoding_of(args: Args) -> Decoding:
     if args.force and args.sample:
         raise UsageError("--force and --sample exclude each other")
+    if args.threshold != 0.5 and (args.force or args.sample):
+        raise UsageError("--threshold is for the policy's own greedy decisions; it goes with neither --force nor --sample")
+    if args.threshold > 1:
+        raise UsageError(f"--threshold must lie between 0 and 1, not {args.threshold:g}")
     try:
         return Decoding(temperature=1.0 if args.sample else 0.0, sample_decision=args.sample, threshold=args.threshold, force=args.force or None)
     except ValueError as error:
@@ -96,7 +100,7 @@ class Evaluation:
         atomic_write(directory / f"{stem}.jsonl", lambda path: path.write_text(lines))
         write_json(directory / f"{stem}.json", none_for_nan({
             "world": self.world.name, "set": self.args.dataset, "split": self.args.split, "rows": len(episodes), "checkpoint": str(self.checkpoint),
-            "decoding": asdict(decoding), "metrics": pick(summarize(episodes)), "slices": slices, "truncated_questions": sum(e.truncated for e in episodes),
+            "decoding": asdict(decoding), "k": self.env.k, "quota": self.env.quota, "metrics": pick(summarize(episodes)), "slices": slices, "truncated_questions": sum(e.truncated for e in episodes),
             "corpus_sha256": self.world.corpus_sha256, "seconds": seconds}))
 
     def episode_record(self, e: Episode) -> dict:

@@ -10,6 +10,7 @@ The figures to watch are in metrics.jsonl: P([RETRIEVE]) per slice, KL per episo
 beside that of a class oracle, malformed rate, reward, EM, F1, hit. OUT is the last policy, OUT/best the best on dev.
 """
 import copy
+import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,9 @@ from model import Policy, Tokenizer, load_policy
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, collect, ppo_update, rollout
 from rl.advantages import class_means, explained_variance
 from rl.ppo import adapt_beta, update_value_head
-from rl.run import Run, arg, main, parse, precision
+from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
 from rl.summary import by_slice, summarize
-from train_sft import open_world
+from train_sft import open_world, report_cut
 
 
 @dataclass
@@ -36,18 +37,18 @@ class Args:
     dataset: str = arg("popqa", "question set to train on")
     out: str = arg("runs/ppo", "where the checkpoints and the log go")
     seed: int = arg(0, "seed of questions, sampling and minibatches")
-    iterations: int = arg(60, "rollouts, each followed by an update")
-    episodes: int = arg(512, "episodes per rollout (two per question when both branches are played)")
+    iterations: int = arg(60, "rollouts, each followed by an update", least=1)
+    episodes: int = arg(512, "episodes per rollout (two per question when both branches are played)", least=2)
     popular_share: float = arg(0.4, "share of popular questions, where the world has slices")
     both: bool = arg(True, "play both branches of every question; else sample the decision")
     explore: float = arg(0.1, "share of uniform exploration when the decision is sampled")
     value_warmup: int = arg(4, "first iterations that train the value head alone")
     lr: float = arg(5e-4, "peak learning rate of the policy (AdamW)")
-    lr_warmup: int = arg(4, "iterations of linear warm-up of the learning rate, then linear decay to 10 %")
+    lr_warmup: int = arg(4, "iterations of linear warm-up of the learning rate, then linear decay to 10 %", least=1)
     value_lr: float = arg(2e-3, "learning rate of the value head")
-    replay: int = arg(10, "iterations whose value features are kept for the value head")
-    epochs: int = arg(2, "passes over each rollout")
-    minibatch: int = arg(64, "episodes per optimiser step")
+    replay: int = arg(10, "iterations whose value features are kept for the value head", least=1)
+    epochs: int = arg(2, "passes over each rollout", least=1)
+    minibatch: int = arg(64, "episodes per optimiser step", least=1)
     clip: float = arg(0.2, "clip range of the ratio")
     gamma: float = arg(1.0, "discount")
     lam: float = arg(1.0, "GAE lambda; 1 is Monte Carlo against the value head")
@@ -57,7 +58,7 @@ class Args:
     text_entropy: float = arg(0.0, "entropy bonus of text")
     kl: float = arg(0.01, "initial coefficient beta of the KL penalty")
     kl_target: float = arg(0.0, "adapt beta towards this KL per episode in nats; 0 keeps beta fixed")
-    kl_horizon: int = arg(10000, "episodes over which beta adapts")
+    kl_horizon: int = arg(10000, "episodes over which beta adapts", least=1)
     target_kl: float = arg(0.1, "end an update early when the mean KL to the rollout's policy exceeds this")
     exact_match: float = arg(1.0, "reward of an exact match")
     f1: float = arg(1.0, "reward of F1")
@@ -65,10 +66,10 @@ class Args:
     malformed: float = arg(-1.0, "reward of a malformed action")
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")
-    eval_every: int = arg(10, "iterations between dev evaluations")
-    eval_rows: int = arg(900, "dev questions per evaluation at most")
-    dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32")
-    device: str = arg("cpu", "cpu or cuda")
+    eval_every: int = arg(10, "iterations between dev evaluations", least=1)
+    eval_rows: int = arg(900, "dev questions per evaluation at most", least=1)
+    dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32", choices=("bf16", "fp32"))
+    device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     threads: int = arg(0, "CPU threads, 0 = all")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
     fresh: bool = arg(False, "discard what --out holds and start over")
@@ -121,7 +122,8 @@ class Trainer:
     def __init__(self, args: Args):
         self.args = args
         self.policy, self.tokenizer, made = load_policy(args.init, args.device)
-        self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64)}
+        self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64),
+                      "init_sha256": hashlib.sha256((Path(args.init) / "model.safetensors").read_bytes()).hexdigest()}
         self.world, index = open_world(self.facts["open_world"])
         reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=self.facts["passage_tokens"])
@@ -201,6 +203,7 @@ def describe(trainer: Trainer, run: Run) -> None:
     print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, k = {trainer.env.k}, quota {trainer.env.quota}), {args.dataset}.train: "
           f"{len(trainer.questions)} questions; policy {trainer.policy.parameter_count():,} parameters from {args.init}; {args.iterations} iterations of "
           f"{args.episodes} episodes on {torch.get_num_threads()} threads; out {run.out}")
+    report_cut(trainer.questions, trainer.tokenizer, trainer.env.question_room(trainer.policy.config.max_position_embeddings))
 
 
 def dev_evaluation(trainer: Trainer, run: Run) -> None:
@@ -220,6 +223,10 @@ def dev_evaluation(trainer: Trainer, run: Run) -> None:
 def train() -> None:
     args = parse(Args, __doc__)
     torch.set_num_threads(args.threads or torch.get_num_threads())
+    if Path(args.out).resolve() == Path(args.init).resolve():
+        raise UsageError(f"--out {args.out} is --init: the warm-up checkpoint would be overwritten")
+    if args.temperature == 0:
+        raise UsageError("--temperature must be above 0: training samples")
     trainer = Trainer(args)
     run = Run("train_ppo", args, {"world": trainer.world.name, "corpus_sha256": trainer.world.corpus_sha256, **trainer.facts})
     if run.status == "finished":
@@ -236,9 +243,10 @@ def train() -> None:
         try:
             figures = trainer.iterate()
         except FloatingPointError as error:
-            raise FloatingPointError(f"iteration {trainer.iteration}: {error}; the last good state is kept in {run.out}") from None
+            raise FloatingPointError(f"iteration {trainer.iteration}: {error}; {run.kept}") from None
         run.log(figures)
-        bar.set_postfix(reward=f"{figures['reward_policy']:.3f}", hit=f"{figures['hit']:.2f}", p=f"{figures['p_retrieve']:.2f}", kl=f"{figures['kl']:.2f}")
+        bar.set_postfix(reward=f"{figures['reward_policy']:.3f}", hit=f"{figures['hit']:.2f}", p=f"{figures['p_retrieve']:.2f}", kl=f"{figures['kl']:.2f}",
+                        refresh=False)
         bar.update()
         trainer.iteration += 1
         if trainer.iteration % args.eval_every == 0 or trainer.iteration == args.iterations:

@@ -23,7 +23,7 @@ from data.world import Question, World
 from model import Config, Policy, Tokenizer
 from retrieval_cpp import BM25Index
 from rl import Decoding, Episode, RagEnv, Turn, collate, rollout, score
-from rl.run import Run, arg, main, parse, precision
+from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
 from rl.summary import summarize
 
 
@@ -33,29 +33,29 @@ class Args:
     dataset: str = arg("popqa", "question set to train on")
     out: str = arg("runs/sft", "where the checkpoint and the log go")
     seed: int = arg(0, "seed of weights, demonstrations and probes")
-    vocab_size: int = arg(2048, "entries of the BPE tokenizer that is trained on the world")
-    hidden_size: int = arg(128, "width of the policy")
-    layers: int = arg(4, "layers of the policy")
-    heads: int = arg(4, "attention heads; half as many key/value heads")
-    context: int = arg(1024, "positions of the policy")
-    passage_tokens: int = arg(64, "longer passages are cut to this many tokens")
+    vocab_size: int = arg(2048, "entries of the BPE tokenizer that is trained on the world", least=1)
+    hidden_size: int = arg(128, "width of the policy", least=1)
+    layers: int = arg(4, "layers of the policy", least=1)
+    heads: int = arg(4, "attention heads; half as many key/value heads", least=1)
+    context: int = arg(1024, "positions of the policy", least=1)
+    passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
     read_steps: int = arg(1000, "optimiser steps of the read phase")
     mix_steps: int = arg(200, "optimiser steps of the mix phase")
-    episodes: int = arg(96, "demonstrations per step")
+    episodes: int = arg(96, "demonstrations per step", least=1)
     popular_share: float = arg(0.5, "share of demonstrations about popular questions, where the world has slices")
     direct_popular: float = arg(0.55, "read phase: share of popular demonstrations that answer directly")
     direct_other: float = arg(0.25, "read phase: share of the other demonstrations that answer directly")
     curriculum: float = arg(0.3, "read phase: share of the steps during which the observation grows to k passages")
     query_weight: float = arg(0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not")
     keep_missed: float = arg(0.3, "probability of keeping the answer's loss where the passages miss the answer")
-    probe: int = arg(6000, "training questions to probe for the decision label")
+    probe: int = arg(6000, "training questions to probe for the decision label", least=1)
     informed: float = arg(0.7, "mix phase: share of demonstrations whose branch is the probed label")
     smoothing: float = arg(0.1, "mix phase: label smoothing of the decision")
     muon_lr: float = arg(0.02, "learning rate of the hidden matrices (Muon), read phase")
     adamw_lr: float = arg(2e-3, "learning rate of embeddings and norms (AdamW), read phase")
     mix_lr_scale: float = arg(0.4, "mix phase: learning rates as a share of the read phase's")
-    dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32")
-    device: str = arg("cpu", "cpu or cuda")
+    dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32", choices=("bf16", "fp32"))
+    device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     threads: int = arg(0, "CPU threads, 0 = all")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
     fresh: bool = arg(False, "discard what --out holds and start over")
@@ -84,6 +84,12 @@ def set_learning_rate(optimizers: dict, args: Args, scale: float) -> None:
 def schedule(step: int, steps: int, warmup: int = 20, decay: float = 0.4) -> float:
     """Linear warm-up, a plateau, and a linear decay to 5 % over the last `decay` of the steps."""
     return min(1.0, (step + 1) / warmup, 0.05 + 0.95 * (steps - step) / (decay * steps))
+
+
+def report_cut(questions: list[Question], tokenizer: Tokenizer, room: int) -> None:
+    """Say how many questions are longer than what the context leaves for them."""
+    if cut := sum(len(ids) > room for ids in tokenizer.encode_batch([q.question for q in questions])):
+        print(f"{cut} of {len(questions)} training questions are longer than the {room} tokens that the context leaves for them, and are cut")
 
 
 class Teacher:
@@ -154,7 +160,8 @@ def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokeni
         total += float(loss.detach())
     if not np.isfinite(total):
         raise FloatingPointError("the loss is NaN or infinite")
-    torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)):
+        raise FloatingPointError("the gradient is NaN or infinite")
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -188,9 +195,12 @@ def run_phase(name: str, steps: int, first: int, step_fn, run: Run, save, args: 
     bar = tqdm(range(first, steps), desc=name, initial=first, total=steps, unit="step", dynamic_ncols=True)
     for step in bar:
         start = time.perf_counter()
-        loss, tokens = step_fn(step)
+        try:
+            loss, tokens = step_fn(step)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{name} step {step}: {error}; {run.kept}") from None
         seconds = time.perf_counter() - start
-        bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{tokens / seconds:.0f}")
+        bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{tokens / seconds:.0f}", refresh=False)
         run.log({"phase": name, "step": step, "loss": loss, "tokens": tokens, "seconds": seconds})
         if run.due():
             save(name, step + 1)
@@ -226,8 +236,12 @@ def train() -> None:
         print(f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}")
         return
     tokenizer = Tokenizer.train([f"{p.title} {p.text}" for p in world.corpus] + [t for q in questions for t in (q.question, q.answers[0])], args.vocab_size)
-    policy = Policy(Config(vocab_size=len(tokenizer), hidden_size=args.hidden_size, intermediate_size=3 * args.hidden_size, num_hidden_layers=args.layers,
-                           num_attention_heads=args.heads, num_key_value_heads=max(1, args.heads // 2), max_position_embeddings=args.context)).to(args.device)
+    try:
+        config = Config(vocab_size=len(tokenizer), hidden_size=args.hidden_size, intermediate_size=3 * args.hidden_size, num_hidden_layers=args.layers,
+                        num_attention_heads=args.heads, num_key_value_heads=max(1, args.heads // 2), max_position_embeddings=args.context)
+    except ValueError as error:
+        raise UsageError(error) from None
+    policy = Policy(config).to(args.device)
     optimizers = make_optimizers(policy, args)
     env = RagEnv(world, index, passage_tokens=args.passage_tokens)
     teacher, sampler = Teacher(world, env, tokenizer, args), QuestionSampler(questions, args.popular_share, args.seed)
@@ -262,6 +276,7 @@ def train() -> None:
           f"policy {policy.parameter_count():,} parameters, vocabulary {len(tokenizer)}; "
           f"about {np.mean([sum(len(e.tokens) for e in read_batch(teacher, sampler, s, args)) for s in range(3)]):.0f} tokens per step, "
           f"{args.read_steps} + {args.mix_steps} steps on {torch.get_num_threads()} threads")
+    report_cut(questions, tokenizer, teacher.room)
     if isinstance(world, MiniWorld):
         print(format_properties(properties(world, lambda queries, k: index.search(queries, k)[0])))
     if phase == "read":

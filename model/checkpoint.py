@@ -31,8 +31,8 @@ def atomic_write(path: Path, write) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except SafetensorError as error:  # the library's own class for "disk full" and the like
-        raise OSError(f"{path}: could not be written ({error})") from None
+    except (OSError, SafetensorError) as error:  # the second: the library's own class for "disk full" and the like
+        raise OSError(f"{path}: could not be written ({error}); what was there before is kept") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,11 +41,16 @@ def write_json(path: Path, value) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
 
 
-def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict) -> None:
-    """Write an inference checkpoint. Files appear one by one, `config.json` last: a directory without it is none."""
-    for name, tensor in policy.state_dict().items():
+def check_finite(module: nn.Module, directory: Path) -> None:
+    """Raises FloatingPointError: broken weights never replace good ones."""
+    for name, tensor in module.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise FloatingPointError(f"{name} holds NaN or infinite weights; {directory} is not written")
+
+
+def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict) -> None:
+    """Write an inference checkpoint. Files appear one by one, `config.json` last: a directory without it is none."""
+    check_finite(policy, directory)
     directory.mkdir(parents=True, exist_ok=True)
     staging = directory / "staging.partial"
     staging.mkdir(exist_ok=True)
@@ -56,8 +61,8 @@ def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict
         policy.config.save(staging / "config.json", tokenizer.pad, tokenizer.bos, tokenizer.eos)
         for name in ("model.safetensors", "value_head.safetensors", "tokenizer.json", "run.json", "config.json"):
             os.replace(staging / name, directory / name)
-    except SafetensorError as error:
-        raise OSError(f"{directory}: could not be written ({error})") from None
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{directory}: could not be written ({error}); what was there before is kept") from None
     finally:
         for file in staging.iterdir():
             file.unlink()
@@ -84,6 +89,7 @@ def save_state(directory: Path, modules: dict[str, nn.Module], optimizers: dict[
     """One atomic file with everything that training needs to go on; `facts` is any JSON value."""
     flat = {f"tensor/{name}": tensor for name, tensor in tensors.items()}
     for name, module in modules.items():
+        check_finite(module, directory)
         flat |= {f"module/{name}/{key}": tensor for key, tensor in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():

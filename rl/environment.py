@@ -16,7 +16,11 @@ from .reward import Reward
 
 
 class RetrieverError(RuntimeError):
-    """The retriever answered with something that is no search result."""
+    """The retriever failed, or answered with something that is no search result."""
+
+
+class ContextError(ValueError):
+    """The policy's context cannot hold an episode of this environment."""
 
 
 class RagEnv:
@@ -36,18 +40,21 @@ class RagEnv:
         return self.quota * retrieval + 1 + self.answer_budget
 
     def question_room(self, context: int) -> int:
-        """Tokens of the question that fit; longer ones are cut and counted. Raises ValueError when there is no room."""
+        """Tokens of the question that fit; longer ones are cut and counted. Raises ContextError when there is no room."""
         room = context - self.longest_after_question() - 1
         if room < 1:
-            raise ValueError(f"the context of {context} tokens has no room for a question beside k = {self.k} passages of "
+            raise ContextError(f"the context of {context} tokens has no room for a question beside k = {self.k} passages of "
                              f"{self.passage_tokens} tokens, {self.quota} times; lower k, the quota or the passage length")
         return room
 
     def search(self, queries: Sequence[str]) -> list[Turn]:
-        """One turn per query: rows of the corpus, best first, at most k."""
+        """One turn per query: rows of the corpus, best first, at most k. Raises RetrieverError."""
         if not queries:
             return []
-        ids, scores = self.index.search(list(queries), k=self.k)
+        try:
+            ids, scores = self.index.search(list(queries), k=self.k)
+        except Exception as error:  # whatever it is, training on without observations would be worse
+            raise RetrieverError(f"the retriever failed on {len(queries)} queries: {type(error).__name__}: {error}") from error
         if len(ids) != len(queries):
             raise RetrieverError(f"the retriever returned {len(ids)} results for {len(queries)} queries")
         turns = []

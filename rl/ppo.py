@@ -225,7 +225,7 @@ def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Exp
 
 def update_value_head(head: nn.Module, optimizer: torch.optim.Optimizer, features: Tensor, returns: Tensor, config: PPOConfig,
                       generator: torch.Generator | None = None) -> float:
-    """Regress the value head on a replay of (features [M, 3 D], returns [M]); returns the mean loss.
+    """Regress the value head on a replay of (features [M, 3 D], returns [M]); returns the mean loss. Raises FloatingPointError on NaN.
 
     The features are detached, so older iterations stay useful; the old V of the clipped loss is the head's before this update.
     """
@@ -237,6 +237,8 @@ def update_value_head(head: nn.Module, optimizer: torch.optim.Optimizer, feature
     for _ in range(config.value_steps):
         rows = torch.randint(len(returns), (config.value_batch,), generator=generator).to(returns.device)
         loss = value_loss(head(features[rows].float()), old[rows], returns[rows], config.value_clip)
+        if not torch.isfinite(loss):
+            raise FloatingPointError("the loss of the value head is NaN or infinite")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -10,6 +10,7 @@ bits of an uninterrupted one: steps after the last save are simply played again 
 """
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -21,17 +22,28 @@ import torch
 from data.world import WorldError
 from model import CheckpointError, Policy, Tokenizer, load_state, peek_facts, save_policy, save_state
 
+from .environment import ContextError, RetrieverError
+
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 STATELESS = ("out", "threads", "save_seconds", "fresh", "device")  # arguments that do not change what is learnt
 
 
-def arg(default, help: str):
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"help": help})
+def arg(default, help: str, least: float | None = None, choices: tuple | None = None):
+    """A dataclass field with its help text. Numbers with a default of at least 0 have `least` 0 unless it is given."""
+    if least is None and type(default) in (int, float) and default >= 0:
+        least = 0
+    return field(default=default, metadata={"help": help, "least": least, "choices": choices})
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """One line, without the usage of forty flags."""
+        self.exit(2, f"error: {message} (--help lists what there is)\n")
 
 
 def parse(cls: type, description: str, argv: list[str] | None = None):
-    """Parse the command line into the dataclass `cls`; an unknown flag is an error (exit code 2)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Parse the command line into the dataclass `cls`; an unknown flag or an impossible value is an error (exit code 2)."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for f in fields(cls):
         flag, help = "--" + f.name.replace("_", "-"), f.metadata["help"]
         default = f.default if f.default is not MISSING else None
@@ -41,25 +53,31 @@ def parse(cls: type, description: str, argv: list[str] | None = None):
             kind = f.metadata.get("type") or type(default)
             shown = f"{help} (default: {default})" if default not in (None, "") else help
             parser.add_argument(flag, type=kind, default=default, help=shown.replace("%", "%%"), metavar=kind.__name__.upper(), choices=f.metadata.get("choices"))
-    return cls(**vars(parser.parse_args(argv)))
+    args = cls(**vars(parser.parse_args(argv)))
+    for f in fields(cls):
+        flag, value, least = "--" + f.name.replace("_", "-"), getattr(args, f.name), f.metadata["least"]
+        if isinstance(value, float) and not math.isfinite(value):
+            parser.error(f"argument {flag}: {value} is not a number to compute with")
+        if least is not None and value < least:
+            parser.error(f"argument {flag}: must be at least {least}, not {value}")
+    return args
 
 
 def main(script: Callable[[], None]) -> None:
     """Run a script; what the user can mend is one line on stderr and exit code 2, without a traceback."""
     try:
         script()
-    except (WorldError, CheckpointError, UsageError) as error:
+    except (WorldError, CheckpointError, UsageError, ContextError, RetrieverError, FloatingPointError) as error:
         sys.exit(_one_line(error, 2))
-    except FloatingPointError as error:
-        sys.exit(_one_line(error, 3))
-    except OSError as error:
-        sys.exit(_one_line(error, 2))
+    except OSError as error:  # disk full, no permission, ...
+        sys.exit(_one_line(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error, 2))
     except KeyboardInterrupt:
         sys.exit(_one_line("stopped; the same command goes on from the last save", 130))
 
 
 def _one_line(error, code: int) -> int:
-    print(f"error: {error}" if code != 130 else str(error), file=sys.stderr)
+    text = " ".join(str(error).split())
+    print(f"error: {text}" if code != 130 else text, file=sys.stderr)
     return code
 
 
@@ -74,33 +92,50 @@ class Run:
         self.record = {"script": script, "arguments": {k: v for k, v in asdict(args).items() if k not in STATELESS}, **facts}
         self.save_seconds, self.last_save = args.save_seconds, time.monotonic()
         self.log_path = self.out / "metrics.jsonl"
-        if args.fresh:
-            self._clear()
-        unfinished = peek_facts(self.out)
+        unfinished = None if args.fresh else peek_facts(self.out)
         finished = self.out / "run.json"
-        if unfinished is not None:
+        if args.fresh:
+            self.status = "new"
+        elif unfinished is not None:
             self._compare(unfinished["record"])
             self.status = "resume"
-        elif finished.exists():
-            self._compare(json.loads(finished.read_text()))
+        elif finished.exists() and (self.out / "config.json").exists():
+            self._compare(read_json(finished))
             self.status = "finished"
+        elif (self.out / "config.json").exists():
+            raise UsageError(f"{self.out} holds a checkpoint that no run of ours made; choose another --out, or --fresh to replace it")
         else:
             self.status = "new"
-        self.out.mkdir(parents=True, exist_ok=True)
-        if self.status == "new":
-            self.log_path.write_text("")
+        self._begun = self.status != "new"
 
-    def _clear(self) -> None:
-        for name in ("training.safetensors", "run.json", "config.json", "model.safetensors", "value_head.safetensors", "metrics.jsonl"):
-            (self.out / name).unlink(missing_ok=True)
+    def _begin(self) -> None:
+        """Before the first write of a new run, and not earlier, what `out` holds is discarded."""
+        if self._begun:
+            return
+        self._begun = True
+        self.out.mkdir(parents=True, exist_ok=True)
+        for directory in (self.out, self.out / "read", self.out / "best"):  # config.json first: without it there is no checkpoint
+            for name in ("config.json", "run.json", "training.safetensors", "model.safetensors", "value_head.safetensors", "tokenizer.json"):
+                (directory / name).unlink(missing_ok=True)
+            for result in [*directory.glob("eval/*.json"), *directory.glob("eval/*.jsonl")]:
+                result.unlink()
+        self.log_path.write_text("")
 
     def _compare(self, old: dict) -> None:
-        ours, theirs = ({"script": r.get("script"), **r.get("arguments", {})} for r in (self.record, old))
-        changed = [f"{k} {theirs.get(k)!r} -> {ours.get(k)!r}" for k in {**theirs, **ours} if theirs.get(k) != ours.get(k)]
+        """Raises UsageError that shows every difference in arguments, world or initial weights."""
+        ours, theirs = ({**r, **r.get("arguments", {})} for r in (self.record, old))
+        names = dict.fromkeys(["script", *old.get("arguments", {}), *self.record["arguments"], *(self.record.keys() & old.keys())])
+        changed = [f"{k} {theirs.get(k)!r} -> {ours.get(k)!r}" for k in names if k != "arguments" and theirs.get(k) != ours.get(k)]
         if changed:
             raise UsageError(f"{self.out} holds a run with other arguments ({'; '.join(changed)}); choose another --out, or --fresh to start over")
 
+    @property
+    def kept(self) -> str:
+        """What a run that stops on an error leaves behind, for its message."""
+        return f"the last good state is kept in {self.out}" if (self.out / "training.safetensors").exists() else "nothing had been saved yet"
+
     def log(self, line: dict) -> None:
+        self._begin()
         with open(self.log_path, "a") as file:
             file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
 
@@ -108,6 +143,7 @@ class Run:
         return time.monotonic() - self.last_save > self.save_seconds
 
     def save(self, modules: dict, optimizers: dict, tensors: dict, facts: dict) -> None:
+        self._begin()
         size = self.log_path.stat().st_size
         save_state(self.out, modules, optimizers, tensors, {"record": self.record, "log_bytes": size, **facts})
         self.last_save = time.monotonic()
@@ -121,11 +157,24 @@ class Run:
         return tensors, facts
 
     def export(self, directory: Path, policy: Policy, tokenizer: Tokenizer, **facts) -> None:
+        self._begin()
         save_policy(directory, policy, tokenizer, {**self.record, **facts})
 
     def finish(self, policy: Policy, tokenizer: Tokenizer, **facts) -> None:
         self.export(self.out, policy, tokenizer, **facts)
-        (self.out / "training.safetensors").unlink(missing_ok=True)
+        for name in ("training.safetensors", "training.safetensors.partial"):  # the second: left by a kill while saving
+            (self.out / name).unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file. Raises CheckpointError."""
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not readable JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return value
 
 
 def precision(device: str, dtype: str) -> torch.autocast:
