@@ -50,10 +50,24 @@ class Config:
         if not isinstance(fields, dict) or fields.get("model_type") != "llama":
             kind = fields.get("model_type") if isinstance(fields, dict) else type(fields).__name__
             raise ValueError(f"{path}: model_type is {kind!r}, expected 'llama'")
+        rope = fields.get("rope_parameters")  # transformers 5 keeps theta and the scaling in here
+        if isinstance(rope, dict):
+            plain = rope.get("rope_type", "default") == "default"
+            fields = {"rope_theta": rope.get("rope_theta", cls.rope_theta), **fields, "rope_scaling": None if plain else rope}
         for name, ours in (("tie_word_embeddings", True), ("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu"), ("rope_scaling", None)):
             if fields.get(name, ours) != ours:
                 raise ValueError(f"{path}: {name} = {fields[name]!r} is not supported (only {ours!r})")
         missing = [name for name in cls.__dataclass_fields__ if name not in fields]
         if missing:
             raise ValueError(f"{path}: missing field {missing[0]!r}")
-        return cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+        for name in cls.__dataclass_fields__:
+            whole = isinstance(getattr(cls, name), int)
+            if type(fields[name]) not in ((int,) if whole else (int, float)) or not 0 < fields[name] < float("inf"):
+                raise ValueError(f"{path}: {name} = {fields[name]!r} is not a positive {'whole ' if whole else ''}number")
+        try:
+            config = cls(**{name: fields[name] for name in cls.__dataclass_fields__})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if fields.get("head_dim") not in (None, config.head_dim):
+            raise ValueError(f"{path}: head_dim = {fields['head_dim']!r} is not supported (only hidden_size / num_attention_heads = {config.head_dim})")
+        return config
