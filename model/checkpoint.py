@@ -21,6 +21,7 @@ from .policy import CheckpointError, Policy
 from .tokenizer import Tokenizer
 
 STATE_FILE = "training.safetensors"
+POLICY_FILES = ("model.safetensors", "value_head.safetensors", "tokenizer.json", "run.json", "config.json")
 
 
 def atomic_write(path: Path, write) -> None:
@@ -49,7 +50,8 @@ def check_finite(module: nn.Module, directory: Path) -> None:
 
 
 def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict) -> None:
-    """Write an inference checkpoint. Files appear one by one, `config.json` last: a directory without it is none."""
+    """Write an inference checkpoint. A failure leaves the old one as it was; a kill while its files are exchanged leaves a
+    directory without `config.json`, which is no checkpoint, never one of old and new files."""
     check_finite(policy, directory)
     directory.mkdir(parents=True, exist_ok=True)
     staging = directory / "staging.partial"
@@ -59,14 +61,28 @@ def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict
         tokenizer.save(staging)
         (staging / "run.json").write_text(json.dumps(run, indent=1) + "\n")
         policy.config.save(staging / "config.json", tokenizer.pad, tokenizer.bos, tokenizer.eos)
-        for name in ("model.safetensors", "value_head.safetensors", "tokenizer.json", "run.json", "config.json"):
-            os.replace(staging / name, directory / name)
+        _exchange(staging, directory)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{directory}: could not be written ({error}); what was there before is kept") from None
     finally:
         for file in staging.iterdir():
             file.unlink()
         staging.rmdir()
+
+
+def _exchange(staging: Path, directory: Path) -> None:
+    """Move the old files out, `config.json` first, and the new ones in, `config.json` last; undone on any failure."""
+    moves = [(directory / name, staging / f"old.{name}") for name in reversed(POLICY_FILES) if (directory / name).exists()]
+    moves += [(staging / name, directory / name) for name in POLICY_FILES]
+    done = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            done.append((source, target))
+    except OSError:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
 
 
 def load_policy(directory: str | Path, device: str = "cpu") -> tuple[Policy, Tokenizer, dict]:
@@ -118,7 +134,10 @@ def load_state(directory: Path, modules: dict[str, nn.Module], optimizers: dict[
         else:
             states[owner].setdefault(int(rest[0]), {})[rest[1]] = tensor
     for name, module in modules.items():
-        module.load_state_dict(weights[name])
+        try:
+            module.load_state_dict(weights[name])
+        except RuntimeError:
+            raise CheckpointError(f"{path}: its weights are not those of this {name}") from None
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict({"state": states[name], "param_groups": optimizer.state_dict()["param_groups"]})
     return tensors, facts
