@@ -1,0 +1,145 @@
+"""The decoder against transformers' Llama: logits, gradients, greedy text, and checkpoints both ways."""
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from model import CheckpointError, Config, Policy, Session
+
+from .tiny import tiny_config, tiny_policy
+
+SHAPES = {
+    "grouped": {},
+    "multi-head": dict(num_key_value_heads=4),
+    "multi-query": dict(num_key_value_heads=1),
+    "one layer": dict(num_hidden_layers=1, intermediate_size=20),
+    "deep, long context": dict(num_hidden_layers=4, rope_theta=500.0, rms_norm_eps=1e-3, max_position_embeddings=512),
+    "wide heads": dict(hidden_size=48, num_attention_heads=2, num_key_value_heads=1),
+}
+
+
+def written(policy, directory, pad=0, bos=1, eos=2):
+    """Our checkpoint's two files that transformers reads."""
+    policy.save(directory)
+    policy.config.save(directory / "config.json", pad, bos, eos)
+    return directory
+
+
+@pytest.fixture(params=SHAPES, ids=lambda name: name.replace(" ", "-"))
+def pair(request, tmp_path):
+    ours = tiny_policy(tiny_config(**SHAPES[request.param]), seed=len(request.param))
+    theirs = AutoModelForCausalLM.from_pretrained(written(ours, tmp_path))
+    return ours, theirs
+
+
+def test_logits_are_those_of_transformers(pair):
+    ours, theirs = pair
+    assert type(theirs) is LlamaForCausalLM and theirs.dtype == torch.float32
+    tokens = torch.randint(320, (3, 90))
+    with torch.no_grad():
+        mine, other = ours(tokens)[0], theirs(tokens).logits
+    assert mine.shape == other.shape == (3, 90, 320) and mine.dtype == torch.float32
+    assert (mine - other).abs().max() < 1e-4
+    assert mine.std() > 0.5  # the comparison is not one of zeros
+
+
+def test_gradients_are_those_of_transformers(pair):
+    ours, theirs = pair
+    tokens = torch.randint(1, 320, (3, 40))  # without <pad>, whose embedding transformers freezes
+    for logits in (ours(tokens)[0], theirs(tokens).logits):
+        F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    others = dict(theirs.named_parameters())
+    mine = {f"model.{name}": parameter.grad for name, parameter in ours.model.named_parameters()}
+    assert mine.keys() == others.keys()
+    for name, gradient in mine.items():
+        assert others[name].grad.abs().max() > 0
+        torch.testing.assert_close(gradient, others[name].grad, rtol=1e-3, atol=1e-6, msg=lambda m: f"{name}: {m}")
+
+
+def test_greedy_text_is_that_of_generate(pair):
+    ours, theirs = pair
+    prompts = torch.randint(3, 320, (4, 12))
+    other = theirs.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=30)[:, 12:].tolist()
+    session = Session.start(ours, prompts[:, :-1].tolist())
+    with torch.no_grad():
+        mine = session.generate(prompts[:, -1], 30, 0.0, eos=2)
+    cut = lambda row: row[:row.index(2) + 1] if 2 in row else row
+    assert mine == [cut(row) for row in other]
+
+
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_a_checkpoint_that_transformers_saved_opens_here(tmp_path, heads):
+    theirs = LlamaForCausalLM(LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=heads,
+        max_position_embeddings=128, rope_theta=777.0, tie_word_embeddings=True, initializer_range=0.3)).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = Policy.load(tmp_path)
+    assert ours.config.rope_theta == 777.0
+    tokens = torch.randint(300, (2, 100))
+    with torch.no_grad():
+        logits, values = ours(tokens)
+        assert (logits - theirs(tokens).logits).abs().max() < 1e-4
+    assert torch.equal(values, torch.zeros(2, 100))  # no value head came along
+
+
+def test_the_older_way_to_write_theta_opens_too(tmp_path):
+    policy = tiny_policy()
+    fields = json.loads((written(policy, tmp_path) / "config.json").read_text())
+    assert fields["rope_theta"] == 10000.0 and "rope_parameters" not in fields
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"rope_scaling": None}))
+    assert torch.equal(Policy.load(tmp_path).model.embed_tokens.weight, policy.model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize("change, problem", [
+    ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
+    ({"tie_word_embeddings": False}, "tie_word_embeddings = False is not supported"),
+    ({"attention_bias": True}, "attention_bias = True is not supported"),
+    ({"mlp_bias": True}, "mlp_bias = True is not supported"),
+    ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling = "),
+    ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rope_scaling = "),
+    ({"head_dim": 16}, "head_dim = 16 is not supported"),
+    ({"num_attention_heads": 0}, "num_attention_heads = 0 is not a positive whole number"),
+    ({"hidden_size": "32"}, "hidden_size = '32' is not a positive whole number"),
+    ({"num_hidden_layers": 2.0}, "num_hidden_layers = 2.0 is not a positive whole number"),
+    ({"vocab_size": -1}, "vocab_size = -1 is not a positive whole number"),
+    ({"rms_norm_eps": None}, "rms_norm_eps = None is not a positive number"),
+    ({"hidden_size": 33}, "hidden_size 33 is not a multiple of num_attention_heads 4"),
+    ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
+    ({"hidden_size": 36}, "the head dimension 9 must be even"),
+])
+def test_what_this_decoder_does_not_compute_is_refused(tmp_path, change, problem):
+    path = written(tiny_policy(), tmp_path) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError) as error:
+        Policy.load(tmp_path)
+    assert str(error.value).startswith(f"{path}: ") and problem in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, problem", [
+    ("{", "not a readable config.json"), ("[]", "model_type is 'list'"), ('{"model_type": "llama"}', "missing field 'vocab_size'"),
+    ("\x80", "not a readable config.json"),
+])
+def test_a_config_that_is_none_is_refused(tmp_path, text, problem):
+    path = written(tiny_policy(), tmp_path) / "config.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError) as error:
+        Policy.load(tmp_path)
+    assert str(error.value).startswith(f"{path}: ") and problem in str(error.value)
+
+
+def test_more_tokens_than_the_context_are_refused():
+    policy = tiny_policy(tiny_config(max_position_embeddings=16))
+    policy(torch.zeros(1, 16, dtype=torch.long))
+    with pytest.raises(ValueError, match="17 tokens exceed the context of 16"):
+        policy(torch.zeros(1, 17, dtype=torch.long))
+
+
+def test_default_size_is_about_a_million():
+    policy = Policy(Config())
+    trunk = 2048 * 128 + 4 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 384 + 2 * 128) + 128  # counted by hand, tied embedding once
+    head = 3 * 128 * 96 + 96 + 96 + 1
+    assert policy.parameter_count() == trunk + head
+    assert 0.9e6 < policy.parameter_count() < 1.2e6
