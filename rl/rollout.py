@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.metrics import hit
 from data.world import Question
 from model import Policy, Session, Tokenizer
 
@@ -68,6 +69,7 @@ def _run(policy: Policy, tokenizer: Tokenizer, env: RagEnv, episodes: list[Episo
         turns = env.search([queries[i] for i in going])
         for i, turn in zip(going, turns):
             episodes[i].turns.append(turn)
+            episodes[i].hit |= hit([env.corpus[row] for row in turn.passages], episodes[i].question)
             episodes[i].state(env.observe(turn, tokenizer))
         # The session still stands before the action: feed the action and its observation in one chunk.
         lengths = session.length.tolist()

@@ -18,6 +18,7 @@ from dataclasses import MISSING, asdict, field, fields
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from data.world import WorldError
 from model import CheckpointError, Policy, Tokenizer, load_state, peek_facts, save_policy, save_state
@@ -77,7 +78,7 @@ def main(script: Callable[[], None]) -> None:
 
 def _one_line(error, code: int) -> int:
     text = " ".join(str(error).split())
-    print(f"error: {text}" if code != 130 else text, file=sys.stderr)
+    tqdm.write(f"error: {text}" if code != 130 else text, file=sys.stderr)  # on a line of its own, also beside a progress bar
     return code
 
 
