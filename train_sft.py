@@ -9,6 +9,7 @@ The end of `read` is a checkpoint of its own: OUT/read.
 
 Left out: teacher models and chain of thought. Shapes: N action tokens of a micro-batch.
 """
+import re
 import time
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ from data.mini import MiniWorld, format_properties, properties
 from data.world import Question, World
 from model import Config, Policy, Tokenizer
 from retrieval_cpp import BM25Index
-from rl import Decoding, Episode, RagEnv, Turn, collate, rollout, score
+from rl import Decoding, Episode, RagEnv, Turn, collate, observation, rollout, score
+from rl.ppo import by_length
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
 from rl.summary import summarize
 
@@ -42,11 +44,15 @@ class Args:
     read_steps: int = arg(1000, "optimiser steps of the read phase")
     mix_steps: int = arg(200, "optimiser steps of the mix phase")
     episodes: int = arg(96, "demonstrations per step", least=1)
+    micro_batch: int = arg(32, "demonstrations per forward pass, similar lengths together")
     popular_share: float = arg(0.5, "share of demonstrations about popular questions, where the world has slices")
     direct_popular: float = arg(0.55, "read phase: share of popular demonstrations that answer directly")
-    direct_other: float = arg(0.25, "read phase: share of the other demonstrations that answer directly")
+    direct_other: float = arg(0.15, "read phase: share of the other demonstrations that answer directly")
+    swap: float = arg(0.5, "probability of swapping the answer inside a gold passage for another of its relation")
+    shuffle: float = arg(0.5, "probability of shuffling the passages of a demonstration: a reader must not trust the rank alone")
     curriculum: float = arg(0.3, "read phase: share of the steps during which the observation grows to k passages")
     query_weight: float = arg(0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not")
+    reading_weight: float = arg(2.0, "loss weight of answers after an observation")
     keep_missed: float = arg(0.3, "probability of keeping the answer's loss where the passages miss the answer")
     probe: int = arg(6000, "training questions to probe for the decision label", least=1)
     informed: float = arg(0.7, "mix phase: share of demonstrations whose branch is the probed label")
@@ -95,10 +101,13 @@ def report_cut(questions: list[Question], tokenizer: Tokenizer, room: int) -> No
 class Teacher:
     """Turns training questions into demonstration episodes, with the real index and its real mistakes."""
 
-    def __init__(self, world: World, env: RagEnv, tokenizer: Tokenizer, args: Args):
+    def __init__(self, world: World, questions: list[Question], env: RagEnv, tokenizer: Tokenizer, args: Args):
         self.world, self.env, self.tokenizer, self.args = world, env, tokenizer, args
         self.rows = {p.id: i for i, p in enumerate(world.corpus)}
         self.room = env.question_room(args.context)
+        self.others: dict[str | None, list[str]] = {}  # relation -> answers of its training questions
+        for question in questions:
+            self.others.setdefault(question.relation, []).append(question.answers[0])
 
     def demonstrate(self, questions: list[Question], retrieve: list[bool], label: list[bool], rng: np.random.Generator,
                     forced: float = 1.0) -> list[Episode]:
@@ -113,27 +122,43 @@ class Teacher:
         for i, (question, prompt) in enumerate(zip(questions, prompts)):
             episode = Episode(question)
             episode.state([self.tokenizer.bos, *prompt[:self.room]])
-            copies = True
+            answer, copies = question.answers[0], True
             if retrieve[i]:
-                copies = self._retrieve(episode, turns[i], gold[i], label[i], rng, forced)
+                answer, copies = self._retrieve(episode, turns[i], gold[i], label[i], rng, forced)
             text = copies or rng.random() < self.args.keep_missed
-            ids = [self.tokenizer.answer, *self.tokenizer.encode(question.answers[0]), self.tokenizer.eos]
+            ids = [self.tokenizer.answer, *self.tokenizer.encode(answer), self.tokenizer.eos]
             episode.action(ids, 0.0, decision=label[i] and not retrieve[i], text=text)
             episodes.append(episode)
         return episodes
 
-    def _retrieve(self, episode: Episode, turn: Turn, gold: int | None, label: bool, rng: np.random.Generator, forced: float) -> bool:
-        """Append a retrieval; whether the passages hold the answer."""
+    def _retrieve(self, episode: Episode, turn: Turn, gold: int | None, label: bool, rng: np.random.Generator, forced: float) -> tuple[str, bool]:
+        """Append a retrieval; the answer to learn from it, and whether the passages hold it."""
         if forced < 1.0:
             turn.passages = turn.passages[:1 + int(forced * self.env.k)]
             if gold is not None and gold not in turn.passages:
                 turn.passages = [*turn.passages[:-1], gold]
-                rng.shuffle(turn.passages)
+        if rng.random() < self.args.shuffle:
+            rng.shuffle(turn.passages)
         words = self.tokenizer.encode(turn.query)[:self.env.query_budget - 1]
         episode.action([self.tokenizer.retrieve, *words, self.tokenizer.eos], 0.0, decision=label)
         episode.turns.append(turn)
-        episode.state(self.env.observe(turn, self.tokenizer))
-        return answerable([self.world.corpus[p] for p in turn.passages], episode.question)
+        passages, answer = list(self.env.passage_ids(turn.passages, self.tokenizer)), episode.question.answers[0]
+        if gold in turn.passages and rng.random() < self.args.swap:
+            answer = self._swap(passages, turn.passages.index(gold), gold, episode.question, rng)
+        episode.state(observation(passages, self.tokenizer))
+        return answer, answerable([self.world.corpus[p] for p in turn.passages], episode.question)
+
+    def _swap(self, passages: list[list[int]], position: int, gold: int, question: Question, rng: np.random.Generator) -> str:
+        """Put another answer of the same relation into the gold passage, and return it: what is read must be copied,
+        because it cannot be remembered (Longpre et al., 2021, use such conflicts to test readers). Where the passage
+        does not hold the answer word for word, nothing changes."""
+        passage, answer = self.world.corpus[gold], question.answers[0]
+        other = str(rng.choice(self.others[question.relation]))
+        text = re.sub(rf"(?<!\w){re.escape(answer)}(?!\w)", lambda _: other, passage.text)
+        if text == passage.text:
+            return answer
+        passages[position] = self.tokenizer.encode(f"{passage.title} {text}")[:self.env.passage_tokens]
+        return other
 
 
 def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> Tensor:
@@ -146,26 +171,24 @@ def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args:
     decisions = log_probs[batch.decision]
     other = torch.log1p(-decisions.exp().clamp(max=1 - 1e-6))  # the other of the two action tokens
     smoothed = (1 - args.smoothing / 2) * decisions + args.smoothing / 2 * other
-    weight = torch.where(asks, args.query_weight, 1.0)
+    weight = torch.where(asks, args.query_weight, torch.where(observed > 0, args.reading_weight, 1.0))
     return -((weight * log_probs)[~batch.decision].sum() + smoothed.sum())
 
 
 def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> float:
-    """One optimiser step over direct and retrieve episodes, each kind a micro-batch of its own (their lengths differ)."""
-    kinds = [[e for e in episodes if bool(e.turns) == kind] for kind in (False, True)]
+    """One optimiser step over direct and retrieve episodes together, in micro-batches of similar length."""
     total, count = 0.0, sum(sum(e.action_mask) for e in episodes)
-    for kind in filter(None, kinds):
-        loss = loss_of(policy, kind, tokenizer, args)
-        (loss / count).backward()
+    for group in by_length(episodes, args.micro_batch):
+        loss = loss_of(policy, [episodes[i] for i in group], tokenizer, args) / count
+        loss.backward()
         total += float(loss.detach())
     if not np.isfinite(total):
         raise FloatingPointError("the loss is NaN or infinite")
-    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)):
-        raise FloatingPointError("the gradient is NaN or infinite")
+    torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return total / count
+    return total
 
 
 def read_batch(teacher: Teacher, sampler: QuestionSampler, step: int, args: Args) -> list[Episode]:
@@ -244,7 +267,7 @@ def train() -> None:
     policy = Policy(config).to(args.device)
     optimizers = make_optimizers(policy, args)
     env = RagEnv(world, index, passage_tokens=args.passage_tokens)
-    teacher, sampler = Teacher(world, env, tokenizer, args), QuestionSampler(questions, args.popular_share, args.seed)
+    teacher, sampler = Teacher(world, questions, env, tokenizer, args), QuestionSampler(questions, args.popular_share, args.seed)
     probed = [questions[i] for i in np.random.default_rng([args.seed, 4]).permutation(len(questions))[:args.probe]]
 
     phase, first, knows = "read", 0, {}

@@ -7,6 +7,8 @@ after `quota` retrievals only [ANSWER] is left.
 """
 from collections.abc import Sequence
 
+import numpy as np
+
 from data.metrics import exact_match, f1_score, hit
 from data.world import Question, World
 from model import Tokenizer
@@ -57,20 +59,30 @@ class RagEnv:
             raise RetrieverError(f"the retriever failed on {len(queries)} queries: {type(error).__name__}: {error}") from error
         if len(ids) != len(queries):
             raise RetrieverError(f"the retriever returned {len(ids)} results for {len(queries)} queries")
+        ids, scores = np.asarray(ids), np.asarray(scores)
+        if ids.ndim != 2 or ids.shape != scores.shape or ids.shape[1] > self.k or ids.dtype.kind not in "iu":
+            raise RetrieverError(f"the retriever returned ids {ids.dtype} {list(ids.shape)} and scores {list(scores.shape)}, expected two of "
+                                 f"[{len(queries)}, at most {self.k}]")
+        if ids.max(initial=-1) >= len(self.corpus):
+            raise RetrieverError(f"the retriever returned passage {ids.max()} of a corpus of {len(self.corpus)}: it indexes another corpus")
         turns = []
         for query, row, row_scores in zip(queries, ids.tolist(), scores.tolist()):
             found = [(i, s) for i, s in zip(row, row_scores) if i >= 0]
             turns.append(Turn(query, [i for i, _ in found], [s for _, s in found]))
         return turns
 
-    def observe(self, turn: Turn, tokenizer: Tokenizer) -> list[int]:
-        """The observation tokens of a retrieval; passages are cut to `passage_tokens` and tokenised once."""
+    def passage_ids(self, passages: Sequence[int], tokenizer: Tokenizer) -> list[list[int]]:
+        """Tokens of "title text" for rows of the corpus, cut to `passage_tokens`; each passage is tokenised once."""
         if tokenizer is not self._tokenizer:
             self._passages, self._tokenizer = {}, tokenizer
-        new = [i for i in turn.passages if i not in self._passages]
+        new = [i for i in passages if i not in self._passages]
         for i, ids in zip(new, tokenizer.encode_batch([f"{self.corpus[i].title} {self.corpus[i].text}" for i in new])):
             self._passages[i] = ids[:self.passage_tokens]
-        return observation([self._passages[i] for i in turn.passages], tokenizer)
+        return [self._passages[i] for i in passages]
+
+    def observe(self, turn: Turn, tokenizer: Tokenizer) -> list[int]:
+        """The observation tokens of a retrieval."""
+        return observation(self.passage_ids(turn.passages, tokenizer), tokenizer)
 
     def judge(self, episode: Episode, answer: str) -> float:
         """Record the answer's figures in the episode and return what it is paid."""
