@@ -1,0 +1,95 @@
+"""A strict, slow reader of episodes: the format, the masks and the rewards of DESIGN section 3, from the tokens alone.
+
+It shares no code with rl/: a token sequence goes in, and what every token must be comes out. Any departure is an error.
+"""
+from typing import NamedTuple
+
+from data.metrics import exact_match, f1_score
+
+
+class Action(NamedTuple):
+    retrieve: bool
+    words: str
+    malformed: bool
+    start: int  # column of the decision token
+    end: int  # column after the last token
+    free: bool
+
+
+class Reading(NamedTuple):
+    kinds: list[str]  # of every token: state, decision, forced, text
+    actions: list[Action]
+    observations: list[list[list[int]]]  # passages as tokens
+    question: list[int]
+
+
+def read(tokens: list[int], tokenizer, quota: int, query_budget: int, answer_budget: int, forced: bool = False) -> Reading:
+    special = {tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.obs, tokenizer.obs_end, tokenizer.sep, tokenizer.retrieve, tokenizer.answer}
+    assert tokens[0] == tokenizer.bos, "an episode opens with <bos>"
+    at = 1
+    while tokens[at] not in special:
+        at += 1
+    question, kinds, actions, observations = tokens[1:at], ["state"] * at, [], []
+    while True:
+        retrieve = tokens[at] == tokenizer.retrieve
+        assert retrieve or tokens[at] == tokenizer.answer, f"an action opens with an action token, not {tokens[at]}"
+        assert not (retrieve and len(observations) >= quota), "more retrievals than the quota"
+        free, budget, start = not forced and len(observations) < quota, query_budget if retrieve else answer_budget, at
+        kinds.append("decision" if free else "forced")
+        at += 1
+        while at < len(tokens) and tokens[at - 1] != tokenizer.eos:
+            kinds.append("text")
+            at += 1
+        written = tokens[start + 1:at]
+        assert 0 < len(written) <= budget, "every action has a text within its budget"
+        ended = written[-1] == tokenizer.eos
+        assert ended or len(written) == budget, "only the budget cuts a text"
+        words = tokenizer.backend.decode([t for t in written if t not in special]).strip()
+        malformed = not ended or not words
+        actions.append(Action(retrieve, words, malformed, start, at, free))
+        if malformed or not retrieve:
+            assert at == len(tokens), "nothing follows the last action"
+            return Reading(kinds, actions, observations, question)
+        assert tokens[at] == tokenizer.obs, "an observation answers a query"
+        end = tokens.index(tokenizer.obs_end, at)
+        inside, passages = tokens[at + 1:end], [[]]
+        for token in inside:
+            if token == tokenizer.sep:
+                passages.append([])
+            else:
+                assert token not in special, "a passage speaks no special token"
+                passages[-1].append(token)
+        observations.append(passages if inside else [])
+        kinds += ["state"] * (end + 1 - at)
+        at = end + 1
+
+
+def check(episode, tokenizer, env, forced: bool = False) -> Reading:
+    """Read an episode and hold everything it claims against the reading; search and passages are done again, slowly."""
+    reading = read(episode.tokens, tokenizer, env.quota, env.query_budget, env.answer_budget, forced)
+    assert episode.action_mask == [kind in ("decision", "text") for kind in reading.kinds]
+    assert episode.decision_mask == [kind == "decision" for kind in reading.kinds]
+    assert len(episode.behaviour) == sum(action.free for action in reading.actions)
+    assert tokenizer.decode(reading.question) == episode.question.question or episode.truncated
+    expected, answers = [0.0] * len(episode.tokens), episode.question.answers
+    for action in reading.actions:
+        last = action.end - 1
+        if action.malformed:
+            expected[last] = env.reward.malformed
+        elif action.retrieve:
+            expected[last] = env.reward.retrieval
+        else:
+            expected[last] = env.reward.exact_match * exact_match(action.words, answers) + env.reward.f1 * f1_score(action.words, answers)
+            assert (episode.answer, episode.exact_match, episode.f1) == (action.words, exact_match(action.words, answers), f1_score(action.words, answers))
+    assert episode.rewards == expected
+    assert episode.malformed == reading.actions[-1].malformed and not any(action.malformed for action in reading.actions[:-1])
+    queries = [action.words for action in reading.actions if action.retrieve and not action.malformed]
+    assert [turn.query for turn in episode.turns] == queries and episode.retrievals == len(queries)
+    found = [[i for i in env.index.search([query], k=env.k)[0][0].tolist() if i >= 0] for query in queries]
+    assert [turn.passages for turn in episode.turns] == found
+    for rows, passages in zip(found, reading.observations, strict=True):
+        assert passages == [tokenizer.encode(f"{env.corpus[i].title} {env.corpus[i].text}")[:env.passage_tokens] for i in rows]
+    gold = episode.question.gold_passages
+    if gold is not None:
+        assert episode.hit == any(env.corpus[i].id in gold for rows in found for i in rows)
+    return reading
