@@ -57,7 +57,7 @@ class Args:
     probe: int = arg(6000, "training questions to probe for the decision label", least=1)
     informed: float = arg(0.7, "mix phase: share of demonstrations whose branch is the probed label")
     smoothing: float = arg(0.1, "mix phase: label smoothing of the decision")
-    muon_lr: float = arg(0.02, "learning rate of the hidden matrices (Muon), read phase")
+    muon_lr: float = arg(0.015, "learning rate of the hidden matrices (Muon), read phase")
     adamw_lr: float = arg(2e-3, "learning rate of embeddings and norms (AdamW), read phase")
     mix_lr_scale: float = arg(0.4, "mix phase: learning rates as a share of the read phase's")
     dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32", choices=("bf16", "fp32"))
