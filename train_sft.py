@@ -35,7 +35,7 @@ class Args:
     dataset: str = arg("popqa", "question set to train on")
     out: str = arg("runs/sft", "where the checkpoint and the log go")
     seed: int = arg(0, "seed of weights, demonstrations and probes")
-    vocab_size: int = arg(2048, "entries of the BPE tokenizer that is trained on the world", least=1)
+    vocab_size: int = arg(4096, "entries at most of the BPE tokenizer that is trained on the world (mini needs fewer than 2,048)", least=1)
     hidden_size: int = arg(128, "width of the policy", least=1)
     layers: int = arg(4, "layers of the policy", least=1)
     heads: int = arg(4, "attention heads; half as many key/value heads", least=1)
