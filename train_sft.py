@@ -184,7 +184,8 @@ def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokeni
         total += float(loss.detach())
     if not np.isfinite(total):
         raise FloatingPointError("the loss is NaN or infinite")
-    torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)):
+        raise FloatingPointError("the gradient is NaN or infinite")
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -213,22 +214,6 @@ def mix_batch(teacher: Teacher, sampler: QuestionSampler, knows: dict[str, bool]
     return teacher.demonstrate(questions, retrieve, informed.tolist(), rng)
 
 
-def run_phase(name: str, steps: int, first: int, step_fn, run: Run, save, args: Args) -> None:
-    """Steps first .. steps - 1 of a phase with progress bar, log and saves. step_fn(step) -> (loss, tokens)."""
-    bar = tqdm(range(first, steps), desc=name, initial=first, total=steps, unit="step", dynamic_ncols=True)
-    for step in bar:
-        start = time.perf_counter()
-        try:
-            loss, tokens = step_fn(step)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{name} step {step}: {error}; {run.kept}") from None
-        seconds = time.perf_counter() - start
-        bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{tokens / seconds:.0f}", refresh=False)
-        run.log({"phase": name, "step": step, "loss": loss, "tokens": tokens, "seconds": seconds})
-        if run.due():
-            save(name, step + 1)
-
-
 def check(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args) -> dict[str, float]:
     """What the warm-up must have taught, on dev: direct EM of popular questions; EM given a hit; malformed actions."""
     policy.eval()
@@ -248,76 +233,110 @@ def probe(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Que
     return {e.question.id: e.exact_match == 1.0 for e in episodes}
 
 
+class WarmUp:
+    """The three phases of one run. A step is a pure function of (arguments, weights and optimizers, phase, step)."""
+
+    def __init__(self, args: Args):
+        self.args = args
+        torch.manual_seed(args.seed)
+        self.world, self.index = open_world(args.world)
+        self.questions, self.dev = (self.world.questions(args.dataset, split) for split in ("train", "dev"))
+        self.env = RagEnv(self.world, self.index, passage_tokens=args.passage_tokens)
+        self.phase, self.first = "read", 0  # where the run stands: phase and first step that is still to do
+        self.knows: dict[str, bool] = {}  # question id -> whether the probe answered it directly
+        self.probed = [self.questions[i] for i in np.random.default_rng([args.seed, 4]).permutation(len(self.questions))[:args.probe]]
+        self.samplers = {"read": QuestionSampler(self.questions, args.popular_share, args.seed),
+                         "mix": QuestionSampler(self.probed, args.popular_share, args.seed)}
+
+    def build(self) -> None:
+        """Tokenizer, policy and optimizers; seconds of work, so only for a run that is not finished."""
+        args, texts = self.args, [f"{p.title} {p.text}" for p in self.world.corpus]
+        self.tokenizer = Tokenizer.train(texts + [t for q in self.questions for t in (q.question, q.answers[0])], args.vocab_size)
+        try:
+            config = Config(vocab_size=len(self.tokenizer), hidden_size=args.hidden_size, intermediate_size=3 * args.hidden_size, num_hidden_layers=args.layers,
+                            num_attention_heads=args.heads, num_key_value_heads=max(1, args.heads // 2), max_position_embeddings=args.context)
+        except ValueError as error:
+            raise UsageError(error) from None
+        self.policy = Policy(config).to(args.device)
+        self.optimizers = make_optimizers(self.policy, args)
+        self.teacher = Teacher(self.world, self.questions, self.env, self.tokenizer, args)
+
+    def save(self, run: Run, step: int) -> None:
+        labels = torch.tensor([self.knows.get(q.id, False) for q in self.probed], dtype=torch.uint8)
+        run.save({"policy": self.policy}, self.optimizers, {"knows": labels}, {"phase": self.phase, "step": step})
+
+    def load(self, run: Run) -> None:
+        tensors, facts = run.load({"policy": self.policy}, self.optimizers)
+        self.phase, self.first = facts["phase"], facts["step"]
+        self.knows = {q.id: bool(known) for q, known in zip(self.probed, tensors["knows"].tolist())}
+
+    def batch(self, step: int) -> list[Episode]:
+        if self.phase == "read":
+            return read_batch(self.teacher, self.samplers["read"], step, self.args)
+        return mix_batch(self.teacher, self.samplers["mix"], self.knows, step, self.args)
+
+    def run_phase(self, run: Run, steps: int, scale: float) -> None:
+        """The steps of the current phase that are still to do, with progress bar, log and saves, and its dev figures."""
+        self.policy.train()
+        bar = tqdm(range(self.first, steps), desc=self.phase, initial=self.first, total=steps, unit="step", dynamic_ncols=True)
+        for step in bar:
+            start = time.perf_counter()
+            set_learning_rate(self.optimizers, self.args, scale * schedule(step, steps))
+            episodes = self.batch(step)
+            try:
+                loss = train_step(self.policy, self.optimizers, episodes, self.tokenizer, self.args)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{self.phase} step {step}: {error}; {run.kept}") from None
+            tokens, seconds = sum(len(e.tokens) for e in episodes), time.perf_counter() - start
+            bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{tokens / seconds:.0f}", refresh=False)
+            run.log({"phase": self.phase, "step": step, "loss": loss, "tokens": tokens, "seconds": seconds})
+            if run.due():
+                self.save(run, step + 1)
+        figures = check(self.policy, self.tokenizer, self.env, self.dev, self.args)
+        run.log({"phase": self.phase, "dev": figures})
+        print(f"after {self.phase}, dev:", {k: round(v, 3) for k, v in figures.items()})
+
+    def describe(self) -> None:
+        """What is going to happen, with the time of one throwaway step as the yardstick of the expected minutes."""
+        args, world = self.args, self.world
+        episodes = read_batch(self.teacher, self.samplers["read"], args.read_steps, args)
+        for _ in range(2):  # the first is slower: memory and kernels are set up
+            start = time.perf_counter()
+            for group in by_length(episodes, args.micro_batch):
+                loss_of(self.policy, [episodes[i] for i in group], self.tokenizer, args).backward()
+            self.policy.zero_grad(set_to_none=True)
+        minutes = (time.perf_counter() - start) * (args.read_steps + args.mix_steps) / 60
+        print(f"train_sft: world {world.name} ({len(world.corpus)} passages, k = {self.env.k}), {args.dataset}.train: {len(self.questions)} questions; "
+              f"policy {self.policy.parameter_count():,} parameters, vocabulary {len(self.tokenizer)}; about {sum(len(e.tokens) for e in episodes)} tokens "
+              f"per step, {args.read_steps} + {args.mix_steps} steps on {torch.get_num_threads()} threads: about {minutes:.0f} minutes")
+        report_cut(self.questions, self.tokenizer, self.teacher.room)
+        if isinstance(world, MiniWorld):
+            print(format_properties(properties(world, lambda queries, k: self.index.search(queries, k)[0])))
+
+
 def train() -> None:
     args = parse(Args, __doc__)
-    torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    world, index = open_world(args.world)
-    questions, dev = world.questions(args.dataset, "train"), world.questions(args.dataset, "dev")
-    run = Run("train_sft", args, {"world": world.name, "open_world": args.world, "corpus_sha256": world.corpus_sha256, "passage_tokens": args.passage_tokens})
+    warm_up = WarmUp(args)
+    run = Run("train_sft", args, {"world": warm_up.world.name, "open_world": args.world, "corpus_sha256": warm_up.world.corpus_sha256,
+                                  "passage_tokens": args.passage_tokens})
     if run.status == "finished":
         print(f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}")
         return
-    tokenizer = Tokenizer.train([f"{p.title} {p.text}" for p in world.corpus] + [t for q in questions for t in (q.question, q.answers[0])], args.vocab_size)
-    try:
-        config = Config(vocab_size=len(tokenizer), hidden_size=args.hidden_size, intermediate_size=3 * args.hidden_size, num_hidden_layers=args.layers,
-                        num_attention_heads=args.heads, num_key_value_heads=max(1, args.heads // 2), max_position_embeddings=args.context)
-    except ValueError as error:
-        raise UsageError(error) from None
-    policy = Policy(config).to(args.device)
-    optimizers = make_optimizers(policy, args)
-    env = RagEnv(world, index, passage_tokens=args.passage_tokens)
-    teacher, sampler = Teacher(world, questions, env, tokenizer, args), QuestionSampler(questions, args.popular_share, args.seed)
-    probed = [questions[i] for i in np.random.default_rng([args.seed, 4]).permutation(len(questions))[:args.probe]]
-
-    phase, first, knows = "read", 0, {}
+    warm_up.build()
     if run.status == "resume":
-        tensors, facts = run.load({"policy": policy}, optimizers)
-        phase, first = facts["phase"], facts["step"]
-        knows = {q.id: bool(known) for q, known in zip(probed, tensors["knows"].tolist())}
-        print(f"resuming {run.out} in phase {phase}, step {first}")
-
-    def save(phase: str, step: int) -> None:
-        labels = torch.tensor([knows.get(q.id, False) for q in probed], dtype=torch.uint8)
-        run.save({"policy": policy}, optimizers, {"knows": labels}, {"phase": phase, "step": step})
-
-    def step_fn(batch: list[Episode]) -> tuple[float, int]:
-        policy.train()
-        return train_step(policy, optimizers, batch, tokenizer, args), sum(len(e.tokens) for e in batch)
-
-    def read(step: int) -> tuple[float, int]:
-        set_learning_rate(optimizers, args, schedule(step, args.read_steps))
-        return step_fn(read_batch(teacher, sampler, step, args))
-
-    mix_sampler = QuestionSampler(probed, args.popular_share, args.seed)
-
-    def mix(step: int) -> tuple[float, int]:
-        set_learning_rate(optimizers, args, args.mix_lr_scale * schedule(step, args.mix_steps))
-        return step_fn(mix_batch(teacher, mix_sampler, knows, step, args))
-
-    print(f"train_sft: world {world.name} ({len(world.corpus)} passages, k = {env.k}), {args.dataset}.train: {len(questions)} questions; "
-          f"policy {policy.parameter_count():,} parameters, vocabulary {len(tokenizer)}; "
-          f"about {np.mean([sum(len(e.tokens) for e in read_batch(teacher, sampler, s, args)) for s in range(3)]):.0f} tokens per step, "
-          f"{args.read_steps} + {args.mix_steps} steps on {torch.get_num_threads()} threads")
-    report_cut(questions, tokenizer, teacher.room)
-    if isinstance(world, MiniWorld):
-        print(format_properties(properties(world, lambda queries, k: index.search(queries, k)[0])))
-    if phase == "read":
-        run_phase("read", args.read_steps, first, read, run, save, args)
-        figures = check(policy, tokenizer, env, dev, args)
-        run.log({"phase": "read", "dev": figures})
-        print("after read, dev:", {k: round(v, 3) for k, v in figures.items()})
-        run.export(run.out / "read", policy, tokenizer)
-        knows = probe(policy, tokenizer, env, probed, args)
-        run.log({"phase": "probe", "knows": float(np.mean(list(knows.values())))})
-        phase, first = "mix", 0
-        optimizers = make_optimizers(policy, args)
-        save(phase, first)
-    run_phase("mix", args.mix_steps, first, mix, run, save, args)
-    figures = check(policy, tokenizer, env, dev, args)
-    run.log({"phase": "mix", "dev": figures})
-    print("after mix, dev:", {k: round(v, 3) for k, v in figures.items()})
-    run.finish(policy.eval(), tokenizer)
+        warm_up.load(run)
+        print(f"resuming {run.out} in phase {warm_up.phase}, step {warm_up.first}")
+    warm_up.describe()
+    if warm_up.phase == "read":
+        warm_up.run_phase(run, args.read_steps, 1.0)
+        run.export(run.out / "read", warm_up.policy, warm_up.tokenizer)
+        warm_up.knows = probe(warm_up.policy, warm_up.tokenizer, warm_up.env, warm_up.probed, args)
+        run.log({"phase": "probe", "knows": float(np.mean(list(warm_up.knows.values())))})
+        warm_up.phase, warm_up.first, warm_up.optimizers = "mix", 0, make_optimizers(warm_up.policy, args)
+        warm_up.save(run, 0)
+    warm_up.run_phase(run, args.mix_steps, args.mix_lr_scale)
+    run.finish(warm_up.policy.eval(), warm_up.tokenizer)
     print(f"checkpoint: {run.out}   next: python train_ppo.py --init {run.out}")
 
 
