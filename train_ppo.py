@@ -24,7 +24,7 @@ from data.world import Question
 from model import Policy, Tokenizer, load_policy
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, collect, ppo_update, rollout
 from rl.advantages import class_means, explained_variance
-from rl.ppo import adapt_beta, update_value_head
+from rl.ppo import adapt_beta, minibatch_backward, update_value_head
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
 from rl.summary import by_slice, summarize
 from train_sft import open_world, report_cut
@@ -198,11 +198,26 @@ class Trainer:
         self.iteration, self.beta, self.best = facts["iteration"], facts["beta"], facts["best"]
 
 
+def expected_minutes(trainer: Trainer, episodes: int = 64) -> float:
+    """The run's length, from a small rollout that is scored and differentiated but changes nothing."""
+    args = trainer.args
+    questions = [q for q in trainer.dev[:episodes // 2] for _ in range(2)]
+    start = time.perf_counter()
+    played = trainer.play(questions, Decoding(args.temperature, sample_decision=True, both=True), torch.Generator().manual_seed(0))
+    with precision(args.device, args.dtype):
+        experience = collect(trainer.policy, trainer.reference, played, trainer.tokenizer, trainer.beta, trainer.config, paired=True)
+        middle = time.perf_counter()
+        minibatch_backward(trainer.policy, experience, list(range(len(played))), trainer.tokenizer, trainer.config)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    seconds = (middle - start) + args.epochs * (time.perf_counter() - middle)
+    return seconds * args.episodes / len(played) * (args.iterations - trainer.iteration) / 60
+
+
 def describe(trainer: Trainer, run: Run) -> None:
     args, world = trainer.args, trainer.world
     print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, k = {trainer.env.k}, quota {trainer.env.quota}), {args.dataset}.train: "
           f"{len(trainer.questions)} questions; policy {trainer.policy.parameter_count():,} parameters from {args.init}; {args.iterations} iterations of "
-          f"{args.episodes} episodes on {torch.get_num_threads()} threads; out {run.out}")
+          f"{args.episodes} episodes on {torch.get_num_threads()} threads: about {expected_minutes(trainer):.0f} minutes; out {run.out}")
     report_cut(trainer.questions, trainer.tokenizer, trainer.env.question_room(trainer.policy.config.max_position_embeddings))
 
 
