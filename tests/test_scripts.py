@@ -1,0 +1,509 @@
+"""The three scripts from outside: what bad input says, what a stop leaves behind, and whether evaluation's files add up.
+
+Scripts run in this process, which saves the import of torch; the way a shell sees them is tests/test_resume.py's.
+"""
+import contextlib
+import io
+import json
+import resource
+import shutil
+import string
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import evaluate
+import rl.environment
+import rl.ppo
+import rl.run
+import train_ppo
+import train_sft
+from data.world import World
+from retrieval_cpp import BM25Index
+from tests.shared import ROOT
+
+ENTRY = {"sft": train_sft.train, "ppo": train_ppo.train, "evaluate": evaluate.evaluate}
+SIZES = ["--hidden-size", "32", "--layers", "2", "--heads", "2", "--vocab-size", "320", "--context", "512", "--threads", "1"]
+SFT = ["--world", "tiny", *SIZES, "--read-steps", "70", "--mix-steps", "4", "--episodes", "24", "--probe", "100",
+       "--direct-popular", ".8", "--direct-other", ".7", "--muon-lr", ".04", "--adamw-lr", "1e-2"]
+PPO = ["--iterations", "3", "--value-warmup", "1", "--episodes", "16", "--minibatch", "8", "--eval-every", "2", "--eval-rows", "20", "--threads", "1"]
+SHORT = ["--read-steps", "4", "--mix-steps", "2", "--episodes", "4", "--probe", "8"]  # after SFT: the last value counts
+WEIGHTS = ("model.safetensors", "value_head.safetensors", "training.safetensors", "config.json", "tokenizer.json", "run.json")
+
+
+def call(script: str, *argv) -> SimpleNamespace:
+    """Run a script as its command line would: exit code, stdout, and what it said last on stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    saved, sys.argv = sys.argv, [f"{script}.py", *map(str, argv)]
+    code = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            rl.run.main(ENTRY[script])
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        sys.argv = saved
+    said = [line[line.rindex("\r") + 1:] if "\r" in line else line for line in err.getvalue().splitlines()]
+    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue(), errors=[line for line in said if "error" in line.lower()])
+
+
+def message(script: str, *argv) -> str:
+    """The one line that a script stops with."""
+    result = call(script, *argv)
+    assert result.code == 2, (result.code, result.out, result.err)
+    assert len(result.errors) == 1 and result.errors[0].startswith("error: ") and "Traceback" not in result.err, result.err
+    return result.errors[0].removeprefix("error: ")
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A directory with a warm-up policy in sft/ and a PPO policy in ppo/, both of the tiny world."""
+    root = tmp_path_factory.mktemp("trained")
+    for script, argv in (("sft", SFT), ("ppo", ["--init", root / "sft", *PPO])):
+        result = call(script, *argv, "--out", root / script)
+        assert result.code == 0, result.err
+    return root
+
+
+@pytest.fixture
+def world(tmp_path) -> Path:
+    """The tiny world as somebody's own directory."""
+    World.open("tiny").save(tmp_path / "world")
+    return tmp_path / "world"
+
+
+@pytest.fixture
+def checkpoint(trained, tmp_path) -> Path:
+    """A copy of the warm-up policy, to be spoilt."""
+    return Path(shutil.copytree(trained / "sft", tmp_path / "checkpoint"))
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def test_missing_checkpoint(tmp_path):
+    assert message("evaluate", "--checkpoint", tmp_path / "none") == f"{tmp_path}/none: no such checkpoint directory"
+    assert message("ppo", "--init", tmp_path, "--out", tmp_path / "out") == f"{tmp_path}: no checkpoint here (config.json not found)"
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_any_run_evaluate_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message("evaluate") == "no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint"
+    assert message("ppo") == "runs/sft: no such checkpoint directory"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_checkpoint(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}/config.json: model_type is 'gpt2', expected 'llama'"
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    tensors = load_file(checkpoint / "model.safetensors")
+    save_file(tensors | {"model.layers.9.bias": torch.zeros(1)}, checkpoint / "model.safetensors")
+    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}/model.safetensors: unknown tensor 'model.layers.9.bias'"
+    (checkpoint / "model.safetensors").write_bytes(b"no tensors")
+    assert message("ppo", "--init", checkpoint).startswith(f"{checkpoint}/model.safetensors: not a readable safetensors file")
+
+
+def test_nan_weights_in_a_checkpoint(checkpoint):
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, checkpoint / "model.safetensors")
+    for script, flag in (("evaluate", "--checkpoint"), ("ppo", "--init")):
+        assert message(script, flag, checkpoint) == f"{checkpoint}/model.safetensors: 'model.norm.weight' holds NaN or infinite weights"
+
+
+def test_tokenizer_that_does_not_fit_the_weights(checkpoint, tmp_path):
+    train_sft.Tokenizer.train(["a world of quite different words " + string.ascii_letters], 300).save(checkpoint)
+    train_sft.Tokenizer.train((p.text for p in World.open("tiny").corpus), 400).save(checkpoint)
+    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}/tokenizer.json: 400 tokens do not fit the 320 rows of the embedding"
+    (checkpoint / "tokenizer.json").unlink()
+    assert message("ppo", "--init", checkpoint, "--out", tmp_path / "out").startswith(f"{checkpoint}/tokenizer.json: not a readable tokenizer.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_world_that_is_none(tmp_path, world):
+    assert message("sft", "--world", tmp_path / "x", "--out", tmp_path / "out").startswith(f"{tmp_path}/x: no such directory")
+    (world / "corpus.jsonl").unlink()
+    assert message("sft", "--world", world, "--out", tmp_path / "out") == f"{world}: not a world: it has no corpus.jsonl or corpus.jsonl.gz"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file, line, problem", [
+    ("corpus.jsonl", "{", "not JSON"),
+    ("corpus.jsonl", '{"title": "t", "text": "x"}', "lacks the field 'id'"),
+    ("corpus.jsonl", '{"id": "new", "title": "t"}', "lacks the field 'text'"),
+    ("corpus.jsonl", "FIRST", "duplicate id '0', first on line 1"),
+    ("questions/popqa.train.jsonl", "[1]", "not a JSON object"),
+    ("questions/popqa.train.jsonl", '{"id": "new", "question": "Who?"}', "lacks the field 'answers'"),
+    ("questions/popqa.train.jsonl", '{"id": "new", "question": "Who?", "answers": []}', "'answers' is empty"),
+    ("questions/popqa.train.jsonl", "FIRST", "duplicate id 'train0', first on line 1"),
+])
+def test_bad_line_of_a_world(world, tmp_path, file, line, problem):
+    lines = (world / file).read_text().splitlines()
+    if line == "FIRST":
+        problem = problem.replace("'0'", repr(json.loads(lines[0])["id"]))
+    (world / file).write_text("\n".join([*lines, lines[0] if line == "FIRST" else line]) + "\n")
+    assert message("sft", "--world", world, "--out", tmp_path / "out") == f"{world}/{file}:{len(lines) + 1}: {problem}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_set_or_split_lists_those_that_exist(trained):
+    there_are = "it has: popqa.dev, popqa.test, popqa.train"
+    sft = trained / "sft"
+    assert message("evaluate", "--checkpoint", sft, "--dataset", "nq") == f"world 'tiny' has no questions 'nq.test'; {there_are}"
+    assert message("evaluate", "--checkpoint", sft, "--split", "validation") == f"world 'tiny' has no questions 'popqa.validation'; {there_are}"
+    assert message("ppo", "--init", sft, "--dataset", "nq", "--out", trained / "none") == f"world 'tiny' has no questions 'nq.train'; {there_are}"
+    assert not (trained / "none").exists()
+
+
+@pytest.mark.parametrize("script, argv, expected", [
+    ("sft", ["--red-steps", "3"], "unrecognized arguments: --red-steps 3"),
+    ("ppo", ["--iteration", "3"], "unrecognized arguments: --iteration 3"),  # no abbreviations either
+    ("evaluate", ["--read-steps", "3"], "unrecognized arguments: --read-steps 3"),
+    ("sft", ["--read-steps", "many"], "argument --read-steps: invalid int value: 'many'"),
+    ("sft", ["--read-steps", "-1"], "argument --read-steps: must be at least 0, not -1"),
+    ("sft", ["--episodes", "0"], "argument --episodes: must be at least 1, not 0"),
+    ("ppo", ["--lr", "nan"], "argument --lr: nan is not a number to compute with"),
+    ("ppo", ["--seed", "-1"], "argument --seed: must be at least 0, not -1"),
+])
+def test_bad_flag(script, argv, expected):
+    assert message(script, *argv) == f"{expected} (--help lists what there is)"
+
+
+def test_bad_choice_lists_the_choices():
+    text = message("sft", "--dtype", "fp8")
+    assert text.startswith("argument --dtype: invalid choice: 'fp8'") and "bf16" in text and "fp32" in text
+
+
+def test_flags_that_exclude_each_other(trained, tmp_path):
+    sft = trained / "sft"
+    assert message("evaluate", "--checkpoint", sft, "--force", "maybe") == "--force must be answer, retrieve or question, not 'maybe'"
+    assert message("evaluate", "--checkpoint", sft, "--force", "answer", "--sample") == "--force and --sample exclude each other"
+    assert "goes with neither --force nor --sample" in message("evaluate", "--checkpoint", sft, "--sample", "--threshold", ".3")
+    assert message("evaluate", "--checkpoint", sft, "--threshold", "1.5") == "--threshold must lie between 0 and 1, not 1.5"
+    assert message("ppo", "--init", sft, "--out", sft) == f"--out {sft} is --init: the warm-up checkpoint would be overwritten"
+    assert message("sft", "--world", "tiny", "--hidden-size", "30", "--out", tmp_path / "out") == (
+        "hidden_size 30 is not a multiple of num_attention_heads 4")
+    assert not (tmp_path / "out").exists()
+
+
+def test_context_without_room(trained, tmp_path):
+    expected = "the context of 64 tokens has no room for a question beside k = 2 passages of 64 tokens, 1 times; lower k, the quota or the passage length"
+    assert message("sft", *SFT, "--context", 64, "--out", tmp_path / "out") == expected
+    assert not (tmp_path / "out").exists()
+    assert "no room for a question beside k = 9 passages" in message("evaluate", "--checkpoint", trained / "sft", "--k", 9)
+
+
+def test_long_questions_are_cut_counted_and_said(world, checkpoint, tmp_path):
+    for split in ("train", "dev", "test"):
+        file = world / f"questions/popqa.{split}.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows[:3]:
+            row["question"] += " please" * 500
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows[:10]))
+    room = 512 - (1 + 32 + 2 + 2 * 65) - (1 + 16) - 1
+    said = f"3 of 10 training questions are longer than the {room} tokens that the context leaves for them, and are cut"
+    assert said in call("sft", *SFT, *SHORT, "--world", world, "--out", tmp_path / "sft").out
+    assert said in call("ppo", "--init", tmp_path / "sft", *PPO, "--iterations", 1, "--out", tmp_path / "ppo").out
+    assert "3 questions were longer than the context and were cut" in call("evaluate", "--checkpoint", checkpoint, "--world", world).out
+    assert json.loads((checkpoint / "eval/tiny.popqa.test.json").read_text())["truncated_questions"] == 3
+
+
+def test_a_retriever_that_fails_stops_everything(trained, tmp_path, monkeypatch):
+    def search(self, queries, k):
+        raise ConnectionResetError("the index went away")
+
+    monkeypatch.setattr(BM25Index, "search", search)
+    monkeypatch.setattr(train_sft, "properties", lambda *_: None)  # would ask the index first
+    monkeypatch.setattr(train_sft, "format_properties", lambda _: "")
+    for script, argv in (("evaluate", ["--checkpoint", trained / "sft", "--force", "question"]), ("sft", [*SFT, "--out", tmp_path / "out"]),
+                         ("ppo", ["--init", trained / "sft", *PPO, "--out", tmp_path / "out"])):
+        text = message(script, *argv)
+        assert text.startswith("the retriever failed on ") and text.endswith("ConnectionResetError: the index went away")
+    assert not (tmp_path / "out/config.json").exists() and not (trained / "sft/eval/tiny.popqa.test.force-question.json").exists()
+
+
+# ---------------------------------------------------------------------------------------------- what a stop leaves behind
+
+
+def stop_at(call_number: int, function, spoil):
+    """`function`, until its `call_number`-th call (from 1) returns `spoil` of its result."""
+    calls = []
+
+    def wrapped(*args, **kwargs):
+        calls.append(None)
+        result = function(*args, **kwargs)
+        return spoil(result) if len(calls) == call_number else result
+
+    return wrapped
+
+
+def state_after_each_save(monkeypatch, out: Path) -> list[dict[str, bytes]]:
+    """Collects the directory after each save of the run's state."""
+    saves, save = [], rl.run.Run.save
+    monkeypatch.setattr(rl.run.Run, "save", lambda self, *args: (save(self, *args), saves.append(content(out))))
+    return saves
+
+
+def test_nan_loss_in_the_warm_up(tmp_path, monkeypatch):
+    saves = state_after_each_save(monkeypatch, tmp_path)
+    real = train_sft.torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(train_sft.torch.nn.utils, "clip_grad_norm_", stop_at(4, real, lambda norm: norm * float("nan")))
+    assert message("sft", *SFT, *SHORT, "--save-seconds", 0, "--out", tmp_path) == (
+        f"read step 3: the gradient is NaN or infinite; the last good state is kept in {tmp_path}")
+    assert content(tmp_path) == saves[-1] and len(saves) == 3
+
+
+def test_nan_loss_in_ppo(trained, tmp_path, monkeypatch):
+    saves = state_after_each_save(monkeypatch, tmp_path)
+    # Iteration 0 trains the value head alone; iteration 1 takes 2 epochs x 2 minibatches x 2 micro-batches.
+    real = rl.ppo.policy_loss
+    monkeypatch.setattr(rl.ppo, "policy_loss", stop_at(9, real, lambda x: (x[0] * float("nan"), x[1])))
+    assert message("ppo", "--init", trained / "sft", *PPO, "--target-kl", 100, "--save-seconds", 0, "--out", tmp_path) == (
+        f"iteration 2: the gradient of the policy is NaN or infinite; the last good state is kept in {tmp_path}")
+    assert content(tmp_path) == saves[-1] and len(saves) == 2
+
+
+def test_nan_before_anything_was_saved(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(rl.ppo, "value_loss", stop_at(1, rl.ppo.value_loss, lambda loss: loss * float("inf")))
+    assert message("ppo", "--init", trained / "sft", *PPO, "--out", tmp_path) == (
+        "iteration 0: the loss of the value head is NaN or infinite; nothing had been saved yet")
+
+
+@pytest.mark.parametrize("script", ["sft", "ppo"])
+def test_disk_full_while_saving(script, trained, tmp_path, monkeypatch):
+    """The third save finds no room for more than half of its file; what the second one wrote stays, and the run goes on from it."""
+    out = tmp_path / script
+    argv = [*SFT, *SHORT] if script == "sft" else ["--init", trained / "sft", *PPO]
+    assert call(script, *argv, "--out", tmp_path / "whole").code == 0
+    saves = state_after_each_save(monkeypatch, out)
+    save = rl.run.Run.save
+
+    def full(self, *args):
+        if len(saves) == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(saves[-1]["training.safetensors"]) // 2, hard))
+        save(self, *args)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as limited:
+        limited.setattr(rl.run.Run, "save", full)
+        try:
+            text = message(script, *argv, "--save-seconds", 0, "--out", out)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert text.startswith(f"{out}/training.safetensors: could not be written (") and text.endswith("; what was there before is kept")
+    left = content(out)
+    assert {name: left.get(name) for name in WEIGHTS} == {name: saves[1].get(name) for name in WEIGHTS}
+    assert not [name for name in left if name.endswith(".partial")]
+    assert call(script, *argv, "--out", out).code == 0
+    for name in ("model.safetensors", "value_head.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_disk_full_while_writing_the_final_checkpoint(trained, checkpoint, monkeypatch):
+    """--fresh over a finished run: training has begun, so the old one is gone, but no half of a new one appears."""
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("model.policy.save_file", full)
+    assert message("sft", *SFT, *SHORT, "--fresh", "--out", checkpoint) == (
+        f"{checkpoint}/read: could not be written ([Errno 28] No space left on device); what was there before is kept")
+    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}: no checkpoint here (config.json not found)"
+
+
+# ---------------------------------------------------------------------------------------------- runs on disk
+
+
+def test_a_finished_run_is_recognised(trained):
+    before = content(trained)
+    result = call("sft", *SFT, "--out", trained / "sft")
+    assert (result.code, result.out) == (0, f"{trained}/sft already holds the finished run; next: python train_ppo.py --init {trained}/sft\n")
+    result = call("ppo", "--init", trained / "sft", *PPO, "--out", trained / "ppo")
+    assert (result.code, result.out) == (0, f"{trained}/ppo already holds the finished run; next: python evaluate.py --dataset popqa\n")
+    assert content(trained) == before
+
+
+def test_other_arguments_are_an_error_that_shows_the_difference(trained):
+    before = content(trained)
+    tail = "; choose another --out, or --fresh to start over"
+    assert message("sft", *SFT, "--seed", 5, "--mix-steps", 9, "--out", trained / "sft") == (
+        f"{trained}/sft holds a run with other arguments (seed 0 -> 5; mix_steps 4 -> 9){tail}")
+    assert message("ppo", "--init", trained / "sft", *PPO, "--clip", ".3", "--no-both", "--out", trained / "ppo") == (
+        f"{trained}/ppo holds a run with other arguments (both True -> False; clip 0.2 -> 0.3){tail}")
+    assert "script 'train_sft' -> 'train_ppo'" in message("ppo", "--init", trained / "ppo", *PPO, "--out", trained / "sft")
+    assert content(trained) == before
+
+
+def test_other_warm_up_weights_are_another_run(trained, checkpoint, tmp_path):
+    assert call("ppo", "--init", checkpoint, *PPO, "--iterations", 1, "--out", tmp_path / "ppo").code == 0
+    shutil.copy(trained / "ppo/model.safetensors", checkpoint / "model.safetensors")
+    assert "init_sha256" in message("ppo", "--init", checkpoint, *PPO, "--iterations", 1, "--out", tmp_path / "ppo")
+
+
+def test_out_that_holds_somebody_elses_checkpoint(checkpoint):
+    (checkpoint / "run.json").unlink()
+    before = content(checkpoint)
+    assert message("sft", *SFT, "--out", checkpoint) == (
+        f"{checkpoint} holds a checkpoint that no run of ours made; choose another --out, or --fresh to replace it")
+    assert content(checkpoint) == before
+
+
+def test_fresh_starts_over(checkpoint):
+    (checkpoint / "eval").mkdir(exist_ok=True)
+    (checkpoint / "eval/old.json").write_text("{}")
+    (checkpoint / "notes.txt").write_text("mine")
+    assert call("sft", *SFT, *SHORT, "--fresh", "--seed", 3, "--out", checkpoint).code == 0
+    lines = [json.loads(line) for line in (checkpoint / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["phase"], line["step"]) for line in lines if "loss" in line] == [("read", i) for i in range(4)] + [("mix", i) for i in range(2)]
+    assert json.loads((checkpoint / "run.json").read_text())["arguments"]["seed"] == 3
+    assert not (checkpoint / "eval/old.json").exists(), "a result of the old weights"
+    assert (checkpoint / "notes.txt").read_text() == "mine"
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_sft, "train_step", interrupted)
+    result = call("sft", *SFT, "--out", tmp_path / "out")
+    assert result.code == 130 and result.err.splitlines()[-1].endswith("stopped; the same command goes on from the last save")
+
+
+def test_from_a_shell(tmp_path):
+    """One line on stderr and exit code 2, from any directory."""
+    result = subprocess.run([sys.executable, ROOT / "evaluate.py", "--checkpoint", "none"], cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", "error: none: no such checkpoint directory\n")
+
+
+# ---------------------------------------------------------------------------------------------- evaluation
+
+
+def read_results(checkpoint: Path, suffix: str = "") -> tuple[dict, list[dict]]:
+    stem = checkpoint / f"eval/tiny.popqa.test{suffix}"
+    return json.loads(Path(f"{stem}.json").read_text()), [json.loads(line) for line in Path(f"{stem}.jsonl").read_text().splitlines()]
+
+
+def normal(text: str) -> list[str]:
+    """SQuAD's normalisation, written again and differently: the words that count."""
+    kept = "".join(c for c in text.lower() if c not in string.punctuation)
+    return [w for w in kept.split() if w not in ("a", "an", "the")]
+
+
+def overlap(a: list[str], b: list[str]) -> float:
+    common = sum((Counter(a) & Counter(b)).values())
+    return 2 * common / (len(a) + len(b)) if common else 0.0
+
+
+def recompute(records: list[dict], gold: dict[str, tuple]) -> dict[str, float]:
+    """Every metric from the episodes as they were written, without the project's own code."""
+    totals, hits = Counter(), []
+    for r in records:
+        em = f1 = 0.0
+        if not r["malformed"]:
+            em = float(any(normal(r["answer"]) == normal(a) for a in r["answers"]))
+            f1 = max(overlap(normal(r["answer"]), normal(a)) for a in r["answers"])
+        reward = -0.2 * len(r["turns"]) + (-1.0 if r["malformed"] else em + f1)
+        found = any(p["id"] in gold[r["id"]] for turn in r["turns"] for p in turn["passages"])
+        assert (r["em"], r["hit"]) == (em, found) and r["f1"] == pytest.approx(f1, abs=1e-5) and r["reward"] == pytest.approx(reward, abs=1e-5)
+        totals.update(em=em, f1=f1, retrieval=float(bool(r["turns"])), reward=reward, malformed=float(r["malformed"]), p_retrieve=r["p_retrieve"])
+        hits += [found] if r["turns"] else []
+    return {k: v / len(records) for k, v in totals.items()} | {"hit": sum(hits) / len(hits) if hits else None}
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained) -> Path:
+    result = call("evaluate", "--checkpoint", trained / "ppo", "--threads", 1)
+    assert result.code == 0, result.err
+    return trained / "ppo"
+
+
+@pytest.mark.parametrize("suffix", ["", ".force-answer", ".force-question", ".force-retrieve"])
+def test_the_result_has_the_documented_keys_and_follows_from_the_episodes(evaluated, suffix):
+    world = World.open("tiny")
+    questions = world.questions("popqa", "test")
+    result, records = read_results(evaluated, suffix)
+    assert result.keys() >= {"world", "set", "split", "rows", "checkpoint", "decoding", "metrics", "slices", "corpus_sha256", "seconds"}
+    assert (result["world"], result["set"], result["split"], result["rows"], result["checkpoint"]) == ("tiny", "popqa", "test", 150, str(evaluated))
+    assert (result["corpus_sha256"], result["k"], result["quota"]) == (world.corpus_sha256, 2, 1) and result["seconds"] > 0
+    assert [r["id"] for r in records] == [q.id for q in questions]
+    assert all((r["question"], r["answers"], r["slice"], r["relation"]) == (q.question, list(q.answers), q.slice, q.relation) for r, q in zip(records, questions))
+    gold = {q.id: q.gold_passages for q in questions}
+    assert result["metrics"] == pytest.approx(recompute(records, gold), abs=1e-5)
+    assert set(result["slices"]) == {"popular", "tail", "absent"}
+    for name, figures in result["slices"].items():
+        rows = [r for r in records if r["slice"] == name]
+        assert figures == pytest.approx(recompute(rows, gold) | {"rows": len(rows)}, abs=1e-5)
+
+
+def test_the_fixture_is_worth_testing_on(evaluated):
+    """Right and wrong answers, hits and misses: otherwise the test above compares zeros."""
+    direct, asked = read_results(evaluated, ".force-answer")[0]["metrics"], read_results(evaluated, ".force-question")[0]["metrics"]
+    assert 0 < direct["em"] < 1 and 0 < asked["hit"] < 1 and direct["malformed"] < 0.5
+
+
+def test_forced_decodings(evaluated):
+    forced = {kind: read_results(evaluated, f".force-{kind}") for kind in ("answer", "retrieve", "question")}
+    assert all(result["decoding"]["force"] == kind for kind, (result, _) in forced.items())
+    assert all(r["turns"] == [] for r in forced["answer"][1])
+    assert all(r["malformed"] or len(r["turns"]) == 1 for r in forced["retrieve"][1])
+    assert all(r["turns"][0]["query"] == r["question"] and len(r["turns"]) == 1 for r in forced["question"][1])
+    result = call("evaluate", "--checkpoint", evaluated, "--force", "answer")
+    assert result.code == 0 and "force answer" in result.out
+    assert read_results(evaluated, ".force-answer")[1] == forced["answer"][1], "a row of the table and --force are the same thing"
+
+
+def test_thresholds(evaluated):
+    """P([RETRIEVE]) > 0 always and > 1 never: the ends of --threshold are the forced decodings, between them lies a count."""
+    p = sorted(r["p_retrieve"] for r in read_results(evaluated)[1])
+    middle = (p[74] + p[75]) / 2
+    played = {}
+    for threshold in (0, middle, 1):
+        assert call("evaluate", "--checkpoint", evaluated, "--threshold", repr(threshold)).code == 0
+        played[threshold] = read_results(evaluated, f".threshold-{threshold:g}")[1]
+    play = lambda records: [(r["id"], r["turns"], r["answer"], r["reward"], r["malformed"]) for r in records]
+    assert play(played[0]) == play(read_results(evaluated, ".force-retrieve")[1])
+    assert play(played[1]) == play(read_results(evaluated, ".force-answer")[1])
+    for r, r0, r1 in zip(played[middle], played[0], played[1]):
+        assert r["answer"] == (r0 if r["p_retrieve"] > middle else r1)["answer"]
+
+
+def test_sampling_depends_on_its_seed_alone(evaluated):
+    runs = []
+    for seed in (1, 1, 2):
+        assert call("evaluate", "--checkpoint", evaluated, "--sample", "--rows", 40, "--seed", seed).code == 0
+        result, records = read_results(evaluated, ".sample")
+        assert result["rows"] == len(records) == 40 and result["decoding"]["temperature"] == 1.0
+        runs.append(records)
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_the_table_names_world_set_split_and_rows(evaluated):
+    out = call("evaluate", "--checkpoint", evaluated, "--show", 3).out
+    assert out.startswith("evaluate: world tiny, set popqa, split test, 150 questions, k = 2, quota 1; greedy")
+    for row in ("direct only", "always retrieve, raw question", "always retrieve, own query", "own decision"):
+        assert row in out
+    assert out.count("P([RETRIEVE]) = ") == 3 and f"{evaluated}/eval/tiny.popqa.test.json" in out
+
+
+def test_a_result_is_never_half_written(evaluated, monkeypatch):
+    before = read_results(evaluated)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        text = message("evaluate", "--checkpoint", evaluated)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "could not be written" in text and read_results(evaluated) == before
+    assert not list((evaluated / "eval").glob("*.partial"))
