@@ -46,9 +46,15 @@ def subject_of(question: str) -> str:
 
 def keywords_of(passage: Passage, question: Question) -> list[str]:
     """Content words of a passage that name neither its subject nor the answer: what a query may add to the subject."""
-    taken = {w.lower() for text in (passage.title, question.question, *question.answers) for w in _WORD.findall(text)}
-    words = dict.fromkeys(w.lower() for w in _WORD.findall(passage.text))
-    return [w for w in words if w not in STOP_WORDS and w not in taken]
+    taken = {p for text in (passage.title, question.question, *question.answers) for w in _WORD.findall(text) for p in _parts(w)}
+    words = dict.fromkeys(w.lower() for w in _WORD.findall(passage.text.replace("'s", "")))
+    return [w for w in words if w not in STOP_WORDS and not _parts(w) & taken]
+
+
+def _parts(word: str) -> set[str]:
+    """A word, its parts and their union: "Caldis-born" names Caldis, "U.N." is "UN"."""
+    word = word.lower()
+    return {word, re.sub("[-.]", "", word), *re.split("[-.]", word)}
 
 
 def teacher_query(question: Question, gold: Passage | None, rng: np.random.Generator) -> str:
