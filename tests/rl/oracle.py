@@ -1,6 +1,6 @@
-"""A strict, slow reader of episodes: the format, the masks and the rewards of DESIGN section 3, from the tokens alone.
+"""Slow, obviously right twins: a strict reader of episodes (format, masks, rewards: DESIGN section 3) and GAE as a double sum.
 
-It shares no code with rl/: a token sequence goes in, and what every token must be comes out. Any departure is an error.
+They share no code with rl/. Reading: a token sequence goes in, and what every token must be comes out. Any departure is an error.
 """
 from typing import NamedTuple
 
@@ -93,3 +93,10 @@ def check(episode, tokenizer, env, forced: bool = False) -> Reading:
     if gold is not None:
         assert episode.hit == any(env.corpus[i].id in gold for rows in found for i in rows)
     return reading
+
+
+def slow_advantages(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+    """Schulman et al. (2016), eq. 16 as it stands: A_t = sum over l of (gamma lambda)^l delta_(t+l), V = 0 after the end."""
+    values = [*values, 0.0]
+    deltas = [rewards[t] + gamma * values[t + 1] - values[t] for t in range(len(rewards))]
+    return [sum((gamma * lam) ** (j - t) * deltas[j] for j in range(t, len(deltas))) for t in range(len(deltas))]
