@@ -18,7 +18,10 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator | None
     """Next tokens int64 [B] from float32 [B, V]; temperature 0 is greedy. No top-k or top-p: PPO scores what it sampled."""
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(-1)
+    probabilities = (logits / temperature).softmax(-1)
+    if generator is not None:  # drawn where the generator lives: the CPU, also for a policy on a GPU
+        probabilities = probabilities.to(generator.device)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1).to(logits.device)
 
 
 class Session:

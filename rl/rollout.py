@@ -42,6 +42,8 @@ def rollout(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: Sequen
     room = env.question_room(policy.config.max_position_embeddings)
     if decoding.both and (batch_size % 2 or any(a is not b for a, b in zip(questions[::2], questions[1::2], strict=True))):
         raise ValueError("both branches: every question must come twice in a row, and the batch size be even")
+    if decoding.both and env.quota < 1:
+        raise ValueError("both branches: a quota of 0 leaves no decision to learn")
     episodes = []
     for start in range(0, len(questions), batch_size):
         batch = [Episode(question) for question in questions[start:start + batch_size]]
@@ -95,7 +97,7 @@ def _decide(logits: Tensor, tokenizer: Tokenizer, decoding: Decoding, episodes: 
         behaviour = torch.where(retrieve, p, 1 - p)
     else:
         mixed = (1 - decoding.explore) * p + decoding.explore / 2
-        retrieve = torch.rand(len(p), generator=generator, device=p.device) < mixed
+        retrieve = torch.rand(len(p), generator=generator, device=generator.device if generator else p.device).to(p.device) < mixed
         behaviour = torch.where(retrieve, mixed, 1 - mixed)
     for episode, value in zip(episodes, behaviour.tolist()):
         episode.behaviour.append(value)

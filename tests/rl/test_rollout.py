@@ -301,6 +301,11 @@ def test_both_branches_need_pairs(script, questions, batch_size):
         script(always(0.5), environment(), questions, Decoding(both=True), batch_size=batch_size)
 
 
+def test_both_branches_need_a_quota(script):
+    with pytest.raises(ValueError, match="a quota of 0 leaves no decision"):
+        script(always(0.5), environment(quota=0), [QUESTIONS[0]] * 2, Decoding(both=True))
+
+
 @pytest.mark.parametrize("force, p", [("answer", 0.99), ("retrieve", 0.01)])
 def test_forced_decisions_are_in_no_mask(script, force, p):
     env = environment(quota=2)
