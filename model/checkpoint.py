@@ -79,7 +79,7 @@ def _exchange(staging: Path, directory: Path) -> None:
         for source, target in moves:
             os.replace(source, target)
             done.append((source, target))
-    except OSError:
+    except BaseException:  # Ctrl-C as well
         for source, target in reversed(done):
             os.replace(target, source)
         raise
