@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # what the first optimizer of a process imports: a second, here paid once for all victims
 
 from tests.shared import ROOT
 from tests.test_scripts import call
