@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from model import CheckpointError, Config, Policy, Session
+from model.transformer import attend
 
 from .tiny import tiny_config, tiny_policy
 
@@ -67,6 +68,16 @@ def test_greedy_text_is_that_of_generate(pair):
         mine = session.generate(prompts[:, -1], 30, 0.0, eos=2)
     cut = lambda row: row[:row.index(2) + 1] if 2 in row else row
     assert mine == [cut(row) for row in other]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_on_a_cpu_is_the_one_used_elsewhere(kv_heads, masked):
+    """The explicit form against torch's own, which every other device runs."""
+    q, k, v = torch.randn(2, 6, 9, 8), *torch.randn(2, 2, kv_heads, 13 if masked else 9, 8)
+    mask = (torch.rand(2, 1, 9, 13) < 0.5).index_fill(-1, torch.tensor([0]), True) if masked else None
+    other = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+    torch.testing.assert_close(attend(q, k, v, mask), other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("heads", [4, 2, 1])
