@@ -208,10 +208,10 @@ def main() -> None:
                       (("ours bf16", Ours(policy, tokenizer, env, "bf16", t, tokens)), ("ours fp32", Ours(policy, tokenizer, env, "fp32", t, tokens)),
                        ("transformers", make(t, **best)))}
         rates: dict[str, list[float]] = {name: [] for name in contenders}
-        for round in range(args.rounds + 1):
+        for turn in range(args.rounds + 1):
             for name, contender in contenders.items():
                 r = rate(contender, questions)
-                if round:  # the first round warms up
+                if turn:  # the first round warms up
                     rates[name].append(r)
         print(f"\n{'episodes/s':<24}{'median':>8}{'range':>16}{'ratio':>8}")
         for name, values in rates.items():
