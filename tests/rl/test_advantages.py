@@ -11,10 +11,10 @@ from rl.advantages import class_means, explained_variance, generalized_advantage
 from .oracle import slow_advantages
 
 
-def padded(rows: list[list[float]]) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: list[list[float]], rubbish: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows on the left of a grid filled with rubbish, and the mask of what is real."""
     width = max(len(row) for row in rows) + 2
-    grid = torch.full((len(rows), width), 1e6)
+    grid = torch.full((len(rows), width), rubbish)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
         grid[i, :len(row)], mask[i, :len(row)] = torch.tensor(row), True
@@ -28,8 +28,8 @@ number = st.floats(-3, 3, width=32)
 @given(st.lists(st.lists(st.tuples(number, number), min_size=1, max_size=12), min_size=1, max_size=4),
        st.sampled_from([1.0, 0.99, 0.7, 0.0]), st.sampled_from([1.0, 0.95, 0.5, 0.0]))
 def test_gae_is_the_double_sum(rows, gamma, lam):
-    rewards, mask = padded([[r for r, _ in row] for row in rows])
-    values, _ = padded([[v for _, v in row] for row in rows])
+    rewards, mask = padded([[r for r, _ in row] for row in rows], 1e6)
+    values, _ = padded([[v for _, v in row] for row in rows], -3e5)
     result = generalized_advantages(rewards, values, mask, gamma, lam)
     for i, row in enumerate(rows):
         expected = torch.tensor(slow_advantages(*map(list, zip(*row)), gamma, lam))
