@@ -15,7 +15,9 @@
 #include "bm25.hpp"
 #include "bm25_build.hpp"
 #include "dense.hpp"
+#include "dense_build.hpp"
 #include "parallel.hpp"
+#include "roofline.hpp"
 
 namespace py = pybind11;
 
@@ -182,10 +184,14 @@ void check_matrix(const FloatMatrix& matrix, const char* what) {
 class PyDense {
 public:
     explicit PyDense(DenseIndex index) : index_(std::move(index)) {}
-    explicit PyDense(const FloatMatrix& vectors) {
+    PyDense(const FloatMatrix& vectors, const std::string& storage, bool keep_rows) {
         check_matrix(vectors, "vectors");
         if (vectors.shape(1) == 0) throw py::value_error("vectors must have at least one column");
-        index_ = DenseIndex::build(vectors.data(), static_cast<std::size_t>(vectors.shape(0)), static_cast<std::size_t>(vectors.shape(1)));
+        const std::size_t kind = storage == "f32" ? 0 : storage == "bf16" ? 1 : storage == "int8" ? 2 : 3;
+        if (kind == 3) throw py::value_error("storage must be 'f32', 'bf16' or 'int8', got '" + storage + "'");
+        const py::gil_scoped_release release;
+        index_ = DenseBuilder(vectors.data(), static_cast<std::size_t>(vectors.shape(0)), static_cast<std::size_t>(vectors.shape(1)),
+                              static_cast<Storage>(kind), keep_rows).finish();
     }
 
     py::tuple search(const FloatMatrix& queries, py::ssize_t k_, py::ssize_t threads_) const {
@@ -202,11 +208,7 @@ public:
         const float* const data = queries.data();
         {
             const py::gil_scoped_release release;
-            parallel_for(rows, threads, [&](std::size_t q, std::size_t) {
-                TopK top(std::min(k, index_.size()));
-                index_.search(data + q * index_.dimension(), top);
-                top.write(k, ids + q * k, scores + q * k);
-            });
+            smartrag::search(index_, data, rows, k, threads, ids, scores);
         }
         return results.tuple();
     }
@@ -252,7 +254,7 @@ PYBIND11_MODULE(_core, m) {
         });
 
     py::class_<PyDense>(m, "Dense")
-        .def(py::init<const FloatMatrix&>())
+        .def(py::init<const FloatMatrix&, const std::string&, bool>())
         .def_static("load", [](const std::string& path) { return PyDense(DenseIndex::load(path)); })
         .def("search", &PyDense::search)
         .def("save", &PyDense::save)
@@ -260,6 +262,14 @@ PYBIND11_MODULE(_core, m) {
         .def_property_readonly("nbytes", [](const PyDense& self) { return self.index().nbytes(); })
         .def_property_readonly("dimension", [](const PyDense& self) { return self.index().dimension(); });
 
+    m.def("simd_level", [] { return std::string(name(simd_level())); });
+    m.def("simd_levels", [] {
+        std::vector<std::string> names;
+        for (const Simd level : simd_levels()) names.emplace_back(name(level));
+        return names;
+    });
+    m.def("read_bandwidth", [](const FloatMatrix& array) { return read_bandwidth(array.data(), static_cast<std::size_t>(array.size())); });
+    m.def("fma_rate", &fma_rate);
     m.def("tokenize", [](const py::handle text) {
         py::object holder;
         py::list out;

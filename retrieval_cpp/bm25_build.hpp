@@ -131,7 +131,6 @@ public:
         plan();
         invert();
         pack();
-        bound();
         std::sort(made.escapes.begin(), made.escapes.end(), [](const auto& a, const auto& b) {
             return a.term != b.term ? a.term < b.term : a.document < b.document;
         });
@@ -153,8 +152,12 @@ private:
         BM25Index index;
         Vocabulary vocabulary;
         std::vector<BM25Index::Term> terms;
-        ByteArray postings;
+        ByteArray packed;
+        std::vector<OpenPosting> open;
+        std::vector<std::uint32_t> bases;
+        std::vector<std::uint16_t> starts;
         std::vector<std::uint8_t> codes, maxima;
+        std::vector<Summary> summaries;
         std::vector<BM25Index::Escape> escapes;
         std::vector<std::uint32_t> lengths;
         std::string settings;
@@ -166,7 +169,7 @@ private:
         const std::uint64_t n = made.lengths.size();
         made.terms.resize(seen_.size());
         std::uint32_t rows = 0;
-        std::uint64_t flat = 0;
+        std::uint64_t flat = 0, open = 0;
         for (const bool dense : {true, false}) {  // dense terms take the first rows
             for (std::size_t t = 0; t < seen_.size(); ++t) {
                 const std::uint64_t df = seen_[t].df;
@@ -176,6 +179,7 @@ private:
                 if (dense) continue;
                 made.terms[t].place = flat;
                 flat += df;
+                if (made.index.has_row(made.terms[t])) open += df;
             }
             if (dense) made.index.meta.dense_rows = rows;
         }
@@ -183,8 +187,14 @@ private:
         made.index.terms = made.terms;
         made.codes.resize(made.index.meta.dense_rows * made.index.padded_size());
         made.index.codes = made.codes;
-        made.maxima.resize(rows * made.index.padded_blocks());
+        const std::size_t blocks = made.index.padded_blocks(), common = rows - made.index.meta.dense_rows;
+        made.open.reserve(open);
+        made.bases.resize(common * (blocks / kBlocksPerBase));
+        made.starts.resize(common * blocks);
+        made.maxima.resize(rows * blocks);
         made.index.maxima = made.maxima;
+        made.summaries.resize(rows * blocks);
+        made.index.summaries = made.summaries;
         flat_documents_.resize(flat);
         flat_codes_.resize(flat);
     }
@@ -216,40 +226,56 @@ private:
         Made& made = *made_;
         for (BM25Index::Term& term : made.terms) {
             if (made.index.is_dense(term)) continue;
-            const std::uint64_t begin = term.place - term.df;
-            std::uint8_t* const out = made.postings.reserve(PostingList::bytes_bound(term.df));
-            term.place = made.postings.size();
-            made.postings.commit(PostingList::encode(flat_documents_.data() + begin, flat_codes_.data() + begin, term.df, out));
-        }
-        std::uint8_t* const slack = made.postings.reserve(kDecodeSlack);
-        std::fill_n(slack, kDecodeSlack, std::uint8_t{0});
-        made.postings.commit(slack + kDecodeSlack);
-        made.index.postings = made.postings.view();
-        flat_documents_ = {};
-        flat_codes_ = {};
-    }
-
-    // The greatest code of every block of each term that has a row.
-    void bound() {
-        Made& made = *made_;
-        std::uint32_t documents[kPostingsPerBlock];
-        for (const BM25Index::Term& term : made.terms) {
-            if (!made.index.has_maxima(term)) continue;
-            std::uint8_t* const maxima = made.maxima.data() + term.row * made.index.padded_blocks();
-            const auto raise = [&](std::size_t document, std::uint8_t code) {
-                maxima[document / kBlock] = std::max(maxima[document / kBlock], code);
-            };
-            if (made.index.is_dense(term)) {
-                const std::uint8_t* const codes = made.index.dense_codes(term);
-                for (std::size_t d = 0; d < made.lengths.size(); ++d) raise(d, codes[d]);
+            const std::uint32_t* const documents = flat_documents_.data() + (term.place - term.df);
+            const std::uint8_t* const codes = flat_codes_.data() + (term.place - term.df);
+            if (made.index.has_row(term)) {
+                open_list(term, documents, codes);
             } else {
-                const PostingList list = made.index.list(term);
-                for (std::uint32_t block = 0; block < list.blocks(); ++block) {
-                    const std::uint8_t* const codes = list.decode(block, documents);
-                    for (std::uint32_t i = 0; i < list.count(block); ++i) raise(documents[i], codes[i]);
-                }
+                std::uint8_t* const out = made.packed.reserve(PackedList::bytes_bound(term.df));
+                term.place = made.packed.size();
+                made.packed.commit(PackedList::encode(documents, codes, term.df, out));
             }
         }
+        std::uint8_t* const slack = made.packed.reserve(kDecodeSlack);
+        std::fill_n(slack, kDecodeSlack, std::uint8_t{0});
+        made.packed.commit(slack + kDecodeSlack);
+        made.index.packed = made.packed.view();
+        made.index.open = made.open;
+        made.index.bases = made.bases;
+        made.index.starts = made.starts;
+        flat_documents_ = {};
+        flat_codes_ = {};
+        for (const BM25Index::Term& term : made.terms) {
+            if (!made.index.is_dense(term)) continue;
+            const std::uint8_t* const codes = made.index.dense_codes(term);
+            for (std::uint32_t d = 0; d < made.lengths.size(); ++d) {
+                if (codes[d] != 0) bound(term, d, codes[d]);
+            }
+        }
+    }
+
+    void open_list(BM25Index::Term& term, const std::uint32_t* documents, const std::uint8_t* codes) {
+        Made& made = *made_;
+        const std::size_t blocks = made.index.padded_blocks(), row = term.row - made.index.meta.dense_rows;
+        term.place = made.open.size();
+        std::size_t next = 0;  // the block whose start is to be set next
+        for (std::uint32_t i = 0; i < term.df; ++i) {
+            bound(term, documents[i], codes[i]);
+            for (; next <= documents[i] / kBlock; ++next) {
+                std::uint32_t& base = made.bases[(row * blocks + next) / kBlocksPerBase];
+                if (next % kBlocksPerBase == 0) base = i;
+                made.starts[row * blocks + next] = static_cast<std::uint16_t>(i - base);
+            }
+            made.open.push_back(OpenPosting::make(documents[i], codes[i]));
+            if (i + 1 == term.df || documents[i + 1] / kBlock != documents[i] / kBlock) made.open.back().mark_last();
+        }
+    }
+
+    // Adds a posting to its block's bounds.
+    void bound(const BM25Index::Term& term, std::uint32_t document, std::uint8_t code) {
+        const std::size_t at = term.row * made_->index.padded_blocks() + document / kBlock;
+        made_->maxima[at] = std::max(made_->maxima[at], code);
+        made_->summaries[at] = summarise(made_->summaries[at], document, code);
     }
 
     std::unique_ptr<Made> made_ = std::make_unique<Made>();

@@ -7,10 +7,10 @@
 // textbook, the same for all documents, is left out, as in Lucene and in bm25s.
 //
 // A term is kept in one of three ways, by its document frequency:
-//   dense    df > N / 8      a code for every document                      codes  [dense rows, padded N]
-//   common   df >= N / 128   a compressed list, and the greatest code
-//                            of every 64 documents, as for dense terms      maxima [rows, padded N / 64]
-//   rare     the rest        a compressed list                              postings
+//   dense    df > N / 8      a code for every document
+//   common   df >= N / 128   an open list
+//   rare     the rest        a packed list
+// Dense and common terms have a row of bounds: for every 64 documents, the greatest code and a summary.
 //
 //   N documents, V terms, block = 64 consecutive documents; code: impact.hpp, lists: postings.hpp
 #pragma once
@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "file.hpp"
 #include "impact.hpp"
@@ -28,7 +29,6 @@
 
 namespace smartrag {
 
-inline constexpr std::uint32_t kBlock = 64;  // documents bounded together: one cache line of codes
 inline constexpr std::uint32_t kDenseShare = 8, kCommonShare = 128;
 inline constexpr std::uint32_t kNoRow = 0xFFFFFFFF;
 
@@ -43,9 +43,9 @@ struct BM25Index {
         std::uint64_t dense_rows = 0;
     };
     struct Term {
-        std::uint64_t place = 0;  // of the list in `postings`
+        std::uint64_t place = 0;     // of the list, in `packed` or `open`
         std::uint32_t df = 0;
-        std::uint32_t row = kNoRow;  // of `maxima`; below dense_rows, of `codes` too
+        std::uint32_t row = kNoRow;  // of `maxima` and `summaries`; below dense_rows, of `codes` too
     };
     struct Escape {
         std::uint32_t term, document, tf;
@@ -54,9 +54,13 @@ struct BM25Index {
     Meta meta;
     VocabularyView vocabulary;
     View<Term> terms;               // [V]
-    View<std::uint8_t> postings;
+    View<std::uint8_t> packed;      // the lists of all rare terms
+    View<OpenPosting> open;         // the lists of all common terms
+    View<std::uint32_t> bases;      // [rows - dense rows, padded_blocks() / 64]
+    View<std::uint16_t> starts;     // [rows - dense rows, padded_blocks()]
     View<std::uint8_t> codes;       // [dense rows, padded_size()]
     View<std::uint8_t> maxima;      // [rows, padded_blocks()]
+    View<Summary> summaries;        // [rows, padded_blocks()]
     View<Escape> escapes;           // by term, then document
     View<std::uint32_t> lengths;    // [N]
     View<char> settings;            // stop words and stemmer, for the Python side
@@ -64,16 +68,21 @@ struct BM25Index {
 
     std::size_t size() const { return lengths.size; }
     std::size_t padded_blocks() const { return padded_blocks(size()); }
-    std::size_t padded_size() const { return padded_blocks() * kBlock; }
+    std::size_t padded_size() const { return (size() + kBlock - 1) / kBlock * kBlock; }
     static std::size_t padded_blocks(std::size_t documents) {  // a multiple of 64, so that kernels have no tails
         return (documents + kBlock * 64 - 1) / (kBlock * 64) * 64;
     }
 
     bool is_dense(const Term& term) const { return term.row < meta.dense_rows; }
-    bool has_maxima(const Term& term) const { return term.row != kNoRow; }
+    bool has_row(const Term& term) const { return term.row != kNoRow; }
     const std::uint8_t* dense_codes(const Term& term) const { return codes.data + term.row * padded_size(); }
     const std::uint8_t* block_maxima(const Term& term) const { return maxima.data + term.row * padded_blocks(); }
-    PostingList list(const Term& term) const { return {postings.data + term.place, term.df}; }
+    const Summary* block_summaries(const Term& term) const { return summaries.data + term.row * padded_blocks(); }
+    PackedList packed_list(const Term& term) const { return {packed.data + term.place, term.df}; }
+    OpenList open_list(const Term& term) const {
+        const std::size_t row = term.row - meta.dense_rows, blocks = padded_blocks();
+        return {open.data + term.place, bases.data + row * (blocks / kBlocksPerBase), starts.data + row * blocks};
+    }
 
     float idf(std::uint32_t term) const {
         const double df = terms[term].df;
@@ -101,15 +110,17 @@ struct BM25Index {
         std::uint8_t code = 0;
         if (is_dense(entry)) {
             code = dense_codes(entry)[document];
+        } else if (has_row(entry)) {
+            std::uint8_t row[kBlock] = {};
+            if (block_maxima(entry)[document / kBlock] != 0) open_list(entry).expand(document / kBlock, row);
+            code = row[document % kBlock];
         } else {
-            const PostingList list = this->list(entry);
-            std::uint32_t documents[kPostingsPerBlock];
-            for (std::uint32_t block = 0; block < list.blocks() && list.first(block) <= document; ++block) {
-                const std::uint8_t* const codes = list.decode(block, documents);
-                const std::uint32_t* const end = documents + list.count(block);
-                const std::uint32_t* const found = std::lower_bound(static_cast<const std::uint32_t*>(documents), end, document);
-                if (found != end && *found == document) code = codes[found - documents];
-            }
+            const PackedList list = packed_list(entry);
+            std::vector<std::uint32_t> documents(entry.df + 1u);
+            std::vector<std::uint8_t> codes(documents.size());
+            list.decode_all(documents.data(), codes.data());
+            const auto found = std::lower_bound(documents.begin(), documents.begin() + entry.df, document);
+            if (*found == document) code = codes[static_cast<std::size_t>(found - documents.begin())];
         }
         return code == 0 ? 0 : tf(term, document, code);
     }
@@ -120,9 +131,13 @@ struct BM25Index {
         visit(self.vocabulary.ends);
         visit(self.vocabulary.bytes);
         visit(self.terms);
-        visit(self.postings);
+        visit(self.packed);
+        visit(self.open);
+        visit(self.bases);
+        visit(self.starts);
         visit(self.codes);
         visit(self.maxima);
+        visit(self.summaries);
         visit(self.escapes);
         visit(self.lengths);
         visit(self.settings);

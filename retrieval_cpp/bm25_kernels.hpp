@@ -11,8 +11,7 @@ namespace smartrag {
 
 struct BM25Kernels {
     void (*add_scaled)(const std::uint8_t* codes, std::uint16_t weight, std::uint16_t* sums, std::size_t count);
-    std::uint64_t (*at_least)(const std::uint16_t* sums, std::uint16_t least);
-    std::size_t (*count_at_least)(const std::uint16_t* sums, std::size_t count, std::uint16_t least);
+    std::size_t (*estimate_at_least)(const std::uint16_t* sums, std::size_t count, std::uint16_t least);
     std::size_t (*select)(const std::uint16_t* sums, std::size_t count, std::uint16_t least, std::uint32_t below, std::uint32_t* places);
 };
 

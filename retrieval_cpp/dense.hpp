@@ -1,51 +1,77 @@
 // dense.hpp - exact inner-product search over float vectors.
 //
-//   N rows of D floats; B queries; score = dot product
+// Every query meets every row: what counts is to stream the rows once, at memory speed for one query and at arithmetic
+// speed for many (dense_kernels.hpp).  The threshold of each query's top k is compared in registers, so that the B x N
+// score matrix is never written.
+//
+// bf16 and int8 rows are two and four times shorter.  Where the float rows are kept beside them the result is still
+// exact: by Cauchy and Schwarz a score from rounded rows v' and a rounded query q' is off by at most
+//   slack = |q| max |v - v'| + |q - q'| max |v'|,
+// so whatever scores more than 2 slack below the k-th best so far cannot be among the k best; the few others are
+// scored again on the float rows.
+//
+//   N rows of D floats, in panels of 64; B queries in groups of 6; score = dot product
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "dense_kernels.hpp"
 #include "file.hpp"
+#include "parallel.hpp"
 #include "topk.hpp"
 
 namespace smartrag {
 
+enum class Storage : std::uint64_t { kF32, kBF16, kInt8 };
+
+inline std::size_t element_bytes(Storage storage) { return storage == Storage::kF32 ? 4 : storage == Storage::kBF16 ? 2 : 1; }
+
 struct DenseIndex {
     struct Meta {
         std::uint64_t rows = 0, dimension = 0;
+        Storage storage = Storage::kF32;
+        double greatest_norm = 0;   // of a stored (rounded) row
+        double greatest_error = 0;  // of a stored row: |v - v'|
     };
     Meta meta;
-    View<float> vectors;  // [N, D]
+    View<std::uint8_t> panels;   // [panels, panel_bytes()]
+    View<float> row_scales;      // int8: [padded N], row = scale * bytes
+    View<float> row_sums;        // int8: [padded N], sum of a row's bytes
+    View<float> rows;            // [N, D] for exact scores, or empty
     std::shared_ptr<const void> owner;
 
     std::size_t size() const { return meta.rows; }
     std::size_t dimension() const { return meta.dimension; }
-    std::size_t nbytes() const { return vectors.bytes(); }
+    std::size_t padded_dimension() const { return meta.storage == Storage::kInt8 ? (dimension() + 3) / 4 * 4 : dimension(); }
+    std::size_t panel_count() const { return (size() + kPanel - 1) / kPanel; }
+    std::size_t panel_bytes() const { return kPanel * padded_dimension() * element_bytes(meta.storage); }
+    bool rescores() const { return rows.size != 0; }
 
-    static DenseIndex build(const float* data, std::size_t rows, std::size_t dimension) {
-        auto storage = std::make_shared<std::vector<float>>(data, data + rows * dimension);
-        DenseIndex index;
-        index.meta = {rows, dimension};
-        index.vectors = *storage;
-        index.owner = storage;
-        return index;
+    template <class Self, class Visit>
+    static void each_section(Self& self, Visit&& visit) {
+        visit(self.panels);
+        visit(self.row_scales);
+        visit(self.row_sums);
+        visit(self.rows);
     }
 
-    void search(const float* query, TopK& top) const {
-        for (std::size_t row = 0; row < size(); ++row) {
-            const float* const v = vectors.data + row * dimension();
-            float score = 0;
-            for (std::size_t d = 0; d < dimension(); ++d) score += query[d] * v[d];
-            top.push(score, static_cast<std::uint32_t>(row));
-        }
+    std::size_t nbytes() const {
+        std::size_t total = sizeof meta;
+        each_section(*this, [&](const auto& section) { total += section.bytes(); });
+        return total;
     }
 
     void save(const std::string& path) const {
         FileWriter file;
         file.add(View<Meta>(&meta, 1));
-        file.add(vectors);
+        each_section(*this, [&](const auto& section) { file.add(section); });
         file.write(path, FileKind::kDense);
     }
 
@@ -56,11 +82,163 @@ struct DenseIndex {
         file.next(meta);
         if (meta.size != 1) file.fail("has a section of the wrong size");
         index.meta = meta[0];
-        file.next(index.vectors);
-        if (index.vectors.size != index.meta.rows * index.meta.dimension) file.fail("has a section of the wrong size");
+        each_section(index, [&](auto& section) { file.next(section); });
+        if (index.panels.size != index.panel_count() * index.panel_bytes()) file.fail("has a section of the wrong size");
         index.owner = file.owner();
         return index;
     }
 };
+
+// What one step of a byte stands for, so that the greatest component is 127; never so small that 1 / scale overflows.
+inline float int8_scale(float greatest) { return std::max(greatest / 127.0f, 1e-37f); }
+
+// A batch of queries in the form that the index is scanned with.
+struct DenseQueries {
+    std::size_t count;
+    const float* exact;             // [B, D]
+    std::vector<std::int8_t> bytes; // int8: [B, padded D]
+    std::vector<float> scales;      // int8: [B]
+    std::vector<float> slack;       // [B] how far a stored score may be off; 0 where stored scores are final
+
+    DenseQueries(const DenseIndex& index, const float* queries, std::size_t count_)
+        : count(count_), exact(queries), scales(count_, 1.0f), slack(count_, 0.0f) {
+        const std::size_t dimension = index.dimension(), padded = index.padded_dimension();
+        const bool int8 = index.meta.storage == Storage::kInt8;
+        if (int8) bytes.resize(count * padded);
+        for (std::size_t q = 0; q < count; ++q) {
+            const float* const query = queries + q * dimension;
+            double norm = 0, error = 0;
+            float greatest = 0;
+            for (std::size_t d = 0; d < dimension; ++d) greatest = std::max(greatest, std::fabs(query[d]));
+            scales[q] = int8_scale(greatest);
+            for (std::size_t d = 0; d < dimension; ++d) {
+                norm += double{query[d]} * query[d];
+                if (!int8) continue;
+                const auto byte = static_cast<std::int8_t>(std::lrint(query[d] / scales[q]));
+                bytes[q * padded + d] = byte;
+                error += std::pow(double{query[d]} - double{scales[q]} * byte, 2);
+            }
+            if (std::sqrt(norm) * (index.meta.greatest_norm + index.meta.greatest_error) > std::numeric_limits<float>::max()) {
+                throw std::domain_error("queries are so long that scores overflow float32");
+            }
+            if (!index.rescores()) continue;
+            // The last term covers the float arithmetic of both scores.
+            const double n = std::sqrt(norm), rounding = 1.2e-7 * static_cast<double>(dimension + 8);
+            slack[q] = static_cast<float>(1.0001 * (n * index.meta.greatest_error + std::sqrt(error) * index.meta.greatest_norm +
+                                                    rounding * n * (index.meta.greatest_norm + index.meta.greatest_error)));
+        }
+    }
+};
+
+// Scans a range of panels for a batch of queries; one per thread.
+class DenseScanner {
+public:
+    DenseScanner(const DenseIndex& index, const DenseQueries& queries, std::size_t k)
+        : index_(index), queries_(queries), kernels_(dense_kernels()), tops_(queries.count, TopK(k)),
+          candidates_(queries.count), bars_(queries.count, -std::numeric_limits<float>::infinity()) {}
+
+    void scan(std::size_t first_panel, std::size_t last_panel) {
+        const std::size_t groups = (queries_.count + kTileQueries - 1) / kTileQueries;
+        const std::size_t step = kPanel * element_bytes(index_.meta.storage), steps = index_.padded_dimension();
+        for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
+            const std::uint8_t* const data = index_.panels.data + panel * index_.panel_bytes();
+            for (std::size_t group = 0; group < groups; ++group) {
+                // Each group fetches its share of the next panel; for a single group the hardware's streams do better.
+                const bool ahead = groups > 1 && panel + 1 < last_panel;
+                const std::size_t share = (steps + groups - 1) / groups;
+                const std::uint8_t* const next = data + index_.panel_bytes() + std::min(group * share, steps - share) * step;
+                score_group(panel, group, data, ahead ? reinterpret_cast<const char*>(next) : nullptr, groups);
+            }
+        }
+    }
+
+    // The exact k best of what was scanned, added to `top`.
+    void finish(std::size_t q, TopK& top) {
+        if (!index_.rescores()) {
+            for (const Hit& hit : tops_[q].hits()) top.push(hit.score, hit.id);
+            return;
+        }
+        const std::size_t dimension = index_.dimension();
+        for (const Hit& hit : candidates_[q]) {
+            if (hit.score < bars_[q]) continue;
+            top.push(kernels_.dot(queries_.exact + q * dimension, index_.rows.data + hit.id * dimension, dimension), hit.id);
+        }
+    }
+
+private:
+    void score_group(std::size_t panel, std::size_t group, const std::uint8_t* data, const char* ahead, std::size_t every) {
+        const std::size_t first = group * kTileQueries;
+        std::uint64_t found[kTileQueries] = {};
+        Tile tile{};
+        tile.panel = data;
+        tile.count = std::min(kTileQueries, queries_.count - first);
+        tile.dimension = index_.padded_dimension();
+        tile.bars = bars_.data() + first;
+        tile.found = found;
+        tile.scores = scores_;
+        tile.ahead = ahead;
+        tile.ahead_every = ahead == nullptr ? 0 : every;
+        tile.query_scales = queries_.scales.data() + first;
+        if (index_.meta.storage == Storage::kInt8) {
+            tile.queries = queries_.bytes.data() + first * tile.dimension;
+            tile.row_scales = index_.row_scales.data + panel * kPanel;
+            tile.row_sums = index_.row_sums.data + panel * kPanel;
+            kernels_.int8(tile);
+        } else {
+            tile.queries = queries_.exact + first * tile.dimension;
+            (index_.meta.storage == Storage::kF32 ? kernels_.f32 : kernels_.bf16)(tile);
+        }
+        for (std::size_t q = 0; q < tile.count; ++q) {
+            for (; found[q] != 0; found[q] &= found[q] - 1) {
+                const auto row = static_cast<std::size_t>(__builtin_ctzll(found[q]));
+                if (panel * kPanel + row < index_.size()) push(first + q, scores_[q * kPanel + row], panel * kPanel + row);
+            }
+        }
+    }
+
+    void push(std::size_t q, float score, std::size_t row) {
+        const Hit hit{score, static_cast<std::uint32_t>(row)};
+        TopK& top = tops_[q];
+        top.push(hit.score, hit.id);
+        if (!index_.rescores()) {
+            bars_[q] = top.threshold();
+            return;
+        }
+        // The k-th best is off by slack, and so is this one.
+        bars_[q] = top.threshold() - 2.0f * queries_.slack[q];
+        std::vector<Hit>& candidates = candidates_[q];
+        candidates.push_back(hit);
+        if (candidates.size() == candidates.capacity()) {
+            const auto gone = [&](const Hit& h) { return h.score < bars_[q]; };
+            candidates.erase(std::remove_if(candidates.begin(), candidates.end(), gone), candidates.end());
+        }
+    }
+
+    const DenseIndex& index_;
+    const DenseQueries& queries_;
+    const DenseKernels& kernels_;
+    std::vector<TopK> tops_;
+    std::vector<std::vector<Hit>> candidates_;  // all that may still be among the k best
+    std::vector<float> bars_;                   // a score must be above this to matter
+    alignas(64) float scores_[kTileQueries * kPanel];
+};
+
+// The k best rows of each query, padded like BM25's.
+inline void search(const DenseIndex& index, const float* data, std::size_t count, std::size_t k, std::size_t threads,
+                   std::int32_t* ids, float* scores) {
+    const DenseQueries queries(index, data, count);
+    const std::size_t best = std::min(k, index.size());
+    threads = thread_count(threads, index.panel_count());
+    std::vector<std::unique_ptr<DenseScanner>> scanners(threads);
+    parallel_for(threads, threads, [&](std::size_t part, std::size_t) {
+        scanners[part] = std::make_unique<DenseScanner>(index, queries, best);
+        scanners[part]->scan(index.panel_count() * part / threads, index.panel_count() * (part + 1) / threads);
+    });
+    for (std::size_t q = 0; q < count; ++q) {
+        TopK top(best);
+        for (const auto& scanner : scanners) scanner->finish(q, top);
+        top.write(k, ids + q * k, scores + q * k);
+    }
+}
 
 }  // namespace smartrag

@@ -1,19 +1,21 @@
-// postings.hpp - compressed posting lists: bit-packed blocks of 128.
+// postings.hpp - the two forms of a posting list: packed small for rare terms, open to any block for common ones.
 //
-// Document numbers ascend, so only the gaps are kept, minus one, each block with as many bits as its largest gap needs
-// (the binary packing of Lemire and Boytsov, "Decoding billions of integers per second through vectorization", 2015,
-// in its plain layout: a value is one unaligned 64-bit load, a shift and a mask).  A block's codes (impact.hpp) follow
-// its gaps, so that decoding touches one place in memory.
+// Packed: blocks of 128 postings.  Document numbers ascend, so only the gaps are kept, minus one, each block with as
+// many bits as its largest gap needs (the binary packing of Lemire and Boytsov, "Decoding billions of integers per
+// second through vectorization", 2015, in its plain layout: a value is one unaligned 64-bit load, a shift and a mask).
+// A block's codes (impact.hpp) follow its gaps.
 //
 //   list    header[0] ... header[B - 1] | block 0 | ... | block B - 1            B = ceil(df / 128)
 //   header  u32 first document | u32 offset of the block in the list * 32 + width
 //   block   gaps [n - 1] of `width` bits, to whole bytes | codes u8 [n]           n = 128, or what is left
+//
+// Open: a posting is 16 bits, its code, its place among the 64 documents of its block, and a bit for the block's last;
+// where each block begins is kept in 16 bits, counted from every 64th block, whose begin is kept in 32.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -27,10 +29,10 @@ inline std::uint32_t bit_width(std::uint32_t value) {
     return value == 0 ? 0 : 32 - static_cast<std::uint32_t>(__builtin_clz(value));
 }
 
-class PostingList {
+class PackedList {
 public:
-    PostingList() = default;
-    PostingList(const std::uint8_t* list, std::uint32_t df) : list_(list), df_(df) {}
+    PackedList() = default;
+    PackedList(const std::uint8_t* list, std::uint32_t df) : list_(list), df_(df) {}
 
     std::uint32_t blocks() const { return (df_ + kPostingsPerBlock - 1) / kPostingsPerBlock; }
     std::uint32_t count(std::uint32_t block) const { return std::min(kPostingsPerBlock, df_ - block * kPostingsPerBlock); }
@@ -52,12 +54,22 @@ public:
         return bits + (std::size_t{n - 1} * width + 7) / 8;
     }
 
+    // All documents, then kNoDocument, and all codes; room for df + 1 documents.
+    void decode_all(std::uint32_t* documents, std::uint8_t* codes) const {
+        for (std::uint32_t block = 0; block < blocks(); ++block) {
+            std::memcpy(codes, decode(block, documents), count(block));
+            documents += count(block);
+            codes += count(block);
+        }
+        *documents = kNoDocument;
+    }
+
     // The largest size that encode() can produce.
     static std::size_t bytes_bound(std::uint32_t df) { return df * 5ull + 8ull * (df / kPostingsPerBlock + 1); }
 
     // Writes the list of `df` postings at `out` and returns its end.
     static std::uint8_t* encode(const std::uint32_t* documents, const std::uint8_t* codes, std::uint32_t df, std::uint8_t* out) {
-        const PostingList shape(nullptr, df);
+        const PackedList shape(nullptr, df);
         std::uint8_t* block_out = out + 8 * std::size_t{shape.blocks()};
         for (std::uint32_t block = 0; block < shape.blocks(); ++block) {
             const std::uint32_t n = shape.count(block);
@@ -95,73 +107,39 @@ private:
     std::uint32_t df_ = 0;
 };
 
-// Walks a posting list forwards and lays out its codes document by document.
-class PostingCursor {
+inline constexpr std::uint32_t kBlock = 64;         // documents bounded together: one cache line of codes
+inline constexpr std::uint32_t kBlocksPerBase = 64;
+
+struct OpenPosting {
+    std::uint16_t bits;
+    static OpenPosting make(std::uint32_t document, std::uint8_t code) {
+        return {static_cast<std::uint16_t>((document % kBlock) << 8 | code)};
+    }
+    void mark_last() { bits = static_cast<std::uint16_t>(bits | 0x8000u); }
+    bool last() const { return bits >= 0x8000u; }
+    std::uint32_t place() const { return bits >> 8 & (kBlock - 1); }
+    std::uint8_t code() const { return static_cast<std::uint8_t>(bits); }
+};
+
+class OpenList {
 public:
-    // `eager` decodes the whole list at once: right for short lists, which are read in full to bound every block.
-    void open(PostingList list, bool eager) {
-        list_ = list;
-        eager_ = eager;
-        if (!eager) documents_.resize(kPostingsPerBlock + 1);
-        else {
-            documents_.resize(std::size_t{list.blocks()} * kPostingsPerBlock + 1);
-            codes_.resize(documents_.size());
-            count_ = 0;
-            for (std::uint32_t block = 0; block < list.blocks(); ++block) {
-                const std::uint8_t* const codes = list.decode(block, documents_.data() + count_);
-                std::memcpy(codes_.data() + count_, codes, list.count(block));
-                count_ += list.count(block);
-            }
-            documents_[count_] = kNoDocument;
-            block_codes_ = codes_.data();
-            next_block_ = list.blocks();
-        }
-        rewind();
-    }
+    OpenList() = default;
+    OpenList(const OpenPosting* postings, const std::uint32_t* bases, const std::uint16_t* starts)
+        : postings_(postings), bases_(bases), starts_(starts) {}
 
-    void rewind() {
-        position_ = 0;
-        if (eager_) return;
-        next_block_ = 0;
-        refill();
-    }
-
-    // Writes the codes of the documents [begin, begin + 64) that occur to row[document - begin]; whether there are any.
-    bool expand(std::uint32_t begin, std::uint8_t* row) {
-        if (documents_[count_ - 1] < begin && next_block_ < list_.blocks() && list_.first(next_block_) <= begin) {
-            while (next_block_ + 1 < list_.blocks() && list_.first(next_block_ + 1) <= begin) ++next_block_;
-            refill();
-        }
-        while (documents_[position_] < begin) ++position_;
-        bool any = false;
-        for (;;) {
-            for (; documents_[position_] - begin < 64; ++position_) {
-                row[documents_[position_] - begin] = block_codes_[position_];
-                any = true;
-            }
-            if (position_ < count_ || next_block_ == list_.blocks() || list_.first(next_block_) - begin >= 64) return any;
-            refill();
+    // Writes the codes of a block that has postings to row[document % 64].
+    void expand(std::uint32_t block, std::uint8_t* row) const {
+        const OpenPosting* p = postings_ + bases_[block / kBlocksPerBase] + starts_[block];
+        for (;; ++p) {
+            row[p->place()] = p->code();
+            if (p->last()) return;
         }
     }
-
-    std::uint32_t size() const { return count_; }  // of an eager cursor: df
-    const std::uint32_t* documents() const { return documents_.data(); }
-    const std::uint8_t* codes() const { return block_codes_; }
 
 private:
-    void refill() {
-        count_ = list_.count(next_block_);
-        block_codes_ = list_.decode(next_block_++, documents_.data());
-        documents_[count_] = kNoDocument;
-        position_ = 0;
-    }
-
-    PostingList list_;
-    bool eager_ = false;
-    std::uint32_t next_block_ = 0, position_ = 0, count_ = 0;
-    std::vector<std::uint32_t> documents_;  // what is decoded, then kNoDocument
-    std::vector<std::uint8_t> codes_;
-    const std::uint8_t* block_codes_ = nullptr;
+    const OpenPosting* postings_ = nullptr;
+    const std::uint32_t* bases_ = nullptr;
+    const std::uint16_t* starts_ = nullptr;
 };
 
 }  // namespace smartrag

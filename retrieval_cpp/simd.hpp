@@ -1,8 +1,8 @@
 // simd.hpp - which instruction set the kernels use.
 //
 // Hot loops are written once per idea in a *.inc file that is compiled several times, each time in its own namespace
-// and for its own target (the way of Google's Highway); the choice is made once, when the library is loaded.  So one
-// build runs on any machine, and needs no -march=native.
+// and for its own target (the way of Google's Highway); a search begins by choosing the best.  So one build runs on any
+// machine, and needs no -march=native.
 //
 //   SMARTRAG_SIMD=portable | neon | avx2 | avx512   uses a lower level than the machine has (tests, comparisons)
 #pragma once
@@ -58,16 +58,13 @@ inline std::vector<Simd> simd_levels() {
 
 // The highest level, or the one that SMARTRAG_SIMD names.
 inline Simd simd_level() {
-    static const Simd chosen = [] {
-        const char* const wanted = std::getenv("SMARTRAG_SIMD");
-        const std::vector<Simd> levels = simd_levels();
-        if (wanted == nullptr || *wanted == '\0') return levels.back();
-        for (const Simd level : levels) {
-            if (std::string(name(level)) == wanted) return level;
-        }
-        throw std::invalid_argument(std::string("SMARTRAG_SIMD=") + wanted + " is not a level of this machine");
-    }();
-    return chosen;
+    const char* const wanted = std::getenv("SMARTRAG_SIMD");
+    const std::vector<Simd> levels = simd_levels();
+    if (wanted == nullptr || *wanted == '\0') return levels.back();
+    for (const Simd level : levels) {
+        if (std::string(name(level)) == wanted) return level;
+    }
+    throw std::invalid_argument(std::string("SMARTRAG_SIMD=") + wanted + " is not a level of this machine");
 }
 
 }  // namespace smartrag

@@ -106,7 +106,7 @@ private:
         }
     }
 
-    std::vector<std::uint64_t> slots_ = std::vector<std::uint64_t>(1024);
+    std::vector<std::uint64_t> slots_ = std::vector<std::uint64_t>(16);
     std::vector<std::uint64_t> ends_ = {0};
     std::vector<char> bytes_;
     VocabularyView view_{slots_, ends_, bytes_};

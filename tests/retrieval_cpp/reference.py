@@ -32,35 +32,41 @@ def tokens(text: str) -> list[str]:
 
 
 class BM25Twin:
+    """Every passage scored for every query, from a [V, N] matrix of term frequencies."""
+
     def __init__(self, texts, k1=0.9, b=0.4, stopwords=(), stem=lambda word: word):
-        self.clean = lambda text: [stem(w) for w in tokens(text) if w not in stopwords]
-        self.documents = [Counter(self.clean(text)) for text in texts]
-        lengths = [d.total() for d in self.documents]
+        self.clean = lambda text: [stem(word) for word in tokens(text) if word not in stopwords]
+        documents = [Counter(self.clean(text)) for text in texts]
+        self.terms = {term: row for row, term in enumerate(dict.fromkeys(term for d in documents for term in d))}
+        self.tf = np.zeros((len(self.terms), len(documents)), f32)
+        for i, document in enumerate(documents):
+            for term, count in document.items():
+                self.tf[self.terms[term], i] = count
+        lengths = [d.total() for d in documents]
         mean = sum(lengths) / max(1, len(lengths))
         k1, b = float(f32(k1)), float(f32(b))
-        self.norms = [f32(k1 * (1.0 - b + b * (n / mean if mean else 1.0))) for n in lengths]
-        self.df = Counter(term for d in self.documents for term in d)
+        self.norms = np.array([k1 * (1.0 - b + b * (n / mean if mean else 1.0)) for n in lengths], f32)
 
     def idf(self, term):
-        return f32(math.log1p((len(self.documents) - self.df[term] + 0.5) / (self.df[term] + 0.5)))
+        n, df = self.tf.shape[1], np.count_nonzero(self.tf[self.terms[term]])
+        return f32(math.log1p((n - df + 0.5) / (df + 0.5)))
 
     def scores(self, query):
-        """{passage: score} for the passages that share a term with the query."""
-        out = {}
+        """Scores [N], and which passages share a term with the query."""
+        out, shares = np.zeros(self.tf.shape[1], f32), np.zeros(self.tf.shape[1], bool)
         for term, count in Counter(self.clean(query)).items():
-            if term not in self.df:
-                continue
-            weight = f32(count) * self.idf(term)
-            for i, document in enumerate(self.documents):
-                if tf := f32(document[term]):
-                    out[i] = out.get(i, f32(0)) + weight * (tf / (tf + self.norms[i]))
-        return out
+            if term in self.terms:
+                tf = self.tf[self.terms[term]]
+                impact = np.divide(tf, tf + self.norms, out=np.zeros_like(tf), where=tf > 0)
+                out += f32(count) * self.idf(term) * impact
+                shares |= tf > 0
+        return out, shares
 
     def search(self, queries, k):
         ids = np.full((len(queries), k), -1, np.int32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         for q, query in enumerate(queries):
-            best = sorted(self.scores(query).items(), key=lambda item: (-item[1], item[0]))[:k]
-            for i, (passage, score) in enumerate(best):
-                ids[q, i], scores[q, i] = passage, score
+            score, shares = self.scores(query)
+            best = [i for i in np.lexsort((np.arange(len(score)), -score)) if shares[i]][:k]
+            ids[q, : len(best)], scores[q, : len(best)] = best, score[best]
         return ids, scores
