@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.demonstrations import QuestionSampler, answerable, gold_passage, teacher_query
+from data.demonstrations import QuestionSampler, Teacher, answerable, gold_passage
+from data.metrics import hit
 from data.mini import MiniWorld, format_properties, properties
 from data.world import Question, World
 from model import Config, Policy, Tokenizer
@@ -41,7 +42,7 @@ class Args:
     heads: int = arg(4, "attention heads; half as many key/value heads", least=1)
     context: int = arg(1024, "positions of the policy", least=1)
     passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
-    read_steps: int = arg(1000, "optimiser steps of the read phase")
+    read_steps: int = arg(1200, "optimiser steps of the read phase")
     mix_steps: int = arg(200, "optimiser steps of the mix phase")
     episodes: int = arg(96, "demonstrations per step", least=1)
     micro_batch: int = arg(32, "demonstrations per forward pass, similar lengths together")
@@ -59,7 +60,7 @@ class Args:
     smoothing: float = arg(0.1, "mix phase: label smoothing of the decision")
     muon_lr: float = arg(0.015, "learning rate of the hidden matrices (Muon), read phase")
     adamw_lr: float = arg(2e-3, "learning rate of embeddings and norms (AdamW), read phase")
-    mix_lr_scale: float = arg(0.4, "mix phase: learning rates as a share of the read phase's")
+    mix_lr_scale: float = arg(0.25, "mix phase: learning rates as a share of the read phase's")
     dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32", choices=("bf16", "fp32"))
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     threads: int = arg(0, "CPU threads, 0 = all")
@@ -98,13 +99,15 @@ def report_cut(questions: list[Question], tokenizer: Tokenizer, room: int) -> No
         print(f"{cut} of {len(questions)} training questions are longer than the {room} tokens that the context leaves for them, and are cut")
 
 
-class Teacher:
+class Demonstrator:
     """Turns training questions into demonstration episodes, with the real index and its real mistakes."""
 
     def __init__(self, world: World, questions: list[Question], env: RagEnv, tokenizer: Tokenizer, args: Args):
         self.world, self.env, self.tokenizer, self.args = world, env, tokenizer, args
         self.rows = {p.id: i for i, p in enumerate(world.corpus)}
         self.room = env.question_room(args.context)
+        gold = [gold_passage(q, self.rows) for q in questions]
+        self.teacher = Teacher(questions, [world.corpus[row] if row is not None else None for row in gold])
         self.others: dict[str | None, list[str]] = {}  # relation -> answers of its training questions
         for question in questions:
             self.others.setdefault(question.relation, []).append(question.answers[0])
@@ -115,7 +118,7 @@ class Teacher:
         which the observation holds 1 + forced * (k - 1) passages and always the gold one."""
         gold = [gold_passage(q, self.rows) for q in questions]
         asking = [i for i, r in enumerate(retrieve) if r]
-        queries = [teacher_query(questions[i], self.world.corpus[gold[i]] if gold[i] is not None else None, rng) for i in asking]
+        queries = [self.teacher.query(questions[i], rng) for i in asking]
         turns = dict(zip(asking, self.env.search(queries)))
         prompts = self.tokenizer.encode_batch([q.question for q in questions])
         episodes = []
@@ -192,7 +195,7 @@ def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokeni
     return total
 
 
-def read_batch(teacher: Teacher, sampler: QuestionSampler, step: int, args: Args) -> list[Episode]:
+def read_batch(demonstrator: Demonstrator, sampler: QuestionSampler, step: int, args: Args) -> list[Episode]:
     """Demonstrations of one read step: fixed shares of direct and retrieve, no decision labels."""
     questions = sampler.draw(args.episodes, step)
     rng = np.random.default_rng([args.seed, 1, step])
@@ -202,16 +205,16 @@ def read_batch(teacher: Teacher, sampler: QuestionSampler, step: int, args: Args
         position[kind] = (rng.permutation(kind.sum()) + 0.5) / max(kind.sum(), 1)
     direct = position < np.where(popular, args.direct_popular, args.direct_other)
     forced = min(1.0, step / max(1.0, args.curriculum * args.read_steps))
-    return teacher.demonstrate(questions, (~direct).tolist(), [False] * len(questions), rng, forced)
+    return demonstrator.demonstrate(questions, (~direct).tolist(), [False] * len(questions), rng, forced)
 
 
-def mix_batch(teacher: Teacher, sampler: QuestionSampler, knows: dict[str, bool], step: int, args: Args) -> list[Episode]:
+def mix_batch(demonstrator: Demonstrator, sampler: QuestionSampler, knows: dict[str, bool], step: int, args: Args) -> list[Episode]:
     """Demonstrations of one mix step: the probed label on an informed share, a random branch without label on the rest."""
     questions = sampler.draw(args.episodes, step, stream=2)
     rng = np.random.default_rng([args.seed, 3, step])
     informed = rng.random(len(questions)) < args.informed
     retrieve = [not knows[q.id] if i else bool(rng.random() < 0.5) for q, i in zip(questions, informed)]
-    return teacher.demonstrate(questions, retrieve, informed.tolist(), rng)
+    return demonstrator.demonstrate(questions, retrieve, informed.tolist(), rng)
 
 
 def check(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args) -> dict[str, float]:
@@ -259,7 +262,7 @@ class WarmUp:
             raise UsageError(error) from None
         self.policy = Policy(config).to(args.device)
         self.optimizers = make_optimizers(self.policy, args)
-        self.teacher = Teacher(self.world, self.questions, self.env, self.tokenizer, args)
+        self.demonstrator = Demonstrator(self.world, self.questions, self.env, self.tokenizer, args)
 
     def save(self, run: Run, step: int) -> None:
         labels = torch.tensor([self.knows.get(q.id, False) for q in self.probed], dtype=torch.uint8)
@@ -272,8 +275,8 @@ class WarmUp:
 
     def batch(self, step: int) -> list[Episode]:
         if self.phase == "read":
-            return read_batch(self.teacher, self.samplers["read"], step, self.args)
-        return mix_batch(self.teacher, self.samplers["mix"], self.knows, step, self.args)
+            return read_batch(self.demonstrator, self.samplers["read"], step, self.args)
+        return mix_batch(self.demonstrator, self.samplers["mix"], self.knows, step, self.args)
 
     def run_phase(self, run: Run, steps: int, scale: float) -> None:
         """The steps of the current phase that are still to do, with progress bar, log and saves, and its dev figures."""
@@ -299,7 +302,7 @@ class WarmUp:
     def describe(self) -> None:
         """What is going to happen, with the time of one throwaway step as the yardstick of the expected minutes."""
         args, world = self.args, self.world
-        episodes = read_batch(self.teacher, self.samplers["read"], args.read_steps, args)
+        episodes = read_batch(self.demonstrator, self.samplers["read"], args.read_steps, args)
         for _ in range(2):  # the first is slower: memory and kernels are set up
             start = time.perf_counter()
             for group in by_length(episodes, args.micro_batch):
@@ -309,9 +312,14 @@ class WarmUp:
         print(f"train_sft: world {world.name} ({len(world.corpus)} passages, k = {self.env.k}), {args.dataset}.train: {len(self.questions)} questions; "
               f"policy {self.policy.parameter_count():,} parameters, vocabulary {len(self.tokenizer)}; about {sum(len(e.tokens) for e in episodes)} tokens "
               f"per step, {args.read_steps} + {args.mix_steps} steps on {torch.get_num_threads()} threads: about {minutes:.0f} minutes")
-        report_cut(self.questions, self.tokenizer, self.teacher.room)
+        report_cut(self.questions, self.tokenizer, self.demonstrator.room)
         if isinstance(world, MiniWorld):
             print(format_properties(properties(world, lambda queries, k: self.index.search(queries, k)[0])))
+        known = [q for q in self.questions if q.gold_passages][:2000]
+        turns = self.env.search([self.demonstrator.teacher.query(q, np.random.default_rng([args.seed, 6, i])) for i, q in enumerate(known)])
+        hits = [hit([world.corpus[p] for p in turn.passages], q) for q, turn in zip(known, turns)]
+        if hits:
+            print(f"the teacher's queries find the gold passage of {np.mean(hits):.1%} of {len(hits)} training questions that have one")
 
 
 def train() -> None:

@@ -1,10 +1,12 @@
 """The warm-up teacher: what a demonstration asks the retriever, and which training questions a step sees.
 
-The teacher is weak on purpose (the paper's warm-up is imperfect as well): it knows capitalised words and the gold
-passage of a *training* question, not how the retriever scores. PPO has to find the better queries by itself.
+The teacher is weak on purpose (the paper's warm-up is imperfect as well): it knows capitalised words and which words
+passages use where *training* questions are worded alike, not how the retriever scores, and most of its queries use no
+such word at all. PPO has to find out by itself which kind of query pays.
 Left out: token sequences and masks (rl/episode.py) and decision labels (train_sft.py probes the model for those).
 """
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from .metrics import contains_answer
 from .world import Passage, Question
 
-# What the teacher asks, with its share: the raw question, the subject, the subject and 1 or 2 words of the gold passage.
+# What the teacher asks, with its share: the raw question, the subject, the subject and 1 or 2 keywords.
 TEACHER = (("question", 0.35), ("subject", 0.30), ("one keyword", 0.20), ("two keywords", 0.15))
 
 # The usual function words, of questions and of passages.
@@ -44,6 +46,14 @@ def subject_of(question: str) -> str:
     return " ".join(best)
 
 
+def template_of(question: Question) -> tuple[str, str]:
+    """What is asked, of what kind of subject: the relation where it is known, else the question without its subject; and
+    the word before the subject ("film", "city of"). Questions with the same template are answered by like passages."""
+    before, subject, after = question.question.partition(subject_of(question.question) or "\0")
+    kind = (_WORD.findall(before) or [""])[-1]
+    return question.relation or f"{before}{{}}{after}", kind
+
+
 def keywords_of(passage: Passage, question: Question) -> list[str]:
     """Content words of a passage that name neither its subject nor the answer: what a query may add to the subject."""
     taken = {p for text in (passage.title, question.question, *question.answers) for w in _WORD.findall(text) for p in _parts(w)}
@@ -57,15 +67,40 @@ def _parts(word: str) -> set[str]:
     return {word, re.sub("[-.]", "", word), *re.split("[-.]", word)}
 
 
-def teacher_query(question: Question, gold: Passage | None, rng: np.random.Generator) -> str:
-    """One demonstration query. Without a gold passage the teacher knows no keyword, and asks for the subject."""
-    kind = rng.choice([name for name, _ in TEACHER], p=[share for _, share in TEACHER])
-    subject = subject_of(question.question)
-    if kind == "question" or not subject:
-        return question.question
-    count = {"subject": 0, "one keyword": 1, "two keywords": 2}[kind]
-    words = keywords_of(gold, question) if gold and count else []
-    return " ".join([subject, *rng.permutation(words)[:count]])
+class Teacher:
+    """Demonstration queries for training questions: deterministic up to the generator that is passed in."""
+
+    def __init__(self, questions: Sequence[Question], gold: Sequence[Passage | None], most: int = 2):
+        """gold: a gold passage of each question, or None. A template's keywords are the `most` words that tell the gold
+        passages of its questions best from all gold passages: by share x log(share / overall share)."""
+        counts: dict[tuple, Counter] = {}
+        totals: Counter = Counter()
+        overall: Counter = Counter()
+        for question, passage in zip(questions, gold, strict=True):
+            if passage is not None:
+                words, template = keywords_of(passage, question), template_of(question)
+                counts.setdefault(template, Counter()).update(words)
+                totals[template] += 1
+                overall.update(words)
+        everything = sum(totals.values())
+        self.keywords: dict[tuple, tuple[list[str], np.ndarray]] = {}  # template -> words and their probabilities
+        for template, counter in counts.items():
+            share = {w: n / totals[template] for w, n in counter.items() if n > 1}
+            telling = {w: x * np.log(x * everything / overall[w]) for w, x in share.items()}
+            best = sorted((w for w in telling if telling[w] > 0), key=lambda w: (-telling[w], w))[:most]
+            if best:
+                self.keywords[template] = best, np.array([telling[w] for w in best]) / sum(telling[w] for w in best)
+
+    def query(self, question: Question, rng: np.random.Generator) -> str:
+        """One query. Where nobody asked in these words before, there are no keywords and the subject stands alone."""
+        kind = rng.choice([name for name, _ in TEACHER], p=[share for _, share in TEACHER])
+        subject = subject_of(question.question)
+        if kind == "question" or not subject:
+            return question.question
+        count = {"subject": 0, "one keyword": 1, "two keywords": 2}[kind]
+        words, shares = self.keywords.get(template_of(question), ([], None))
+        chosen = rng.choice(words, min(count, len(words)), replace=False, p=shares) if count and words else []
+        return " ".join([subject, *chosen])
 
 
 def gold_passage(question: Question, rows: dict[str, int]) -> int | None:
