@@ -5,12 +5,7 @@ import numpy as np
 import pytest
 
 from data import Passage, Question, World, contains_answer, normalize_answer
-from data.demonstrations import TEACHER, QuestionSampler, answerable, gold_passage, keywords_of, subject_of, teacher_query
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return World.open("tiny")
+from data.demonstrations import TEACHER, QuestionSampler, Teacher, answerable, gold_passage, keywords_of, subject_of, template_of
 
 
 # ------------------------------------------------------------------------------------------------- the subject
@@ -77,51 +72,85 @@ def test_no_training_question_of_a_world_has_a_leaking_keyword(world):
 # ------------------------------------------------------------------------------------------------- queries
 
 
-QUESTION = Question("q", "In which city was Ada Quill born, by the way?", ("Caldis",))
+def asked(number: int, relation: str, text: str, answer: str = "Caldis", question: str = "In which city was {} born?") -> tuple[Question, Passage]:
+    name = f"Ada {chr(65 + number)}quill"
+    return Question(f"{relation}{number}", question.format(name), (answer,), relation=relation), Passage(f"p{number}", name, f"{name} {text} {answer}.")
 
 
-def kind_of(query: str) -> str:
-    if query == QUESTION.question:
+BIRTH = [asked(0, "birth", "old native coast of"), asked(1, "birth", "old native coast of"), asked(2, "birth", "old native rare of"), asked(3, "birth", "old native of")]
+WROTE = [asked(i, "author", "old novel by", "Bo", "Who wrote {}?") for i in range(4)]
+UNKNOWN = Question("u", "In which city was Ada Zed born?", ("Caldis",), relation="birth"), None
+
+
+def teacher() -> Teacher:
+    return Teacher(*zip(*BIRTH, *WROTE, UNKNOWN))
+
+
+def test_keywords_of_a_template_by_hand():
+    """Weight = share x log(share / overall share). native: 1 x log(1 / .5); coast: .5 x log(.5 / .25), half of that. "old"
+    is everywhere and tells nothing; "rare" occurs once and is no habit."""
+    keywords = {template: (words, shares.tolist()) for template, (words, shares) in teacher().keywords.items()}
+    assert keywords == {template_of(BIRTH[0][0]): (["native", "coast"], pytest.approx([2 / 3, 1 / 3])), template_of(WROTE[0][0]): (["novel"], [1.0])}
+
+
+def test_templates():
+    template = lambda question, relation=None: template_of(Question("q", question, ("x",), relation=relation))
+    assert template("In which city was Ada Quill born?") == template("In which city was Bo Reed born?") != template("In which town was Bo Reed born?")
+    assert template("Who wrote the film Salt?", "author") == template("Who is the author of the film Road?", "author")
+    assert template("Who wrote the film Salt?", "author") != template("Who wrote the book Salt?", "author")  # of another kind of subject
+
+
+def kind_of(query: str, question: Question, subject: str, keywords: set[str]) -> str:
+    if query == question.question:
         return "question"
-    words = query.removeprefix("Ada Quill").split()
-    assert query.startswith("Ada Quill") and len(set(words)) == len(words) and set(words) <= set(keywords_of(PASSAGE, QUESTION))
+    words = query.removeprefix(subject).split()
+    assert query.startswith(subject) and len(set(words)) == len(words) and set(words) <= keywords
     return ("subject", "one keyword", "two keywords")[len(words)]
 
 
 def test_teacher_shares():
-    rng = np.random.default_rng(0)
-    counts = Counter(kind_of(teacher_query(QUESTION, PASSAGE, rng)) for _ in range(6000))
-    assert sum(share for _, share in TEACHER) == pytest.approx(1)
     assert dict(TEACHER) == {"question": 0.35, "subject": 0.30, "one keyword": 0.20, "two keywords": 0.15}  # FEASIBILITY: weak on purpose
+    rng, mind = np.random.default_rng(0), teacher()
+    question, subject = UNKNOWN[0], "Ada Zed"  # it need not have a gold passage: others asked alike
+    queries = [mind.query(question, rng) for _ in range(6000)]
+    counts = Counter(kind_of(query, question, subject, {"native", "coast"}) for query in queries)
     for kind, share in TEACHER:
         assert counts[kind] / 6000 == pytest.approx(share, abs=0.02)
+    single = Counter(query.split()[-1] for query in queries if kind_of(query, question, subject, {"native", "coast"}) == "one keyword")
+    assert single["native"] / (single["native"] + single["coast"]) == pytest.approx(2 / 3, abs=0.05)
 
 
-def test_every_keyword_is_asked_for():
-    rng = np.random.default_rng(0)
-    used = Counter(word for _ in range(2000) for word in teacher_query(QUESTION, PASSAGE, rng).removeprefix("Ada Quill").split() if word.islower())
-    assert set(keywords_of(PASSAGE, QUESTION)) <= set(used)
+def test_two_keywords_where_there_is_only_one():
+    rng, mind, question = np.random.default_rng(0), teacher(), WROTE[1][0]
+    counts = Counter(kind_of(mind.query(question, rng), question, "Ada Bquill", {"novel"}) for _ in range(4000))
+    assert counts["one keyword"] / 4000 == pytest.approx(0.35, abs=0.03) and counts["two keywords"] == 0
 
 
-def test_without_a_gold_passage_the_teacher_knows_no_keyword():
-    rng = np.random.default_rng(0)
-    counts = Counter(teacher_query(QUESTION, None, rng) for _ in range(2000))
-    assert set(counts) == {QUESTION.question, "Ada Quill"} and counts["Ada Quill"] / 2000 == pytest.approx(0.65, abs=0.04)
+def test_without_others_who_asked_alike_the_subject_stands_alone():
+    rng, mind = np.random.default_rng(0), teacher()
+    question = Question("n", "What is the colour of Ada Quill?", ("red",), relation="colour")
+    counts = Counter(mind.query(question, rng) for _ in range(2000))
+    assert set(counts) == {question.question, "Ada Quill"} and counts["Ada Quill"] / 2000 == pytest.approx(0.65, abs=0.04)
 
 
 def test_without_a_subject_the_teacher_asks_the_question():
     plain = Question("q", "what is the capital of norland?", ("Velmor",))
-    assert {teacher_query(plain, PASSAGE, np.random.default_rng(i)) for i in range(50)} == {plain.question}
+    assert {teacher().query(plain, np.random.default_rng(i)) for i in range(50)} == {plain.question}
 
 
-def test_queries_are_plain_strings_and_deterministic(tiny):
-    rows = {p.id: i for i, p in enumerate(tiny.corpus)}
-
-    def ask(seed):
-        rng = np.random.default_rng(seed)
-        return [teacher_query(q, tiny.corpus[row] if (row := gold_passage(q, rows)) is not None else None, rng) for q in tiny.questions("popqa", "train")[:200]]
-
-    assert ask(0) == ask(0) != ask(1) and {type(query) for query in ask(0)} == {str} and all(query.strip() for query in ask(0))
+@pytest.mark.parametrize("name", ["tiny", "tiny:1"])
+def test_queries_of_a_world_are_plain_deterministic_and_do_not_leak(name):
+    world = World.open(name)
+    rows, questions = {p.id: i for i, p in enumerate(world.corpus)}, world.questions("popqa", "train")
+    mind = Teacher(questions, [world.corpus[row] if (row := gold_passage(q, rows)) is not None else None for q in questions])
+    assert len(mind.keywords) > 10
+    ask = lambda seed: [mind.query(q, np.random.default_rng([seed, i])) for i, q in enumerate(questions)]
+    queries = ask(0)
+    assert queries == ask(0) != ask(1) and {type(query) for query in queries} == {str}
+    for query, question in zip(queries, questions):
+        if query != question.question:
+            added = query.removeprefix(subject_of(question.question))
+            assert not {token for answer in question.answers for token in normalize_answer(answer).split()} & set(normalize_answer(added).split())
 
 
 # ------------------------------------------------------------------------------------------------- gold and answerable
