@@ -127,6 +127,8 @@ class Trainer:
         self.world, index = open_world(self.facts["open_world"])
         reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=self.facts["passage_tokens"])
+        if args.both and self.env.quota < 1:
+            raise UsageError(f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two branches to play; give --quota 1 or --no-both")
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.config = PPOConfig(clip=args.clip, gamma=args.gamma, lam=args.lam, epochs=args.epochs, minibatch=args.minibatch, temperature=args.temperature,
                                 decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
@@ -194,7 +196,7 @@ class Trainer:
 
     def load(self, run: Run) -> None:
         tensors, facts = run.load(*self.modules())
-        self.replay = [(tensors[f"features{i}"], tensors[f"returns{i}"]) for i in range(len(tensors) // 2)]
+        self.replay = [tuple(tensors[f"{kind}{i}"].to(self.args.device) for kind in ("features", "returns")) for i in range(len(tensors) // 2)]
         self.iteration, self.beta, self.best = facts["iteration"], facts["beta"], facts["best"]
 
 

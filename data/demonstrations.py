@@ -100,7 +100,8 @@ class Teacher:
         count = {"subject": 0, "one keyword": 1, "two keywords": 2}[kind]
         words, shares = self.keywords.get(template_of(question), ([], None))
         chosen = rng.choice(words, min(count, len(words)), replace=False, p=shares) if count and words else []
-        return " ".join([subject, *chosen])
+        answer = {w.lower() for text in question.answers for w in _WORD.findall(text)}  # never given away, whoever else used the word
+        return " ".join([subject, *(w for w in chosen if w not in answer)])
 
 
 def gold_passage(question: Question, rows: dict[str, int]) -> int | None:

@@ -41,7 +41,7 @@ class PPOConfig:
     max_grad_norm: float = 1.0
     target_kl: float = 0.1  # stop an update early when the mean k3 to the old policy exceeds this
     value_clip: float = 0.5
-    value_steps: int = 25
+    value_steps: int = 50
     value_batch: int = 1024
 
 
