@@ -206,18 +206,18 @@ def main() -> None:
         best = tune(make, questions[:512])
         contenders = {f"{name}, {kind}": contender for kind, t in (("greedy", 0.0), ("sampled", 1.0)) for name, contender in
                       (("ours bf16", Ours(policy, tokenizer, env, "bf16", t, tokens)), ("ours fp32", Ours(policy, tokenizer, env, "fp32", t, tokens)),
-                       ("transformers", make(t, **best)))}
+                       ("transformers", make(t, **best)), ("transformers, plain", make(t, **best | {"again": True})))}
         rates: dict[str, list[float]] = {name: [] for name in contenders}
         for turn in range(args.rounds + 1):
             for name, contender in contenders.items():
                 r = rate(contender, questions)
                 if turn:  # the first round warms up
                     rates[name].append(r)
-        print(f"\n{'episodes/s':<24}{'median':>8}{'range':>16}{'ratio':>8}")
+        print(f"\n{'episodes/s':<30}{'median':>8}{'range':>16}{'ratio':>8}")
         for name, values in rates.items():
-            peer = statistics.median(rates["transformers, " + name.split(", ")[1]])
-            print(f"{name:<24}{statistics.median(values):>8.0f}{f'{min(values):.0f} - {max(values):.0f}':>16}{statistics.median(values) / peer:>8.2f}")
-        print("transformers with " + ", ".join(f"{k} {v}" for k, v in best.items()))
+            peer = statistics.median(rates["transformers, " + name.rpartition(", ")[2]])
+            print(f"{name:<30}{statistics.median(values):>8.0f}{f'{min(values):.0f} - {max(values):.0f}':>16}{statistics.median(values) / peer:>8.2f}")
+        print("transformers with " + ", ".join(f"{k} {v}" for k, v in best.items()) + "; plain: with a second turn that reads everything again")
         for dtype in ("bf16", "fp32"):
             split = time_split(Ours(policy, tokenizer, env, dtype, 1.0, tokens), questions)
             print(f"time of ours, {dtype}, sampled: " + ", ".join(f"{name} {100 * s / sum(split.values()):.0f} %" for name, s in split.items()))
