@@ -31,7 +31,7 @@ class PPOConfig:
     clip: float = 0.2
     gamma: float = 1.0
     lam: float = 1.0
-    epochs: int = 2
+    epochs: int = 1  # a second pass over the same noise gained less than fresh episodes do
     minibatch: int = 64  # episodes per optimiser step
     micro_batches: int = 2  # of similar length, inside one optimiser step
     temperature: float = 1.0  # of text; the decision's is 1
