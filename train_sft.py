@@ -43,7 +43,7 @@ class Args:
     context: int = arg(1024, "positions of the policy", least=1)
     passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
     read_steps: int = arg(1200, "optimiser steps of the read phase")
-    mix_steps: int = arg(300, "optimiser steps of the mix phase")
+    mix_steps: int = arg(500, "optimiser steps of the mix phase")
     episodes: int = arg(96, "demonstrations per step", least=1)
     micro_batch: int = arg(32, "demonstrations per forward pass, similar lengths together")
     popular_share: float = arg(0.5, "share of demonstrations about popular questions, where the world has slices")
