@@ -1,7 +1,7 @@
 """Door 3: policies and baselines through the same environment -> tables, JSON results and every episode.
 
     python evaluate.py --dataset popqa                      runs/sft and runs/ppo side by side, with forced baselines
-    python evaluate.py --dataset popqa --checkpoint DIR     one checkpoint
+    python evaluate.py --dataset popqa --checkpoint DIR     one checkpoint, or several: A,B
     ... --force answer|retrieve|question | --sample | --threshold 0.3
 
 Greedy by default. Results of the policy's own decisions go to CHECKPOINT/eval/<world>.<set>.<split>.json and the
@@ -27,7 +27,7 @@ from train_sft import open_world
 class Args:
     dataset: str = arg("popqa", "question set")
     split: str = arg("test", "split of the question set")
-    checkpoint: str = arg("", "one checkpoint directory; empty: runs/sft and runs/ppo, whichever exist")
+    checkpoint: str = arg("", "checkpoint directories, comma-separated; empty: runs/sft and runs/ppo, whichever exist")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world the checkpoint was trained on")
     force: str = arg("", "answer: never retrieve; retrieve: always; question: always, with the raw question as query")
     sample: bool = arg(False, "sample text and decision at temperature 1, as in training")
@@ -100,8 +100,8 @@ class Evaluation:
         atomic_write(directory / f"{stem}.jsonl", lambda path: path.write_text(lines))
         write_json(directory / f"{stem}.json", none_for_nan({
             "world": self.world.name, "set": self.args.dataset, "split": self.args.split, "rows": len(episodes), "checkpoint": str(self.checkpoint),
-            "decoding": asdict(decoding), "k": self.env.k, "quota": self.env.quota, "metrics": pick(summarize(episodes)), "slices": slices, "truncated_questions": sum(e.truncated for e in episodes),
-            "corpus_sha256": self.world.corpus_sha256, "seconds": seconds}))
+            "decoding": asdict(decoding), "k": self.env.k, "quota": self.env.quota, "metrics": pick(summarize(episodes)), "slices": slices,
+            "truncated_questions": sum(e.truncated for e in episodes), "corpus_sha256": self.world.corpus_sha256, "seconds": seconds}))
 
     def episode_record(self, e: Episode) -> dict:
         corpus = self.world.corpus
@@ -124,8 +124,8 @@ def print_comparison(results: dict[tuple[str, str], list[Episode]]) -> None:
     print(table([(f"{c}: {name}", summarize(e)) for (c, name), e in results.items()], COLUMNS))
     checkpoints = list(dict.fromkeys(c for c, _ in results))
     own = {c: results[c, "own decision"] for c in checkpoints if (c, "own decision") in results}
-    rows = [(f"{c}: {name}", s) for name in by_slice(next(iter(own.values()))) for c, e in own.items() for name_, s in [(name, by_slice(e)[name])]] if own else []
-    if rows:
+    slices = {c: by_slice(e) for c, e in own.items()}
+    if rows := [(f"{c}: {name}", slices[c][name]) for name in next(iter(slices.values()), {}) for c in slices]:
         print("\nown decision, per slice\n" + table(rows, COLUMNS))
     if len(own) == 2:
         first, last = own.items()
@@ -150,7 +150,7 @@ def evaluate() -> None:
     args = parse(Args, __doc__)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     decoding = decoding_of(args)
-    checkpoints = [args.checkpoint] if args.checkpoint else [c for c in ("runs/sft", "runs/ppo") if (Path(c) / "config.json").exists()]
+    checkpoints = args.checkpoint.split(",") if args.checkpoint else [c for c in ("runs/sft", "runs/ppo") if (Path(c) / "config.json").exists()]
     if not checkpoints:
         raise UsageError("no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint")
     rows = BASELINES if decoding == Decoding() else (("own decision" if not args.force else f"force {args.force}", decoding),)
