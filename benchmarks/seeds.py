@@ -8,6 +8,7 @@ systems and ablations.
 """
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ ROWS = (("direct only", ".force-answer"), ("always retrieve, raw question", ".fo
 
 
 def run(script: str, *flags: str) -> None:
-    subprocess.run([sys.executable, script, *flags], cwd=ROOT, check=True, stdout=sys.stderr)
+    subprocess.run([sys.executable, script, *flags], check=True, stdout=sys.stderr)
 
 
 def episodes(checkpoint: Path, suffix: str) -> list[dict]:
@@ -50,13 +51,14 @@ def explained_variance(checkpoint: Path, last: int = 10) -> dict[str, float]:
 
 
 def main() -> None:
+    os.chdir(ROOT)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated (default: 0,1,2)")
     parser.add_argument("--out", default="runs/seeds", help="folder of the runs (default: runs/seeds)")
     args = parser.parse_args()
     pairs = []
     for seed in args.seeds.split(","):
-        sft, ppo = (ROOT / args.out / f"{kind}-{seed}" for kind in ("sft", "ppo"))
+        sft, ppo = (Path(args.out) / f"{kind}-{seed}" for kind in ("sft", "ppo"))
         run("train_sft.py", "--seed", seed, "--out", str(sft))
         run("train_ppo.py", "--seed", seed, "--init", str(sft), "--out", str(ppo))
         run("evaluate.py", "--dataset", "popqa", "--checkpoint", f"{sft},{ppo}", "--show", "0")

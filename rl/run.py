@@ -26,7 +26,7 @@ from model import CheckpointError, Policy, Tokenizer, load_state, peek_facts, sa
 from .environment import ContextError, RetrieverError
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-STATELESS = ("out", "threads", "save_seconds", "fresh", "device")  # arguments that do not change what is learnt
+STATELESS = ("out", "threads", "save_seconds", "fresh", "device", "init")  # what does not change what is learnt; --init is compared by content
 
 
 def arg(default, help: str, least: float | None = None, choices: tuple | None = None):
