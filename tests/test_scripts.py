@@ -32,7 +32,8 @@ ENTRY = {"sft": train_sft.train, "ppo": train_ppo.train, "evaluate": evaluate.ev
 SIZES = ["--hidden-size", "32", "--layers", "2", "--heads", "2", "--vocab-size", "320", "--context", "512", "--threads", "1"]
 SFT = ["--world", "tiny", *SIZES, "--read-steps", "70", "--mix-steps", "4", "--episodes", "24", "--probe", "100",
        "--direct-popular", ".8", "--direct-other", ".7", "--muon-lr", ".04", "--adamw-lr", "1e-2"]
-PPO = ["--iterations", "3", "--value-warmup", "1", "--episodes", "16", "--minibatch", "8", "--eval-every", "2", "--eval-rows", "20", "--threads", "1"]
+PPO = ["--iterations", "3", "--value-warmup", "1", "--episodes", "16", "--minibatch", "8", "--eval-every", "2", "--eval-rows", "20",
+       "--epochs", "2", "--threads", "1"]
 SHORT = ["--read-steps", "4", "--mix-steps", "2", "--episodes", "4", "--probe", "8"]  # after SFT: the last value counts
 WEIGHTS = ("model.safetensors", "value_head.safetensors", "training.safetensors", "config.json", "tokenizer.json", "run.json")
 
@@ -268,10 +269,10 @@ def test_nan_loss_in_the_warm_up(tmp_path, monkeypatch):
 
 def test_nan_loss_in_ppo(trained, tmp_path, monkeypatch):
     saves = state_after_each_save(monkeypatch, tmp_path)
-    # Iteration 0 trains the value head alone; iteration 1 takes 2 epochs x 2 minibatches x 2 micro-batches.
+    # The estimate of the minutes takes 2 micro-batches; iteration 0 trains the value head alone; iteration 1 takes 2 x 2 x 2.
     real = rl.ppo.policy_loss
-    monkeypatch.setattr(rl.ppo, "policy_loss", stop_at(9, real, lambda x: (x[0] * float("nan"), x[1])))
-    assert message("ppo", "--init", trained / "sft", *PPO, "--target-kl", 100, "--save-seconds", 0, "--out", tmp_path) == (
+    monkeypatch.setattr(rl.ppo, "policy_loss", stop_at(11, real, lambda x: (x[0] * float("nan"), x[1])))
+    assert message("ppo", "--init", trained / "sft", *PPO, "--epochs", 2, "--target-kl", 100, "--save-seconds", 0, "--out", tmp_path) == (
         f"iteration 2: the gradient of the policy is NaN or infinite; the last good state is kept in {tmp_path}")
     assert content(tmp_path) == saves[-1] and len(saves) == 2
 
@@ -467,7 +468,8 @@ def test_forced_decodings(evaluated):
 def test_thresholds(evaluated):
     """P([RETRIEVE]) > 0 always and > 1 never: the ends of --threshold are the forced decodings, between them lies a count."""
     p = sorted(r["p_retrieve"] for r in read_results(evaluated)[1])
-    middle = (p[74] + p[75]) / 2
+    i = max(range(50, 100), key=lambda i: p[i] - p[i - 1])  # the widest gap: the records are rounded
+    middle = (p[i] + p[i - 1]) / 2
     played = {}
     for threshold in (0, middle, 1):
         assert call("evaluate", "--checkpoint", evaluated, "--threshold", repr(threshold)).code == 0
@@ -475,8 +477,9 @@ def test_thresholds(evaluated):
     play = lambda records: [(r["id"], r["turns"], r["answer"], r["reward"], r["malformed"]) for r in records]
     assert play(played[0]) == play(read_results(evaluated, ".force-retrieve")[1])
     assert play(played[1]) == play(read_results(evaluated, ".force-answer")[1])
-    for r, r0, r1 in zip(played[middle], played[0], played[1]):
-        assert r["answer"] == (r0 if r["p_retrieve"] > middle else r1)["answer"]
+    # Decisions only: in bf16 a greedy tie of this barely trained policy may fall otherwise in a batch of other rows.
+    sound = [r for r in played[middle] if not r["malformed"]]
+    assert len(sound) > 75 and all(bool(r["turns"]) == (r["p_retrieve"] > middle) for r in sound)
 
 
 def test_sampling_depends_on_its_seed_alone(evaluated):
