@@ -36,7 +36,7 @@ class PPOConfig:
     micro_batches: int = 2  # of similar length, inside one optimiser step
     temperature: float = 1.0  # of text; the decision's is 1
     decision_weight: float = 2.0
-    decision_entropy: float = 0.02
+    decision_entropy: float = 0.1
     text_entropy: float = 0.0
     max_grad_norm: float = 1.0
     target_kl: float = 0.1  # stop an update early when the mean k3 to the old policy exceeds this
