@@ -23,8 +23,16 @@ from benchmarks.corpus import corpus_file, queries
 from benchmarks.peers import PEERS, missing, single_threaded
 
 
+def log_to(path: Path) -> None:
+    """Sends everything that the engine prints, in whatever language, to a file."""
+    with open(path, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
 def build(connection, name: str, corpus: Path, directory: Path) -> None:
     """Builds an index in a fresh process, and says what it took."""
+    log_to(directory.with_suffix(".log"))
     peer, start = PEERS[name](), time.process_time()
     peer.build(corpus, directory)
     seconds = time.process_time() - start
@@ -34,6 +42,7 @@ def build(connection, name: str, corpus: Path, directory: Path) -> None:
 
 def serve(connection, name: str, directory: Path, texts: list[str], k: int) -> None:
     """Answers "batch" and "single" with measurements until told to stop."""
+    log_to(directory.with_suffix(".log"))
     peer, start = PEERS[name](), time.perf_counter()
     peer.open(directory)
     connection.send({"open_seconds": time.perf_counter() - start})
@@ -69,7 +78,7 @@ class Engine:
             process = spawn.Process(target=build, args=(there, name, corpus, directory))
             process.start()
             there.close()
-            record.write_text(json.dumps(here.recv()))
+            record.write_text(json.dumps(self.receive(here, directory)))
             process.join()
         Engine.built.add(folder)
         self.facts = json.loads(record.read_text())
@@ -77,14 +86,22 @@ class Engine:
         self.process = spawn.Process(target=serve, args=(there, name, directory, texts, k), daemon=True)
         self.process.start()
         there.close()
-        self.facts |= self.connection.recv()
+        self.directory = directory
+        self.facts |= self.receive(self.connection, directory)
         self.rates, self.latencies = [], []
 
     built: set[str] = set()
 
     def ask(self, request: str):
         self.connection.send(request)
-        return self.connection.recv()
+        return self.receive(self.connection, self.directory)
+
+    @staticmethod
+    def receive(connection, directory: Path):
+        try:
+            return connection.recv()
+        except EOFError:
+            raise SystemExit(f"an engine failed; it said why in {directory.with_suffix('.log')}") from None
 
     def round(self) -> None:
         self.rates.append(self.ask("batch"))

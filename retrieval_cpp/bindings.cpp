@@ -11,6 +11,7 @@
 #include <cmath>
 #include <string>
 #include <system_error>
+#include <unordered_set>
 
 #include "bm25.hpp"
 #include "bm25_build.hpp"
@@ -85,7 +86,8 @@ std::string stem(const py::object& stemmer, std::string_view word) {
 
 class PyBM25 {
 public:
-    PyBM25(BM25Index index, py::object stemmer) : index_(std::move(index)), stemmer_(std::move(stemmer)) {}
+    PyBM25(BM25Index index, py::object stemmer, const std::vector<std::string>& stopwords)
+        : index_(std::move(index)), stemmer_(std::move(stemmer)), stopwords_(stopwords.begin(), stopwords.end()) {}
 
     static PyBM25 build(const py::iterable& texts, float k1, float b, const std::vector<std::string>& stopwords,
                         py::object stemmer, std::string settings) {
@@ -108,7 +110,7 @@ public:
                 return term_of_word[i];
             });
         }
-        return PyBM25(builder.finish(std::move(settings)), std::move(stemmer));
+        return PyBM25(builder.finish(std::move(settings)), std::move(stemmer), stopwords);
     }
 
     py::tuple search(const py::sequence& queries, py::ssize_t k_, py::ssize_t threads_) const {
@@ -163,6 +165,7 @@ private:
         std::vector<std::uint32_t> known;
         Tokenizer tokenizer;
         tokenizer(query, [&](std::string_view word) {
+            if (!stemmer_.is_none() && stopwords_.count(std::string(word)) != 0) return;  // its stem might be a term
             const std::uint32_t term = stemmer_.is_none() ? index_.vocabulary.find(word) : index_.vocabulary.find(stem(stemmer_, word));
             if (term != kNoTerm) known.push_back(term);
         });
@@ -171,6 +174,7 @@ private:
 
     BM25Index index_;
     py::object stemmer_;
+    std::unordered_set<std::string> stopwords_;
 };
 
 void check_matrix(const FloatMatrix& matrix, const char* what) {
@@ -187,6 +191,7 @@ public:
     PyDense(const FloatMatrix& vectors, const std::string& storage, bool keep_rows) {
         check_matrix(vectors, "vectors");
         if (vectors.shape(1) == 0) throw py::value_error("vectors must have at least one column");
+        if (vectors.shape(0) > 0x7FFFFFFE) throw py::value_error("more than 2^31 - 2 vectors");
         const std::size_t kind = storage == "f32" ? 0 : storage == "bf16" ? 1 : storage == "int8" ? 2 : 3;
         if (kind == 3) throw py::value_error("storage must be 'f32', 'bf16' or 'int8', got '" + storage + "'");
         const py::gil_scoped_release release;
@@ -241,8 +246,10 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<PyBM25>(m, "BM25")
         .def_static("build", &PyBM25::build)
-        .def_static("load", [](const std::string& path) { return PyBM25(BM25Index::load(path), py::none()); })
-        .def_static("load", [](const std::string& path, py::object stemmer) { return PyBM25(BM25Index::load(path), std::move(stemmer)); })
+        .def_static("load", [](const std::string& path) { return PyBM25(BM25Index::load(path), py::none(), {}); })
+        .def("with_stemmer", [](const PyBM25& self, py::object stemmer, const std::vector<std::string>& stopwords) {
+            return PyBM25(self.index(), std::move(stemmer), stopwords);
+        })
         .def("search", &PyBM25::search)
         .def("explain", &PyBM25::explain)
         .def("save", &PyBM25::save)

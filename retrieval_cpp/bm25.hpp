@@ -70,7 +70,7 @@ struct SearchTerm {
     std::uint32_t term = 0, df = 0;
     float weight = 0;
     std::uint16_t scaled = 0;
-    std::uint16_t level_share = 0;           // what a level of a summary adds to a bound
+    std::uint16_t level_share = 0;         // what a level of a summary adds to a bound
     const std::uint8_t* maxima = nullptr;  // of all blocks; null for rare terms
     const Summary* summaries = nullptr;    // of all blocks
     const std::uint8_t* dense = nullptr;   // codes of all documents, for dense terms
@@ -80,7 +80,7 @@ struct SearchTerm {
 
     // A rare term's list, decoded, and what other terms have in the index.
     std::vector<std::uint32_t> documents;     // [df + 1] kNoDocument at the end
-    std::vector<std::uint8_t> codes_;         // [df]
+    std::vector<std::uint8_t> own_codes;      // [df]
     std::vector<Summary> own_summaries;       // all zero between queries
     std::vector<std::uint32_t> own_starts;    // a block's first posting, where its summary is not zero
 
@@ -92,8 +92,8 @@ struct SearchTerm {
     // Decodes a rare term's list.
     void decode(const PackedList& list, std::size_t blocks) {
         documents.resize(df + 1);
-        codes_.resize(df);
-        list.decode_all(documents.data(), codes_.data());
+        own_codes.resize(df);
+        list.decode_all(documents.data(), own_codes.data());
         own_summaries.resize(blocks);
         own_starts.resize(blocks);
         summaries = own_summaries.data();
@@ -107,7 +107,7 @@ struct SearchTerm {
             if (maxima != nullptr) {
                 open.expand(block, expanded);
             } else {
-                for (std::uint32_t p = own_starts[block]; documents[p] / kBlock == block; ++p) expanded[documents[p] % kBlock] = codes_[p];
+                for (std::uint32_t p = own_starts[block]; documents[p] / kBlock == block; ++p) expanded[documents[p] % kBlock] = own_codes[p];
             }
             expanded_block = block;
         }
@@ -212,8 +212,8 @@ private:
             Summary summary = 0;
             t.own_starts[block] = p;
             for (; documents[p] / kBlock == block; ++p) {
-                greatest = std::max<std::uint32_t>(greatest, t.codes_[p]);
-                summary = summarise(summary, documents[p], t.codes_[p]);
+                greatest = std::max<std::uint32_t>(greatest, t.own_codes[p]);
+                summary = summarise(summary, documents[p], t.own_codes[p]);
             }
             t.own_summaries[block] = summary;
             bounds_[block] = static_cast<std::uint16_t>(bounds_[block] + (greatest * t.scaled >> 8) + 1);
@@ -310,7 +310,7 @@ private:
                 SearchTerm t;
                 t.df = entry.df;
                 t.decode(index_.packed_list(entry), 0);
-                for (std::uint32_t p = 0; p < t.df; ++p) add(t.documents[p], t.codes_[p]);
+                for (std::uint32_t p = 0; p < t.df; ++p) add(t.documents[p], t.own_codes[p]);
             }
         }
         for (std::uint32_t d = 0; d < index_.size(); ++d) {

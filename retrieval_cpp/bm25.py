@@ -1,6 +1,7 @@
 """BM25Index: the Python face of bm25.hpp, which does the work; here are stop words, stemmers and names."""
 
 import json
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -71,9 +72,15 @@ class BM25Index:
         stemmer: str | None = None,
         threads: int = 0,
     ) -> "BM25Index":
-        """Indexes the texts in order; passage i is the i-th text.  Texts are read once and never held."""
+        """Indexes the texts in order; passage i is the i-th text.  Texts are read once and never held.
+
+        stopwords: "english", or words to leave out; stemmer: a Snowball name such as "english" or "porter" (needs
+        PyStemmer).  Building runs on one thread; `threads` is there for symmetry with search.
+        """
         if isinstance(texts, (str, bytes)):
             raise TypeError("texts must be an iterable of str, not one string")
+        if operator.index(threads) < 0:
+            raise ValueError(f"threads must not be negative, got {threads}")
         words = stopword_list(stopwords)
         settings = json.dumps({"stopwords": words, "stemmer": stemmer})
         return cls(_core.BM25.build(texts, k1, b, words, load_stemmer(stemmer), settings))
@@ -82,11 +89,11 @@ class BM25Index:
         """The k best passages of each query: ids int32 [Q, k] and scores float32 [Q, k], padded with -1 and -inf."""
         if isinstance(queries, (str, bytes)):
             raise TypeError("queries must be a sequence of str, not one string")
-        return self._core.search(queries, k, threads)
+        return self._core.search(list(queries), operator.index(k), operator.index(threads))
 
     def explain(self, query: str, id: int) -> list[TermScore]:
         """What each term of the query adds to passage `id`'s score."""
-        return [TermScore(*row) for row in self._core.explain(query, id)]
+        return [TermScore(*row) for row in self._core.explain(query, operator.index(id))]
 
     def save(self, path: str | os.PathLike) -> None:
         self._core.save(os.fspath(path))
@@ -95,8 +102,10 @@ class BM25Index:
     def load(cls, path: str | os.PathLike) -> "BM25Index":
         """Maps a saved index; the pages are shared between processes."""
         core = _core.BM25.load(os.fspath(path))
-        stemmer = json.loads(core.settings)["stemmer"]
-        return cls(core if stemmer is None else _core.BM25.load(os.fspath(path), load_stemmer(stemmer)))
+        settings = json.loads(core.settings)
+        if settings["stemmer"] is not None:
+            core = core.with_stemmer(load_stemmer(settings["stemmer"]), settings["stopwords"])
+        return cls(core)
 
     def __len__(self) -> int:
         return len(self._core)

@@ -1,5 +1,6 @@
 """DenseIndex: the Python face of dense.hpp."""
 
+import operator
 import os
 
 import numpy as np
@@ -28,7 +29,7 @@ class DenseIndex:
 
     def search(self, queries: np.ndarray, k: int, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The k best rows for each of float32 [B, D]: ids int32 [B, k], scores float32 [B, k]."""
-        return self._core.search(float_matrix(queries, "queries"), k, threads)
+        return self._core.search(float_matrix(queries, "queries"), operator.index(k), operator.index(threads))
 
     def save(self, path: str | os.PathLike) -> None:
         self._core.save(os.fspath(path))

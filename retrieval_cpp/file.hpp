@@ -16,7 +16,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -136,7 +138,8 @@ public:
         for (const Section& section : sections_) sum.update(section.data, section.bytes);
         header.checksum = sum.value();
 
-        const std::string temporary = path + ".tmp." + std::to_string(::getpid());
+        static std::atomic<unsigned> saves{0};  // so that two threads that save under one name do not share a file
+        const std::string temporary = path + ".tmp." + std::to_string(::getpid()) + "." + std::to_string(saves++);
         std::FILE* const file = std::fopen(temporary.c_str(), "wb");
         if (file == nullptr) throw_errno("cannot write '" + temporary + "'");
         bool good = put(file, &header, sizeof header) && put(file, sizes.data(), sizes.size() * sizeof(std::uint64_t));

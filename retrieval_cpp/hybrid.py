@@ -4,6 +4,7 @@ Two ways of fusing two rankings: reciprocal-rank fusion, 1 / (60 + rank) summed 
 2009), which ignores the scores; and a weighted sum of scores normalised to [0, 1] within each query's candidates.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -54,9 +55,13 @@ class HybridIndex:
 
     def search(self, queries: Sequence[str], k: int, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """As BM25Index.search; scores are the fused ones."""
+        if operator.index(k) < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
         depth = min(len(self), max(self.depth, k))
         lexical = self.bm25.search(queries, depth, threads)
         semantic = self.dense.search(self.encode(queries), depth, threads)
+        if len(semantic[0]) != len(lexical[0]):
+            raise ValueError(f"encode gave {len(semantic[0])} vectors for {len(lexical[0])} queries")
         value = reciprocal_ranks if self.fusion == "rrf" else min_max
         weights = (1.0, 1.0) if self.fusion == "rrf" else (self.weight, 1.0 - self.weight)
         ids = np.full((len(queries), k), -1, np.int32)

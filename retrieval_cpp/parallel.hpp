@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -38,7 +39,11 @@ void parallel_for(std::size_t tasks, std::size_t threads, Work&& work) {
         }
     };
     std::vector<std::thread> pool;
-    for (std::size_t thread = 1; thread < threads; ++thread) pool.emplace_back(run, thread);
+    try {
+        for (std::size_t thread = 1; thread < threads; ++thread) pool.emplace_back(run, thread);
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those that run share the tasks.
+    }
     run(0);
     for (std::thread& thread : pool) thread.join();
     if (error) std::rethrow_exception(error);

@@ -1,5 +1,7 @@
 """BM25 search: equal to the slow twin and to bm25s."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,15 @@ def test_threads_do_not_matter():
     for threads in (0, 2, 3, 64):
         for a, b in zip(index.search(queries, 5, threads=threads), expected):
             np.testing.assert_array_equal(a, b)
+
+
+def test_python_threads_share_an_index():
+    index = BM25Index.build(zipf_texts())
+    batches = [zipf_texts(16, seed=seed) for seed in range(8)]
+    expected = [index.search(batch, 5, threads=1)[0] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for ids, wanted in zip(pool.map(lambda batch: index.search(batch, 5, threads=2)[0], batches), expected):
+            np.testing.assert_array_equal(ids, wanted)
 
 
 def test_ties_go_to_the_lower_id():

@@ -37,5 +37,9 @@ def test_errors():
         HybridIndex(BM25Index.build(["a"]), DenseIndex(VECTORS), lambda q: q)
     with pytest.raises(ValueError, match="fusion"):
         hybrid(VECTORS[0], fusion="max")
+    with pytest.raises(ValueError, match="k must be"):
+        hybrid(VECTORS[0]).search(["red"], 0)
+    with pytest.raises(ValueError, match="encode gave 1"):
+        HybridIndex(BM25Index.build(TEXTS), DenseIndex(VECTORS), lambda q: VECTORS[:1]).search(["a", "b"], 1)
     with pytest.raises(ValueError, match="weight"):
         hybrid(VECTORS[0], weight=2)
