@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("setup.py", "pyproject.toml", "README.md", "retrieval_cpp", "tests/__init__.py", "tests/shared.py", "tests/retrieval_cpp")
+COPIED = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "retrieval_cpp", "tests/__init__.py", "tests/shared.py", "tests/retrieval_cpp")
 BUILDS = {
     "address": ("-fsanitize=address,undefined -fno-sanitize-recover=undefined", "libasan.so libubsan.so", []),
     "thread": ("-fsanitize=thread", "libtsan.so", ["-k", "thread"]),
