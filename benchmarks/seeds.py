@@ -2,9 +2,9 @@
 
     python -m benchmarks.seeds --seeds 0,1,2
 
-Trains what is missing under runs/seeds (the three scripts are resumable and skip what is finished), evaluates on test,
-and prints the mean and the range over seeds, and each seed's paired 95 % bootstrap interval of the reward. Left out: other
-systems and ablations.
+Trains and evaluates what is missing under runs/seeds (the scripts are resumable and skip what is finished), and prints
+the mean and the range over seeds, and each seed's paired 95 % bootstrap interval of the reward. Left out: other systems
+and ablations.
 """
 import argparse
 import json
@@ -61,7 +61,8 @@ def main() -> None:
         sft, ppo = (Path(args.out) / f"{kind}-{seed}" for kind in ("sft", "ppo"))
         run("train_sft.py", "--seed", seed, "--out", str(sft))
         run("train_ppo.py", "--seed", seed, "--init", str(sft), "--out", str(ppo))
-        run("evaluate.py", "--dataset", "popqa", "--checkpoint", f"{sft},{ppo}", "--show", "0")
+        if not all((c / "eval/mini.popqa.test.json").exists() for c in (sft, ppo)):
+            run("evaluate.py", "--dataset", "popqa", "--checkpoint", f"{sft},{ppo}", "--show", "0")
         pairs.append((sft, ppo))
     print(f"mini world, popqa.test, greedy, seeds {args.seeds}: mean [least, most]\n")
     print("| policy | decoding | slice | " + " | ".join(METRICS) + " |\n" + "|---" * (len(METRICS) + 3) + "|")
