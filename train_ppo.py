@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data.demonstrations import QuestionSampler
 from data.world import Question
-from model import Policy, Tokenizer, load_policy
+from model import load_policy
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, collect, ppo_update, rollout
 from rl.advantages import class_means, explained_variance
 from rl.ppo import adapt_beta, minibatch_backward, update_value_head

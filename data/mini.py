@@ -17,15 +17,13 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from data import mini_text as text
+from data.demonstrations import TEACHER
 from data.metrics import exact_match
 from data.mini_facts import SCALES, Entity, Fact, Scale, make_entities, make_facts
 from data.world import Passage, Question, World, WorldError
 
 SPLITS = ("train", "dev", "test")
 SLICES = ("popular", "tail", "absent")
-
-# Weights of the queries of a teacher that is weak on purpose, which leaves reinforcement learning something to find.
-TEACHER = {"raw question": 0.35, "subject": 0.30, "one keyword": 0.20, "two keywords": 0.15}
 
 
 class MiniWorld(World):
@@ -160,7 +158,7 @@ def properties(world: MiniWorld, search: Callable[[list[str], int], Sequence[Seq
     """
     test = world.questions("popqa", "test")
     facts = [world.asked[question.id] for question in test]
-    queries = {"raw question": [question.question for question in test],
+    queries = {"question": [question.question for question in test],
                "subject": [fact.entity.name for fact in facts],
                "one keyword": [" ".join((fact.entity.name, *fact.keywords[:1])) for fact in facts],
                "two keywords": [" ".join((fact.entity.name, *fact.keywords)) for fact in facts],
@@ -170,7 +168,8 @@ def properties(world: MiniWorld, search: Callable[[list[str], int], Sequence[Seq
         found = search(texts, world.k)
         hits[kind] = [float(any(world.corpus[i].id in question.gold_passages for i in row if i >= 0))
                       for question, row in zip(test, found)]
-    hits["teacher"] = [sum(weight * hits[kind][i] for kind, weight in TEACHER.items()) for i in range(len(test))]
+    hits["teacher"] = [sum(share * hits[kind][i] for kind, share in TEACHER) for i in range(len(test))]
+    hits["raw question"] = hits.pop("question")
 
     values = defaultdict(Counter)
     for question in world.questions("popqa", "train"):

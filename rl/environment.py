@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.metrics import exact_match, f1_score, hit
+from data.metrics import exact_match, f1_score
 from data.world import Question, World
 from model import Tokenizer
 
@@ -85,9 +85,8 @@ class RagEnv:
         return observation(self.passage_ids(turn.passages, tokenizer), tokenizer)
 
     def judge(self, episode: Episode, answer: str) -> float:
-        """Record the answer's figures in the episode and return what it is paid."""
+        """Record the answer's figures in the episode and return what it is paid; hits are recorded as they are retrieved."""
         question: Question = episode.question
         episode.answer = answer
         episode.exact_match, episode.f1 = exact_match(answer, question.answers), f1_score(answer, question.answers)
-        episode.hit = any(hit([self.corpus[i] for i in turn.passages], question) for turn in episode.turns)
         return self.reward.answer(episode.exact_match, episode.f1)

@@ -83,7 +83,6 @@ class Batch(NamedTuple):
     rows: Tensor  # int64 [N]
     columns: Tensor  # int64 [N], >= 1: a token is scored by the state one column before it
     decision: Tensor  # bool [N]
-    weight: Tensor | None = None  # float32 [N], demonstrations only
 
 
 def collate(episodes: Sequence, pad: int, device="cpu") -> Batch:

@@ -169,7 +169,7 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Ten
 def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int], tokenizer: Tokenizer, config: PPOConfig) -> dict[str, Tensor]:
     """Accumulate the gradient of one minibatch of episodes; the result does not depend on `micro_batches`."""
     episodes, device = experience.episodes, policy.device
-    tokens = sum(experience.counts[i] for i in chosen)
+    tokens = sum(experience.offsets[i + 1] - experience.offsets[i] for i in chosen)
     size = -(-len(chosen) // config.micro_batches)
     seen: dict[str, list[Tensor]] = {}
     for group in by_length([episodes[i] for i in chosen], size):

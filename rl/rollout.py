@@ -14,7 +14,7 @@ from data.world import Question
 from model import Policy, Session, Tokenizer
 
 from .environment import RagEnv
-from .episode import Episode, Turn
+from .episode import Episode
 
 
 @dataclass(frozen=True)
