@@ -132,7 +132,7 @@ class Trainer:
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.config = PPOConfig(clip=args.clip, gamma=args.gamma, lam=args.lam, epochs=args.epochs, minibatch=args.minibatch, temperature=args.temperature,
                                 decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
-        self.optimizer = torch.optim.AdamW(self.policy.model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.value_optimizer = torch.optim.AdamW(self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0)
         self.questions = self.world.questions(args.dataset, "train")
         self.dev = self.world.questions(args.dataset, "dev")[:args.eval_rows]

@@ -77,7 +77,7 @@ def open_world(name: str) -> tuple[World, BM25Index]:
 def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW alone."""
     hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2]
-    rest = [p for p in policy.model.parameters() if not any(p is h for h in hidden)]
+    rest = [p for p in policy.trunk_parameters() if not any(p is h for h in hidden)]
     return {"muon": torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=0.0),
             "adamw": torch.optim.AdamW(rest, lr=args.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)}
 
@@ -187,7 +187,7 @@ def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokeni
         total += float(loss.detach())
     if not np.isfinite(total):
         raise FloatingPointError("the loss is NaN or infinite")
-    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)):
+    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.trunk_parameters(), 1.0)):
         raise FloatingPointError("the gradient is NaN or infinite")
     for optimizer in optimizers.values():
         optimizer.step()

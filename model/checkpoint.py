@@ -60,7 +60,7 @@ def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict
         policy.save(staging)
         tokenizer.save(staging)
         (staging / "run.json").write_text(json.dumps(run, indent=1) + "\n")
-        policy.config.save(staging / "config.json", tokenizer.pad, tokenizer.bos, tokenizer.eos)
+        policy.config.save(staging / "config.json", tokenizer.pad, tokenizer.bos, tokenizer.eos, str(policy.dtype).removeprefix("torch."))
         _exchange(staging, directory)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{directory}: could not be written ({error}); what was there before is kept") from None

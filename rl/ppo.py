@@ -197,7 +197,7 @@ def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Exp
     Minibatches are random episodes, never sorted by length: sorting makes them all-answer or all-retrieve and biases
     the decision. Only the micro-batches inside one optimiser step group similar lengths.
     """
-    trunk = list(policy.model.parameters())
+    trunk = policy.trunk_parameters()
     seen, norms, stopped = [], [], False
     for _ in range(config.epochs):
         order = torch.randperm(len(experience.episodes), generator=generator).tolist()
