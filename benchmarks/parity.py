@@ -31,11 +31,11 @@ FAMILIES = {  # name -> (class of the config, its fields)
 }
 
 
-def random_model(name: str, seed: int = 0):
+def random_model(name: str, seed: int = 0, **changes):
     """A transformers model of that family, float32, far from its initialisation."""
     import transformers
     kind, fields = FAMILIES[name]
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**SHAPE | fields)).eval()
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**SHAPE | fields | changes)).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter_name, parameter in model.named_parameters():
         centre = 1.0 if "norm" in parameter_name else 0.0

@@ -1,6 +1,6 @@
 """Whole checkpoints: a policy with its tokenizer for everyone, and the state of an unfinished run for ourselves.
 
-    config.json  model.safetensors  tokenizer.json    what `transformers` opens too
+    config.json  model.safetensors  tokenizer.json  tokenizer_config.json    what `transformers` opens too
     value_head.safetensors                            ours, beside it
     run.json                                          how it was made: script, arguments, world
     training.safetensors                              only while a run is unfinished: one file, replaced atomically
@@ -21,7 +21,7 @@ from .policy import CheckpointError, Policy
 from .tokenizer import Tokenizer
 
 STATE_FILE = "training.safetensors"
-POLICY_FILES = ("model.safetensors", "value_head.safetensors", "tokenizer.json", "run.json", "config.json")
+POLICY_FILES = ("model.safetensors", "value_head.safetensors", "tokenizer.json", "tokenizer_config.json", "run.json", "config.json")
 
 
 def atomic_write(path: Path, write) -> None:

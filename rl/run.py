@@ -116,7 +116,7 @@ class Run:
         self._begun = True
         self.out.mkdir(parents=True, exist_ok=True)
         for directory in (self.out, self.out / "read", self.out / "best"):  # config.json first: without it there is no checkpoint
-            for name in ("config.json", "run.json", "training.safetensors", "model.safetensors", "value_head.safetensors", "tokenizer.json"):
+            for name in ("config.json", "run.json", "training.safetensors", "model.safetensors", "value_head.safetensors", "tokenizer.json", "tokenizer_config.json"):
                 (directory / name).unlink(missing_ok=True)
             for result in [*directory.glob("eval/*.json"), *directory.glob("eval/*.jsonl")]:
                 result.unlink()
