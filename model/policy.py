@@ -14,8 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import CheckpointError, Config
+from .lora import CONFIG, TrainedRows, merge_saved, merged_state, read_adapter_config, save_adapters
 from .transformer import Cache, Rope, Transformer
 from .weights import read_tensors, shards
+
+
+def is_checkpoint(directory: str | Path) -> bool:
+    """Whether a directory holds a whole policy, or adapters over one."""
+    return any((Path(directory) / name).is_file() for name in ("config.json", CONFIG))
 
 
 class ValueHead(nn.Module):
@@ -53,9 +59,10 @@ class Policy(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states [..., D] -> float32 [..., V], multiplied in the dtype of the weights whatever the autocast."""
-        weight = (self.lm_head or self.model.embed_tokens).weight
+        head = self.lm_head or self.model.embed_tokens
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.to(weight.dtype), weight).float()
+            logits = F.linear(hidden.to(head.weight.dtype), head.weight).float()
+            return head.correct(logits, hidden) if isinstance(head, TrainedRows) else logits
 
     def value_features(self, states: list[Tensor], at: tuple = ()) -> Tensor:
         """Layer states [B, T, D] -> detached float32 [B, T, 3 D]: last, one before, causal mean of the first.
@@ -85,17 +92,22 @@ class Policy(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def trunk_state(self) -> dict[str, Tensor]:
-        """The decoder under the names of Hugging Face's Llama."""
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("value_head.")}
+        """The decoder under the names of Hugging Face's Llama, adapters merged."""
+        return {name: tensor for name, tensor in merged_state(self).items() if not name.startswith("value_head.")}
 
     def trunk_parameters(self) -> list[nn.Parameter]:
         """What a policy loss trains: all of the decoder that is not frozen, nothing of the value head."""
         return [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("value_head.")]
 
-    def save(self, directory: Path) -> None:
-        """model.safetensors (opens in transformers) and value_head.safetensors; see checkpoint.py for whole checkpoints."""
-        save_file({k: v.contiguous().cpu() for k, v in self.trunk_state().items()}, directory / "model.safetensors", {"format": "pt"})
-        save_file({k: v.contiguous().cpu() for k, v in self.value_head.state_dict().items()}, directory / "value_head.safetensors")
+    def save(self, directory: Path, base: Path | None = None) -> None:
+        """model.safetensors (opens in transformers), or with a `base` the adapters alone (open in peft), and
+        value_head.safetensors; see checkpoint.py for whole checkpoints."""
+        cpu = lambda state: {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+        if base:
+            save_adapters(self, directory, base)
+        else:
+            save_file(cpu(self.trunk_state()), directory / "model.safetensors", {"format": "pt"})
+        save_file(cpu(self.value_head.state_dict()), directory / "value_head.safetensors")
 
     @classmethod
     def load(cls, directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> "Policy":
@@ -105,8 +117,21 @@ class Policy(nn.Module):
         names what is missing, unknown or misshapen.
         """
         directory = Path(directory)
-        if not (directory / "config.json").is_file():
+        if not is_checkpoint(directory):
             raise CheckpointError(f"{directory}: no checkpoint here (config.json not found)")
+        if (directory / CONFIG).exists():
+            base, rank, ids = read_adapter_config(directory)
+            policy = cls.load(base, "cpu", dtype)
+            merge_saved(policy, directory, rank, ids)
+        else:
+            policy = cls._load_trunk(directory, dtype)
+        head = directory / "value_head.safetensors"
+        if head.exists():  # absent in foreign checkpoints: the head then starts at 0
+            policy.value_head.load_state_dict(read_tensors(head, policy.value_head.state_dict(), torch.float32))
+        return policy.to(device).eval()
+
+    @classmethod
+    def _load_trunk(cls, directory: Path, dtype: torch.dtype | None) -> "Policy":
         config = Config.load(directory / "config.json")
         with torch.device("meta"):  # neither time nor memory for weights that are about to be replaced
             policy = cls(config)
@@ -116,7 +141,4 @@ class Policy(nn.Module):
             policy.load_state_dict(read_tensors(file, own, dtype, config.tie_word_embeddings), strict=False, assign=True)
         for parameter in policy.trunk_parameters():  # a file of several types: that of the embedding
             parameter.data = parameter.data.to(policy.dtype)
-        head = directory / "value_head.safetensors"
-        if head.exists():  # absent in foreign checkpoints: the head then starts at 0
-            policy.value_head.load_state_dict(read_tensors(head, policy.value_head.state_dict(), torch.float32))
-        return policy.to(device).eval()
+        return policy
