@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data.demonstrations import QuestionSampler
 from data.world import Question
 from model import load_policy
-from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, collect, ppo_update, rollout
+from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Workers, collect, ppo_update, rollout
 from rl.advantages import class_means, explained_variance
 from rl.ppo import adapt_beta, minibatch_backward, update_value_head
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
@@ -120,7 +120,7 @@ def policy_reward(episodes: list[Episode], both: bool) -> float:
 
 class Trainer:
     def __init__(self, args: Args):
-        self.args = args
+        self.args, self.workers = args, Workers(args.threads, args.device)
         self.policy, self.tokenizer, made = load_policy(args.init, args.device)
         self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64),
                       "init_sha256": hashlib.sha256((Path(args.init) / "model.safetensors").read_bytes()).hexdigest()}
@@ -143,7 +143,7 @@ class Trainer:
     def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None) -> list[Episode]:
         self.policy.eval()
         with precision(self.args.device, self.args.dtype):
-            return rollout(self.policy, self.tokenizer, self.env, questions, decoding, generator)
+            return rollout(self.policy, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map)
 
     def iterate(self) -> dict:
         """One rollout and its update; a pure function of the state and the iteration number."""
@@ -158,7 +158,7 @@ class Trainer:
         episodes = self.play(questions, Decoding(args.temperature, sample_decision=True, explore=args.explore, both=args.both), generator)
         clock.append(time.perf_counter())
         with precision(args.device, args.dtype):
-            experience = collect(self.policy, self.reference, episodes, self.tokenizer, self.beta, self.config, paired=args.both)
+            experience = collect(self.policy, self.reference, episodes, self.tokenizer, self.beta, self.config, paired=args.both, spread=self.workers.map)
         clock.append(time.perf_counter())
         figures = value_figures(experience)
         self.replay = [*self.replay, (experience.features.bfloat16(), experience.returns)][-args.replay:]
@@ -169,7 +169,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.iteration, args)
             with precision(args.device, args.dtype):
-                figures |= ppo_update(self.policy, self.optimizer, experience, self.tokenizer, self.config, generator)
+                figures |= ppo_update(self.policy, self.optimizer, experience, self.tokenizer, self.config, generator, self.workers.map)
         clock.append(time.perf_counter())
         kl = float(experience.per_episode(experience.k1).mean())
         figures |= {"kl": kl, "k3": float(experience.per_episode(experience.k3).mean()), "beta": self.beta}
@@ -207,9 +207,9 @@ def expected_minutes(trainer: Trainer, episodes: int = 64) -> float:
     start = time.perf_counter()
     played = trainer.play(questions, Decoding(args.temperature, sample_decision=True, both=True), torch.Generator().manual_seed(0))
     with precision(args.device, args.dtype):
-        experience = collect(trainer.policy, trainer.reference, played, trainer.tokenizer, trainer.beta, trainer.config, paired=True)
+        experience = collect(trainer.policy, trainer.reference, played, trainer.tokenizer, trainer.beta, trainer.config, paired=True, spread=trainer.workers.map)
         middle = time.perf_counter()
-        minibatch_backward(trainer.policy, experience, list(range(len(played))), trainer.tokenizer, trainer.config)
+        minibatch_backward(trainer.policy, experience, list(range(len(played))), trainer.tokenizer, trainer.config, trainer.workers.map)
     trainer.optimizer.zero_grad(set_to_none=True)
     seconds = (middle - start) + args.epochs * (time.perf_counter() - middle)
     return seconds * args.episodes / len(played) * (args.iterations - trainer.iteration) / 60
@@ -219,7 +219,7 @@ def describe(trainer: Trainer, run: Run) -> None:
     args, world = trainer.args, trainer.world
     print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, k = {trainer.env.k}, quota {trainer.env.quota}), {args.dataset}.train: "
           f"{len(trainer.questions)} questions; policy {trainer.policy.parameter_count():,} parameters from {args.init}; {args.iterations} iterations of "
-          f"{args.episodes} episodes on {torch.get_num_threads()} threads: about {expected_minutes(trainer):.0f} minutes; out {run.out}")
+          f"{args.episodes} episodes on {trainer.workers.count} threads: about {expected_minutes(trainer):.0f} minutes; out {run.out}")
     report_cut(trainer.questions, trainer.tokenizer, trainer.env.question_room(trainer.policy.config.max_position_embeddings))
 
 
@@ -239,7 +239,6 @@ def dev_evaluation(trainer: Trainer, run: Run) -> None:
 
 def train() -> None:
     args = parse(Args, __doc__)
-    torch.set_num_threads(args.threads or torch.get_num_threads())
     if Path(args.out).resolve() == Path(args.init).resolve():
         raise UsageError(f"--out {args.out} is --init: the warm-up checkpoint would be overwritten")
     if args.temperature == 0:

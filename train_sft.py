@@ -24,7 +24,8 @@ from data.mini import MiniWorld, format_properties, properties
 from data.world import Question, World
 from model import Config, Policy, Tokenizer
 from retrieval_cpp import BM25Index
-from rl import Decoding, Episode, RagEnv, Turn, collate, observation, rollout, score
+from rl import Decoding, Episode, RagEnv, Turn, Workers, collate, observation, rollout, score
+from rl.parallel import set_gradients
 from rl.ppo import by_length
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
 from rl.summary import summarize
@@ -50,11 +51,12 @@ class Args:
     direct_popular: float = arg(0.55, "read phase: share of popular demonstrations that answer directly")
     direct_other: float = arg(0.15, "read phase: share of the other demonstrations that answer directly")
     swap: float = arg(0.5, "probability of swapping the answer inside a gold passage for another of its relation")
+    foreign: float = arg(0.0, "share of the swaps whose answer is of any relation: only copying can produce it")
     shuffle: float = arg(0.5, "probability of shuffling the passages of a demonstration: a reader must not trust the rank alone")
     curriculum: float = arg(0.3, "read phase: share of the steps during which the observation grows to k passages")
     query_weight: float = arg(0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not")
     reading_weight: float = arg(2.0, "loss weight of answers after an observation")
-    keep_missed: float = arg(0.3, "probability of keeping the answer's loss where the passages miss the answer")
+    gold: float = arg(0.5, "probability of putting the gold passage among the passages where the query missed it")
     probe: int = arg(12000, "training questions to probe for the decision label", least=1)
     informed: float = arg(0.7, "mix phase: share of demonstrations whose branch is the probed label")
     smoothing: float = arg(0.1, "mix phase: label smoothing of the decision")
@@ -111,6 +113,7 @@ class Demonstrator:
         self.others: dict[str | None, list[str]] = {}  # relation -> answers of its training questions
         for question in questions:
             self.others.setdefault(question.relation, []).append(question.answers[0])
+        self.any = [question.answers[0] for question in questions]
 
     def demonstrate(self, questions: list[Question], retrieve: list[bool], label: list[bool], rng: np.random.Generator,
                     forced: float = 1.0) -> list[Episode]:
@@ -125,38 +128,40 @@ class Demonstrator:
         for i, (question, prompt) in enumerate(zip(questions, prompts)):
             episode = Episode(question)
             episode.state([self.tokenizer.bos, *prompt[:self.room]])
-            answer, copies = question.answers[0], True
-            if retrieve[i]:
-                answer, copies = self._retrieve(episode, turns[i], gold[i], label[i], rng, forced)
-            text = copies or rng.random() < self.args.keep_missed
-            ids = [self.tokenizer.answer, *self.tokenizer.encode(answer), self.tokenizer.eos]
-            episode.action(ids, 0.0, decision=label[i] and not retrieve[i], text=text)
+            answer = self._retrieve(episode, turns[i], gold[i], label[i], rng, forced) if retrieve[i] else question.answers[0]
+            if answer is not None:
+                ids = [self.tokenizer.answer, *self.tokenizer.encode(answer), self.tokenizer.eos]
+                episode.action(ids, 0.0, decision=label[i] and not retrieve[i])
             episodes.append(episode)
         return episodes
 
-    def _retrieve(self, episode: Episode, turn: Turn, gold: int | None, label: bool, rng: np.random.Generator, forced: float) -> tuple[str, bool]:
-        """Append a retrieval; the answer to learn from it, and whether the passages hold it."""
+    def _retrieve(self, episode: Episode, turn: Turn, gold: int | None, label: bool, rng: np.random.Generator, forced: float) -> str | None:
+        """Append a retrieval; the answer to learn from it, or None where there is none to learn: the episode then ends
+        with its query, because reading on would cost time and carry no loss."""
         if forced < 1.0:
             turn.passages = turn.passages[:1 + int(forced * self.env.k)]
-            if gold is not None and gold not in turn.passages:
-                turn.passages = [*turn.passages[:-1], gold]
+        if gold is not None and gold not in turn.passages and (forced < 1.0 or rng.random() < self.args.gold):
+            turn.passages = [*turn.passages[:-1], gold]
         if rng.random() < self.args.shuffle:
             rng.shuffle(turn.passages)
         words = self.tokenizer.encode(turn.query)[:self.env.query_budget - 1]
         episode.action([self.tokenizer.retrieve, *words, self.tokenizer.eos], 0.0, decision=label)
         episode.turns.append(turn)
+        if not answerable([self.world.corpus[p] for p in turn.passages], episode.question):
+            return None
         passages, answer = list(self.env.passage_ids(turn.passages, self.tokenizer)), episode.question.answers[0]
         if gold in turn.passages and rng.random() < self.args.swap:
             answer = self._swap(passages, turn.passages.index(gold), gold, episode.question, rng)
         episode.state(observation(passages, self.tokenizer))
-        return answer, answerable([self.world.corpus[p] for p in turn.passages], episode.question)
+        return answer
 
     def _swap(self, passages: list[list[int]], position: int, gold: int, question: Question, rng: np.random.Generator) -> str:
         """Put another answer of the same relation into the gold passage, and return it: what is read must be copied,
         because it cannot be remembered (Longpre et al., 2021, use such conflicts to test readers). Where the passage
         does not hold the answer word for word, nothing changes."""
         passage, answer = self.world.corpus[gold], question.answers[0]
-        other = str(rng.choice(self.others[question.relation]))
+        others = self.any if rng.random() < self.args.foreign else self.others[question.relation]
+        other = others[rng.integers(len(others))]
         text = re.sub(rf"(?<!\w){re.escape(answer)}(?!\w)", lambda _: other, passage.text)
         if text == passage.text:
             return answer
@@ -169,22 +174,29 @@ def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args:
     batch = collate(episodes, tokenizer.pad, args.device)
     with precision(args.device, args.dtype):
         log_probs = score(policy, batch, tokenizer).log_probs
-    observed = (batch.tokens == tokenizer.obs).cumsum(1)[batch.rows, batch.columns]  # observations before each action token
-    asks = observed < (batch.tokens == tokenizer.obs).sum(1)[batch.rows]  # an observation follows: a query token
+    asked, observed = ((batch.tokens == token).cumsum(1)[batch.rows, batch.columns] for token in (tokenizer.retrieve, tokenizer.obs))
     decisions = log_probs[batch.decision]
     other = torch.log1p(-decisions.exp().clamp(max=1 - 1e-6))  # the other of the two action tokens
     smoothed = (1 - args.smoothing / 2) * decisions + args.smoothing / 2 * other
-    weight = torch.where(asks, args.query_weight, torch.where(observed > 0, args.reading_weight, 1.0))
+    weight = torch.where(asked > observed, args.query_weight, torch.where(observed > 0, args.reading_weight, 1.0))
     return -((weight * log_probs)[~batch.decision].sum() + smoothed.sum())
 
 
-def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> float:
-    """One optimiser step over direct and retrieve episodes together, in micro-batches of similar length."""
-    total, count = 0.0, sum(sum(e.action_mask) for e in episodes)
-    for group in by_length(episodes, args.micro_batch):
+def backward(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args, workers: Workers) -> float:
+    """The loss of one step and its gradient, in micro-batches of similar length; the longest first, so that no thread waits."""
+    count, trunk = sum(sum(e.action_mask) for e in episodes), list(policy.model.parameters())
+
+    def differentiate(group: list[int]) -> tuple[float, tuple[Tensor, ...]]:
         loss = loss_of(policy, [episodes[i] for i in group], tokenizer, args) / count
-        loss.backward()
-        total += float(loss.detach())
+        return float(loss.detach()), torch.autograd.grad(loss, trunk)
+    losses, gradients = zip(*workers.map(differentiate, by_length(episodes, args.micro_batch)[::-1]))
+    set_gradients(policy.model, gradients)
+    return sum(losses)
+
+
+def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokenizer: Tokenizer, args: Args, workers: Workers) -> float:
+    """One optimiser step over direct and retrieve episodes together. Raises FloatingPointError on NaN."""
+    total = backward(policy, episodes, tokenizer, args, workers)
     if not np.isfinite(total):
         raise FloatingPointError("the loss is NaN or infinite")
     if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)):
@@ -217,22 +229,21 @@ def mix_batch(demonstrator: Demonstrator, sampler: QuestionSampler, knows: dict[
     return demonstrator.demonstrate(questions, retrieve, informed.tolist(), rng)
 
 
-def check(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args) -> dict[str, float]:
+def check(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args, workers: Workers) -> dict[str, float]:
     """What the warm-up must have taught, on dev: direct EM of popular questions; EM given a hit; malformed actions."""
     policy.eval()
     with precision(args.device, args.dtype):
-        direct = rollout(policy, tokenizer, env, questions, Decoding(force="answer"))
-        asked = rollout(policy, tokenizer, env, questions, Decoding(force="retrieve"))
+        direct, asked = (rollout(policy, tokenizer, env, questions, Decoding(force=branch), spread=workers.map) for branch in ("answer", "retrieve"))
     popular = [e for e in direct if e.question.slice in ("popular", None)]
     return {"direct_em": summarize(popular)["em"], "retrieve_em": summarize(asked)["em"], "hit": summarize(asked)["hit"],
             "em_given_hit": summarize([e for e in asked if e.hit])["em"], "malformed": summarize(direct + asked)["malformed"]}
 
 
-def probe(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args) -> dict[str, bool]:
+def probe(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args, workers: Workers) -> dict[str, bool]:
     """Question id -> whether the policy's own direct answer is right (greedy)."""
     policy.eval()
     with precision(args.device, args.dtype), tqdm(total=len(questions), desc="probe", unit="question", dynamic_ncols=True) as bar:
-        episodes = rollout(policy, tokenizer, env, questions, Decoding(force="answer"), batch_size=512, progress=bar.update)
+        episodes = rollout(policy, tokenizer, env, questions, Decoding(force="answer"), progress=bar.update, spread=workers.map)
     return {e.question.id: e.exact_match == 1.0 for e in episodes}
 
 
@@ -240,7 +251,7 @@ class WarmUp:
     """The three phases of one run. A step is a pure function of (arguments, weights and optimizers, phase, step)."""
 
     def __init__(self, args: Args):
-        self.args = args
+        self.args, self.workers = args, Workers(args.threads, args.device)
         torch.manual_seed(args.seed)
         self.world, self.index = open_world(args.world)
         self.questions, self.dev = (self.world.questions(args.dataset, split) for split in ("train", "dev"))
@@ -287,7 +298,7 @@ class WarmUp:
             set_learning_rate(self.optimizers, self.args, scale * schedule(step, steps))
             episodes = self.batch(step)
             try:
-                loss = train_step(self.policy, self.optimizers, episodes, self.tokenizer, self.args)
+                loss = train_step(self.policy, self.optimizers, episodes, self.tokenizer, self.args, self.workers)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{self.phase} step {step}: {error}; {run.kept}") from None
             tokens, seconds = sum(len(e.tokens) for e in episodes), time.perf_counter() - start
@@ -295,7 +306,7 @@ class WarmUp:
             run.log({"phase": self.phase, "step": step, "loss": loss, "tokens": tokens, "seconds": seconds})
             if run.due():
                 self.save(run, step + 1)
-        figures = check(self.policy, self.tokenizer, self.env, self.dev, self.args)
+        figures = check(self.policy, self.tokenizer, self.env, self.dev, self.args, self.workers)
         run.log({"phase": self.phase, "dev": figures})
         print(f"after {self.phase}, dev:", {k: round(v, 3) for k, v in figures.items()})
 
@@ -305,13 +316,12 @@ class WarmUp:
         episodes = read_batch(self.demonstrator, self.samplers["read"], args.read_steps, args)
         for _ in range(2):  # the first is slower: memory and kernels are set up
             start = time.perf_counter()
-            for group in by_length(episodes, args.micro_batch):
-                loss_of(self.policy, [episodes[i] for i in group], self.tokenizer, args).backward()
+            backward(self.policy, episodes, self.tokenizer, args, self.workers)
             self.policy.zero_grad(set_to_none=True)
         minutes = (time.perf_counter() - start) * (args.read_steps + args.mix_steps) / 60
         print(f"train_sft: world {world.name} ({len(world.corpus)} passages, k = {self.env.k}), {args.dataset}.train: {len(self.questions)} questions; "
               f"policy {self.policy.parameter_count():,} parameters, vocabulary {len(self.tokenizer)}; about {sum(len(e.tokens) for e in episodes)} tokens "
-              f"per step, {args.read_steps} + {args.mix_steps} steps on {torch.get_num_threads()} threads: about {minutes:.0f} minutes")
+              f"per step, {args.read_steps} + {args.mix_steps} steps on {self.workers.count} threads: about {minutes:.0f} minutes")
         report_cut(self.questions, self.tokenizer, self.demonstrator.room)
         if isinstance(world, MiniWorld):
             print(format_properties(properties(world, lambda queries, k: self.index.search(queries, k)[0])))
@@ -324,7 +334,6 @@ class WarmUp:
 
 def train() -> None:
     args = parse(Args, __doc__)
-    torch.set_num_threads(args.threads or torch.get_num_threads())
     warm_up = WarmUp(args)
     run = Run("train_sft", args, {"world": warm_up.world.name, "open_world": args.world, "corpus_sha256": warm_up.world.corpus_sha256,
                                   "passage_tokens": args.passage_tokens})
@@ -339,7 +348,7 @@ def train() -> None:
     if warm_up.phase == "read":
         warm_up.run_phase(run, args.read_steps, 1.0)
         run.export(run.out / "read", warm_up.policy, warm_up.tokenizer)
-        warm_up.knows = probe(warm_up.policy, warm_up.tokenizer, warm_up.env, warm_up.probed, args)
+        warm_up.knows = probe(warm_up.policy, warm_up.tokenizer, warm_up.env, warm_up.probed, args, warm_up.workers)
         run.log({"phase": "probe", "knows": float(np.mean(list(warm_up.knows.values())))})
         warm_up.phase, warm_up.first, warm_up.optimizers = "mix", 0, make_optimizers(warm_up.policy, args)
         warm_up.save(run, 0)
