@@ -77,17 +77,19 @@ def open_world(name: str) -> tuple[World, BM25Index]:
 
 
 def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimizer]:
-    """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW alone."""
-    hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2]
-    rest = [p for p in policy.model.parameters() if not any(p is h for h in hidden)]
-    return {"muon": torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=0.0),
-            "adamw": torch.optim.AdamW(rest, lr=args.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)}
+    """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW alone. One Muon a
+    layer, so that the layers' steps run in parallel."""
+    muons = {f"muon{i}": torch.optim.Muon([p for p in layer.parameters() if p.ndim == 2], lr=args.muon_lr, weight_decay=0.0)
+             for i, layer in enumerate(policy.model.layers)}
+    hidden = {id(p) for muon in muons.values() for p in muon.param_groups[0]["params"]}
+    rest = [p for p in policy.model.parameters() if id(p) not in hidden]
+    return muons | {"adamw": torch.optim.AdamW(rest, lr=args.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)}
 
 
 def set_learning_rate(optimizers: dict, args: Args, scale: float) -> None:
-    for name, base in (("muon", args.muon_lr), ("adamw", args.adamw_lr)):
-        for group in optimizers[name].param_groups:
-            group["lr"] = base * scale
+    for name, optimizer in optimizers.items():
+        for group in optimizer.param_groups:
+            group["lr"] = scale * (args.adamw_lr if name == "adamw" else args.muon_lr)
 
 
 def schedule(step: int, steps: int, warmup: int = 20, decay: float = 0.4) -> float:
@@ -115,10 +117,11 @@ class Demonstrator:
             self.others.setdefault(question.relation, []).append(question.answers[0])
         self.any = [question.answers[0] for question in questions]
 
-    def demonstrate(self, questions: list[Question], retrieve: list[bool], label: list[bool], rng: np.random.Generator,
+    def demonstrate(self, questions: list[Question], retrieve: list[bool], label: list[bool], known: list[bool], rng: np.random.Generator,
                     forced: float = 1.0) -> list[Episode]:
-        """One episode per question. label: whether its decision token carries loss. forced < 1: the curriculum, in
-        which the observation holds 1 + forced * (k - 1) passages and always the gold one."""
+        """One episode per question. label: whether its decision token carries loss. known: whether the policy can answer
+        without passages, and so can learn to when the passages miss. forced < 1: the curriculum, in which the
+        observation holds 1 + forced * (k - 1) passages and always the gold one."""
         gold = [gold_passage(q, self.rows) for q in questions]
         asking = [i for i, r in enumerate(retrieve) if r]
         queries = [self.teacher.query(questions[i], rng) for i in asking]
@@ -128,16 +131,17 @@ class Demonstrator:
         for i, (question, prompt) in enumerate(zip(questions, prompts)):
             episode = Episode(question)
             episode.state([self.tokenizer.bos, *prompt[:self.room]])
-            answer = self._retrieve(episode, turns[i], gold[i], label[i], rng, forced) if retrieve[i] else question.answers[0]
+            answer = self._retrieve(episode, turns[i], gold[i], label[i], known[i], rng, forced) if retrieve[i] else question.answers[0]
             if answer is not None:
                 ids = [self.tokenizer.answer, *self.tokenizer.encode(answer), self.tokenizer.eos]
                 episode.action(ids, 0.0, decision=label[i] and not retrieve[i])
             episodes.append(episode)
         return episodes
 
-    def _retrieve(self, episode: Episode, turn: Turn, gold: int | None, label: bool, rng: np.random.Generator, forced: float) -> str | None:
-        """Append a retrieval; the answer to learn from it, or None where there is none to learn: the episode then ends
-        with its query, because reading on would cost time and carry no loss."""
+    def _retrieve(self, episode: Episode, turn: Turn, gold: int | None, label: bool, known: bool, rng: np.random.Generator, forced: float) -> str | None:
+        """Append a retrieval; the answer to learn from it, or None where it could only be guessed: the episode then ends
+        with its query. To learn guesses made readers of the same 700 steps copy worse: tail EM given a hit .71 with 30 %
+        of the guesses, .77 with 10 %, .83 with none (dev, one seed)."""
         if forced < 1.0:
             turn.passages = turn.passages[:1 + int(forced * self.env.k)]
         if gold is not None and gold not in turn.passages and (forced < 1.0 or rng.random() < self.args.gold):
@@ -147,7 +151,7 @@ class Demonstrator:
         words = self.tokenizer.encode(turn.query)[:self.env.query_budget - 1]
         episode.action([self.tokenizer.retrieve, *words, self.tokenizer.eos], 0.0, decision=label)
         episode.turns.append(turn)
-        if not answerable([self.world.corpus[p] for p in turn.passages], episode.question):
+        if not known and not answerable([self.world.corpus[p] for p in turn.passages], episode.question):
             return None
         passages, answer = list(self.env.passage_ids(turn.passages, self.tokenizer)), episode.question.answers[0]
         if gold in turn.passages and rng.random() < self.args.swap:
@@ -201,9 +205,7 @@ def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokeni
         raise FloatingPointError("the loss is NaN or infinite")
     if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)):
         raise FloatingPointError("the gradient is NaN or infinite")
-    for optimizer in optimizers.values():
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    list(workers.map(lambda optimizer: optimizer.step(), optimizers.values()))
     return total
 
 
@@ -217,7 +219,8 @@ def read_batch(demonstrator: Demonstrator, sampler: QuestionSampler, step: int, 
         position[kind] = (rng.permutation(kind.sum()) + 0.5) / max(kind.sum(), 1)
     direct = position < np.where(popular, args.direct_popular, args.direct_other)
     forced = min(1.0, step / max(1.0, args.curriculum * args.read_steps))
-    return demonstrator.demonstrate(questions, (~direct).tolist(), [False] * len(questions), rng, forced)
+    nothing = [False] * len(questions)
+    return demonstrator.demonstrate(questions, (~direct).tolist(), nothing, nothing, rng, forced)
 
 
 def mix_batch(demonstrator: Demonstrator, sampler: QuestionSampler, knows: dict[str, bool], step: int, args: Args) -> list[Episode]:
@@ -225,8 +228,9 @@ def mix_batch(demonstrator: Demonstrator, sampler: QuestionSampler, knows: dict[
     questions = sampler.draw(args.episodes, step, stream=2)
     rng = np.random.default_rng([args.seed, 3, step])
     informed = rng.random(len(questions)) < args.informed
-    retrieve = [not knows[q.id] if i else bool(rng.random() < 0.5) for q, i in zip(questions, informed)]
-    return demonstrator.demonstrate(questions, retrieve, informed.tolist(), rng)
+    known = [knows[q.id] for q in questions]
+    retrieve = [not k if i else bool(rng.random() < 0.5) for k, i in zip(known, informed)]
+    return demonstrator.demonstrate(questions, retrieve, informed.tolist(), known, rng)
 
 
 def check(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args, workers: Workers) -> dict[str, float]:
