@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from model import Tokenizer, load_policy, write_json
+from model import Tokenizer, is_checkpoint, load_policy, write_json
 from model.checkpoint import atomic_write
-from rl import Decoding, Episode, RagEnv, rollout
+from rl import Decoding, Episode, RagEnv, Workers, rollout
 from rl.run import DEVICES, UsageError, arg, main, parse, precision
 from rl.summary import METRICS, by_slice, paired_interval, summarize, table
 from train_sft import open_world
@@ -37,7 +37,7 @@ class Args:
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")
     seed: int = arg(0, "seed of --sample")
-    batch_size: int = arg(256, "questions per batch", least=1)
+    batch_size: int = arg(128, "questions per batch", least=1)
     dtype: str = arg("bf16", "bf16 or fp32 multiplications", choices=("bf16", "fp32"))
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     threads: int = arg(0, "CPU threads, 0 = all")
@@ -73,8 +73,8 @@ def file_suffix(decoding: Decoding) -> str:
 class Evaluation:
     """One checkpoint with its world, ready to play any decoding."""
 
-    def __init__(self, checkpoint: str, args: Args):
-        self.args, self.checkpoint = args, Path(checkpoint)
+    def __init__(self, checkpoint: str, args: Args, workers: Workers):
+        self.args, self.checkpoint, self.workers = args, Path(checkpoint), workers
         self.policy, self.tokenizer, made = load_policy(checkpoint, args.device)
         self.world, index = open_world(args.world or made.get("open_world", "mini"))
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=made.get("passage_tokens", 64))
@@ -86,7 +86,7 @@ class Evaluation:
         with precision(self.args.device, self.args.dtype), tqdm(total=len(self.questions), desc=f"{self.checkpoint}: {name}", unit="question",
                                                                 dynamic_ncols=True, leave=False) as bar:
             generator = torch.Generator().manual_seed(self.args.seed)
-            episodes = rollout(self.policy, self.tokenizer, self.env, self.questions, decoding, generator, self.args.batch_size, bar.update)
+            episodes = rollout(self.policy, self.tokenizer, self.env, self.questions, decoding, generator, self.args.batch_size, bar.update, self.workers.map)
         self._write(episodes, decoding, time.perf_counter() - start)
         return episodes
 
@@ -148,15 +148,15 @@ def show_episodes(episodes: list[Episode], tokenizer: Tokenizer, count: int) -> 
 
 def evaluate() -> None:
     args = parse(Args, __doc__)
-    torch.set_num_threads(args.threads or torch.get_num_threads())
+    workers = Workers(args.threads, args.device)
     decoding = decoding_of(args)
-    checkpoints = args.checkpoint.split(",") if args.checkpoint else [c for c in ("runs/sft", "runs/ppo") if (Path(c) / "config.json").exists()]
+    checkpoints = args.checkpoint.split(",") if args.checkpoint else [c for c in ("runs/sft", "runs/ppo") if is_checkpoint(c)]
     if not checkpoints:
         raise UsageError("no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint")
     rows = BASELINES if decoding == Decoding() else (("own decision" if not args.force else f"force {args.force}", decoding),)
     results, evaluation = {}, None
     for checkpoint in checkpoints:
-        evaluation = Evaluation(checkpoint, args)
+        evaluation = Evaluation(checkpoint, args, workers)
         if checkpoint == checkpoints[0]:
             print(f"evaluate: world {evaluation.world.name}, set {args.dataset}, split {args.split}, {len(evaluation.questions)} questions, "
                   f"k = {evaluation.env.k}, quota {evaluation.env.quota}; {'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(checkpoints)}")

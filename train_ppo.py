@@ -10,7 +10,6 @@ The figures to watch are in metrics.jsonl: P([RETRIEVE]) per slice, KL per episo
 beside that of a class oracle, malformed rate, reward, EM, F1, hit. OUT is the last policy, OUT/best the best on dev.
 """
 import copy
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from tqdm import tqdm
 
 from data.demonstrations import QuestionSampler
 from data.world import Question
-from model import load_policy
-from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, collect, ppo_update, rollout
+from model import add_adapters, load_policy, trained_modules, weights_sha256
+from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Workers, collect, ppo_update, rollout
 from rl.advantages import class_means, explained_variance
 from rl.ppo import adapt_beta, minibatch_backward, update_value_head
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
@@ -33,6 +32,9 @@ from train_sft import open_world, report_cut
 @dataclass
 class Args:
     init: str = arg("runs/sft", "warm-up checkpoint; also the reference of the KL penalty")
+    lora_rank: int = arg(0, "train LoRA adapters of this rank; the KL reference is then the policy without them, 0 = all weights")
+    merge: bool = arg(False, "with --lora-rank: write plain weights instead of adapters over OUT/base")
+    checkpointing: bool = arg(False, "gradient checkpointing: keep only what lies between layers, compute the rest twice")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world of --init")
     dataset: str = arg("popqa", "question set to train on")
     out: str = arg("runs/ppo", "where the checkpoints and the log go")
@@ -120,16 +122,20 @@ def policy_reward(episodes: list[Episode], both: bool) -> float:
 
 class Trainer:
     def __init__(self, args: Args):
-        self.args = args
+        self.args, self.workers = args, Workers(args.threads, args.device)
         self.policy, self.tokenizer, made = load_policy(args.init, args.device)
         self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64),
-                      "init_sha256": hashlib.sha256((Path(args.init) / "model.safetensors").read_bytes()).hexdigest()}
+                      "init_sha256": weights_sha256(args.init)}
         self.world, index = open_world(self.facts["open_world"])
         reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=self.facts["passage_tokens"])
         if args.both and self.env.quota < 1:
             raise UsageError(f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two branches to play; give --quota 1 or --no-both")
-        self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+        self.policy.model.gradient_checkpointing = args.checkpointing
+        self.reference = None if args.lora_rank else copy.deepcopy(self.policy).requires_grad_(False)
+        if args.lora_rank:
+            torch.manual_seed(args.seed)
+            add_adapters(self.policy, args.lora_rank, [])  # the rows of new tokens were trained by the warm-up
         self.config = PPOConfig(clip=args.clip, gamma=args.gamma, lam=args.lam, epochs=args.epochs, minibatch=args.minibatch, temperature=args.temperature,
                                 decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
         self.optimizer = torch.optim.AdamW(self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -143,7 +149,7 @@ class Trainer:
     def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None) -> list[Episode]:
         self.policy.eval()
         with precision(self.args.device, self.args.dtype):
-            return rollout(self.policy, self.tokenizer, self.env, questions, decoding, generator)
+            return rollout(self.policy, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map)
 
     def iterate(self) -> dict:
         """One rollout and its update; a pure function of the state and the iteration number."""
@@ -158,7 +164,7 @@ class Trainer:
         episodes = self.play(questions, Decoding(args.temperature, sample_decision=True, explore=args.explore, both=args.both), generator)
         clock.append(time.perf_counter())
         with precision(args.device, args.dtype):
-            experience = collect(self.policy, self.reference, episodes, self.tokenizer, self.beta, self.config, paired=args.both)
+            experience = collect(self.policy, self.reference, episodes, self.tokenizer, self.beta, self.config, paired=args.both, spread=self.workers.map)
         clock.append(time.perf_counter())
         figures = value_figures(experience)
         self.replay = [*self.replay, (experience.features.bfloat16(), experience.returns)][-args.replay:]
@@ -169,7 +175,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.iteration, args)
             with precision(args.device, args.dtype):
-                figures |= ppo_update(self.policy, self.optimizer, experience, self.tokenizer, self.config, generator)
+                figures |= ppo_update(self.policy, self.optimizer, experience, self.tokenizer, self.config, generator, self.workers.map)
         clock.append(time.perf_counter())
         kl = float(experience.per_episode(experience.k1).mean())
         figures |= {"kl": kl, "k3": float(experience.per_episode(experience.k3).mean()), "beta": self.beta}
@@ -188,7 +194,7 @@ class Trainer:
                 "sampled_slices": by_slice(sampled)}, f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
 
     def modules(self) -> tuple[dict, dict]:
-        return {"policy": self.policy}, {"policy": self.optimizer, "value": self.value_optimizer}
+        return trained_modules(self.policy), {"policy": self.optimizer, "value": self.value_optimizer}
 
     def save(self, run: Run) -> None:
         tensors = {f"{kind}{i}": x for i, pair in enumerate(self.replay) for kind, x in zip(("features", "returns"), pair)}
@@ -207,9 +213,9 @@ def expected_minutes(trainer: Trainer, episodes: int = 64) -> float:
     start = time.perf_counter()
     played = trainer.play(questions, Decoding(args.temperature, sample_decision=True, both=True), torch.Generator().manual_seed(0))
     with precision(args.device, args.dtype):
-        experience = collect(trainer.policy, trainer.reference, played, trainer.tokenizer, trainer.beta, trainer.config, paired=True)
+        experience = collect(trainer.policy, trainer.reference, played, trainer.tokenizer, trainer.beta, trainer.config, paired=True, spread=trainer.workers.map)
         middle = time.perf_counter()
-        minibatch_backward(trainer.policy, experience, list(range(len(played))), trainer.tokenizer, trainer.config)
+        minibatch_backward(trainer.policy, experience, list(range(len(played))), trainer.tokenizer, trainer.config, trainer.workers.map)
     trainer.optimizer.zero_grad(set_to_none=True)
     seconds = (middle - start) + args.epochs * (time.perf_counter() - middle)
     return seconds * args.episodes / len(played) * (args.iterations - trainer.iteration) / 60
@@ -219,7 +225,7 @@ def describe(trainer: Trainer, run: Run) -> None:
     args, world = trainer.args, trainer.world
     print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, k = {trainer.env.k}, quota {trainer.env.quota}), {args.dataset}.train: "
           f"{len(trainer.questions)} questions; policy {trainer.policy.parameter_count():,} parameters from {args.init}; {args.iterations} iterations of "
-          f"{args.episodes} episodes on {torch.get_num_threads()} threads: about {expected_minutes(trainer):.0f} minutes; out {run.out}")
+          f"{args.episodes} episodes on {trainer.workers.count} threads: about {expected_minutes(trainer):.0f} minutes; out {run.out}")
     report_cut(trainer.questions, trainer.tokenizer, trainer.env.question_room(trainer.policy.config.max_position_embeddings))
 
 
@@ -239,9 +245,10 @@ def dev_evaluation(trainer: Trainer, run: Run) -> None:
 
 def train() -> None:
     args = parse(Args, __doc__)
-    torch.set_num_threads(args.threads or torch.get_num_threads())
     if Path(args.out).resolve() == Path(args.init).resolve():
         raise UsageError(f"--out {args.out} is --init: the warm-up checkpoint would be overwritten")
+    if args.merge and not args.lora_rank:
+        raise UsageError("--merge needs --lora-rank")
     if args.temperature == 0:
         raise UsageError("--temperature must be above 0: training samples")
     trainer = Trainer(args)
@@ -253,6 +260,8 @@ def train() -> None:
         trainer.load(run)
         print(f"resuming {run.out} at iteration {trainer.iteration}")
     describe(trainer, run)
+    if args.lora_rank and not args.merge:
+        run.save_adapters_only(trainer.policy, trainer.tokenizer)
     if trainer.iteration == 0:
         dev_evaluation(trainer, run)
     bar = tqdm(total=args.iterations, initial=trainer.iteration, desc="ppo", unit="iteration", dynamic_ncols=True)

@@ -94,7 +94,7 @@ def warm_up_figures(args) -> None:
         clock = [time.perf_counter()]
         episodes = run.batch(first + i)
         clock.append(time.perf_counter())
-        train_sft.train_step(run.policy, run.optimizers, episodes, run.tokenizer, run.args)
+        train_sft.train_step(run.policy, run.optimizers, episodes, run.tokenizer, run.args, run.workers)
         parts.update(demonstrations=clock[1] - clock[0], step=time.perf_counter() - clock[1])
         return episodes
 
@@ -120,7 +120,7 @@ def warm_up_figures(args) -> None:
     clock, batch = Counter(), run.batch(first)
     for group in train_sft.by_length(batch, run.args.micro_batch):
         start = time.perf_counter()
-        loss = train_sft.loss_of(run.policy, [batch[i] for i in group], run.tokenizer, run.args)
+        loss = train_sft.loss_of(run.policy, [batch[i] for i in group], run.tokenizer, run.args, run.workers)
         middle = time.perf_counter()
         loss.backward()
         clock.update(forward=middle - start, backward=time.perf_counter() - middle)

@@ -3,9 +3,11 @@ from .checkpoint import load_policy, load_state, peek_facts, save_policy, save_s
 from .config import CheckpointError, Config
 from .generation import Session, sample
 from .lora import adapters_off, add_adapters, trained_modules
+from .memory import training_memory
 from .policy import Policy, is_checkpoint
 from .pretrained import open_pretrained
 from .tokenizer import Tokenizer
 
 __all__ = ["CheckpointError", "Config", "Policy", "Session", "Tokenizer", "adapters_off", "add_adapters", "is_checkpoint", "load_policy",
-           "load_state", "open_pretrained", "peek_facts", "sample", "save_policy", "save_state", "trained_modules", "weights_sha256", "write_json"]
+           "load_state", "open_pretrained", "peek_facts", "sample", "save_policy", "save_state", "trained_modules", "training_memory",
+           "weights_sha256", "write_json"]

@@ -7,6 +7,7 @@ adapter is added to its base when it is opened, so that a policy that plays is a
 """
 import json
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from .weights import read_tensors
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALPHA = 2  # alpha / r: the correction's scale
+_thread = threading.local()
 
 
 class LoRALinear(nn.Linear):
@@ -29,7 +31,7 @@ class LoRALinear(nn.Linear):
 
     def __init__(self, base: nn.Linear, rank: int):
         nn.Module.__init__(self)
-        self.in_features, self.out_features, self.weight, self.bias, self.on = base.in_features, base.out_features, base.weight, base.bias, True
+        self.in_features, self.out_features, self.weight, self.bias = base.in_features, base.out_features, base.weight, base.bias
         self.lora_A = nn.Linear(base.in_features, rank, bias=False, device=base.weight.device, dtype=torch.float32)
         self.lora_B = nn.Linear(rank, base.out_features, bias=False, device=base.weight.device, dtype=torch.float32)
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
@@ -37,7 +39,7 @@ class LoRALinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        return y + ALPHA * self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))).to(y.dtype) if self.on else y
+        return y if _off() else y + ALPHA * self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))).to(y.dtype)
 
     def merged(self) -> Tensor:
         return (self.weight.float() + ALPHA * self.lora_B.weight @ self.lora_A.weight).to(self.weight.dtype)
@@ -48,18 +50,18 @@ class TrainedRows(nn.Module):
 
     def __init__(self, weight: nn.Parameter, ids: list[int]):
         super().__init__()
-        self.weight, self.on = weight, True
+        self.weight = weight
         self.register_buffer("ids", torch.tensor(ids, device=weight.device), persistent=False)
         self.rows = nn.Parameter(weight.detach()[ids].float())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embeddings of int64 [B, T]."""
         x, own = F.embedding(tokens, self.weight), tokens.unsqueeze(-1) == self.ids  # [B, T, len(ids)]
-        return torch.where(own.any(-1, keepdim=True), F.embedding(own.int().argmax(-1), self.rows).to(x.dtype), x) if self.on else x
+        return x if _off() else torch.where(own.any(-1, keepdim=True), F.embedding(own.int().argmax(-1), self.rows).to(x.dtype), x)
 
     def correct(self, logits: Tensor, hidden: Tensor) -> Tensor:
         """Logits float32 [..., V] of hidden [..., D] with the columns of `ids` computed from the trained rows."""
-        return logits.index_copy(-1, self.ids, F.linear(hidden.float(), self.rows)) if self.on else logits
+        return logits if _off() else logits.index_copy(-1, self.ids, F.linear(hidden.float(), self.rows))
 
     def merged(self) -> Tensor:
         return self.weight.index_copy(0, self.ids, self.rows.to(self.weight.dtype))
@@ -83,17 +85,18 @@ def add_adapters(policy: nn.Module, rank: int, new: list[int]) -> None:
         policy.lm_head = TrainedRows(policy.lm_head.weight, new) if policy.lm_head else None
 
 
+def _off() -> bool:
+    return getattr(_thread, "off", False)
+
+
 @contextmanager
-def adapters_off(policy: nn.Module) -> Iterator[None]:
-    """The policy as it was before its adapters: the reference of the KL penalty, without a second copy."""
-    modules = adapted(policy).values()
-    for module in modules:
-        module.on = False
+def adapters_off() -> Iterator[None]:
+    """In this thread, policies compute what they did before their adapters: the reference of the KL penalty is no second copy."""
+    _thread.off = True
     try:
         yield
     finally:
-        for module in modules:
-            module.on = True
+        _thread.off = False
 
 
 @torch.no_grad()

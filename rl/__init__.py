@@ -1,9 +1,10 @@
 """What learns: the environment, rollouts, rewards, advantages and PPO. Imports model and data, never a retriever."""
 from .environment import RagEnv, RetrieverError
 from .episode import Batch, Episode, Turn, collate, observation
+from .parallel import Workers
 from .ppo import Experience, PPOConfig, collect, ppo_update, score
 from .reward import Reward
 from .rollout import GREEDY, Decoding, rollout
 
-__all__ = ["GREEDY", "Batch", "Decoding", "Episode", "Experience", "PPOConfig", "RagEnv", "RetrieverError", "Reward", "Turn", "collate", "collect",
+__all__ = ["GREEDY", "Batch", "Decoding", "Episode", "Experience", "PPOConfig", "RagEnv", "RetrieverError", "Reward", "Turn", "Workers", "collate", "collect",
            "observation", "ppo_update", "rollout", "score"]

@@ -6,6 +6,7 @@ that fails raises; a failure never becomes an empty observation. All observation
 after `quota` retrievals only [ANSWER] is left.
 """
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -33,8 +34,7 @@ class RagEnv:
         self.k, self.quota = k or world.k, world.quota if quota is None else quota
         self.reward, self.passage_tokens = reward, passage_tokens
         self.query_budget, self.answer_budget = query_budget, answer_budget
-        self._passages: dict[int, list[int]] = {}
-        self._tokenizer: Tokenizer | None = None
+        self._passages: WeakKeyDictionary[Tokenizer, dict[int, list[int]]] = WeakKeyDictionary()
 
     def longest_after_question(self) -> int:
         """The most tokens that can follow the question: what has to fit into the context."""
@@ -73,12 +73,11 @@ class RagEnv:
 
     def passage_ids(self, passages: Sequence[int], tokenizer: Tokenizer) -> list[list[int]]:
         """Tokens of "title text" for rows of the corpus, cut to `passage_tokens`; each passage is tokenised once."""
-        if tokenizer is not self._tokenizer:
-            self._passages, self._tokenizer = {}, tokenizer
-        new = [i for i in passages if i not in self._passages]
+        known = self._passages.setdefault(tokenizer, {})
+        new = [i for i in passages if i not in known]
         for i, ids in zip(new, tokenizer.encode_batch([f"{self.corpus[i].title} {self.corpus[i].text}" for i in new])):
-            self._passages[i] = ids[:self.passage_tokens]
-        return [self._passages[i] for i in passages]
+            known[i] = ids[:self.passage_tokens]
+        return [known[i] for i in passages]
 
     def observe(self, turn: Turn, tokenizer: Tokenizer) -> list[int]:
         """The observation tokens of a retrieval."""

@@ -13,17 +13,18 @@ The KL penalty is part of the reward (Ziegler et al., 2019): -beta (log pi_old -
 Left out on purpose: a shared value trunk (the value head reads detached features), advantage clipping, reward
 scaling. Shapes: N action tokens in row-major order, D width, V vocabulary.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model import Policy, Tokenizer
+from model import Policy, Tokenizer, adapters_off
 
 from .advantages import generalized_advantages, whiten
 from .episode import Batch, Episode, collate
+from .parallel import set_gradients
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class PPOConfig:
     lam: float = 1.0
     epochs: int = 1  # a second pass over the same noise gained less than fresh episodes do
     minibatch: int = 64  # episodes per optimiser step
-    micro_batches: int = 2  # of similar length, inside one optimiser step
+    micro_batches: int = 4  # of similar length, inside one optimiser step
     temperature: float = 1.0  # of text; the decision's is 1
     decision_weight: float = 2.0
     decision_entropy: float = 0.1
@@ -107,24 +108,29 @@ def by_length(episodes: Sequence, size: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def collect(policy: Policy, reference: Policy, episodes: list[Episode], tokenizer: Tokenizer, beta: float, config: PPOConfig,
-            paired: bool = False, score_batch: int = 64) -> Experience:
+def collect(policy: Policy, reference: Policy | None, episodes: list[Episode], tokenizer: Tokenizer, beta: float, config: PPOConfig,
+            paired: bool = False, score_batch: int = 64, spread: Callable = map) -> Experience:
     """Score a rollout under the policy and the reference, penalise, and compute advantages.
 
+    reference: None is the policy without its adapters.
     paired: episodes come two by two, the same question on both branches (Decoding.both); the decision's advantage is
     then measured against the policy's own mixture of the two returns instead of the value head.
     """
     policy.eval()
-    parts: list = [None] * len(episodes)
-    for group in by_length(episodes, score_batch):
+
+    def score_group(group: list[int]) -> zip:
         batch = collate([episodes[i] for i in group], tokenizer.pad, policy.device)
         own = score(policy, batch, tokenizer, config.temperature)
-        other = score(reference, batch, tokenizer, config.temperature)
-        values = policy.value_head(own.features)
+        with adapters_off():
+            other = score(reference or policy, batch, tokenizer, config.temperature)
         counts = torch.bincount(batch.rows, minlength=len(group)).tolist()
-        columns = [x.split(counts) for x in (batch.decision, own.log_probs, other.log_probs, values, own.features)]
-        for position, i in enumerate(group):
-            parts[i] = [column[position] for column in columns]
+        columns = (batch.decision, own.log_probs, other.log_probs, policy.value_head(own.features), own.features)
+        return zip(*(x.split(counts) for x in columns))
+    groups = by_length(episodes, score_batch)
+    parts: list = [None] * len(episodes)
+    for group, scored in zip(groups, spread(score_group, groups)):
+        for i, part in zip(group, scored):
+            parts[i] = part
     decision, log_probs, reference_log_probs, values, features = (torch.cat(x) for x in zip(*parts))
     counts = [len(part[0]) for part in parts]
     offsets = [0, *torch.tensor(counts).cumsum(0).tolist()]
@@ -166,13 +172,14 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Ten
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
 
 
-def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int], tokenizer: Tokenizer, config: PPOConfig) -> dict[str, Tensor]:
-    """Accumulate the gradient of one minibatch of episodes; the result does not depend on `micro_batches`."""
-    episodes, device = experience.episodes, policy.device
+def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int], tokenizer: Tokenizer, config: PPOConfig,
+                       spread: Callable = map) -> dict[str, Tensor]:
+    """The gradient of one minibatch of episodes, and what was seen at its tokens; does not depend on `micro_batches`."""
+    episodes, device, trunk = experience.episodes, policy.device, policy.trunk_parameters()
     tokens = sum(experience.offsets[i + 1] - experience.offsets[i] for i in chosen)
     size = -(-len(chosen) // config.micro_batches)
-    seen: dict[str, list[Tensor]] = {}
-    for group in by_length([episodes[i] for i in chosen], size):
+
+    def differentiate(group: list[int]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         members = [chosen[i] for i in group]
         at = torch.cat([torch.arange(experience.offsets[i], experience.offsets[i + 1]) for i in members]).to(device)
         batch = collate([episodes[i] for i in members], tokenizer.pad, device)
@@ -180,18 +187,18 @@ def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int]
         surrogate, ratio = policy_loss(scores.log_probs, experience.log_probs[at], experience.advantages[at], experience.weight[at], config.clip)
         token_weight = torch.where(batch.decision, config.decision_weight, 1.0)
         bonus = torch.where(batch.decision, config.decision_entropy, config.text_entropy) * scores.entropy
-        ((token_weight * surrogate - bonus).sum() / tokens).backward()
+        gradient = torch.autograd.grad((token_weight * surrogate - bonus).sum() / tokens, trunk)
         with torch.no_grad():
             log_ratio = scores.log_probs - experience.log_probs[at]
-            for name, x in (("clip_fraction", ((ratio - 1).abs() > config.clip).float()), ("log_ratio", log_ratio),
-                            ("k3_old", torch.expm1(log_ratio) - log_ratio), ("entropy", scores.entropy.detach())):
-                seen.setdefault(name, []).append(x)
-            seen.setdefault("decision", []).append(batch.decision)
-    return {name: torch.cat(x) for name, x in seen.items()}
+            return {"clip_fraction": ((ratio - 1).abs() > config.clip).float(), "log_ratio": log_ratio, "k3_old": torch.expm1(log_ratio) - log_ratio,
+                    "entropy": scores.entropy.detach(), "decision": batch.decision}, gradient
+    seen, gradients = zip(*spread(differentiate, by_length([episodes[i] for i in chosen], size)[::-1]))  # longest first: no thread waits
+    set_gradients(trunk, gradients)
+    return {name: torch.cat([x[name] for x in seen]) for name in seen[0]}
 
 
 def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Experience, tokenizer: Tokenizer, config: PPOConfig,
-               generator: torch.Generator | None = None) -> dict[str, float]:
+               generator: torch.Generator | None = None, spread: Callable = map) -> dict[str, float]:
     """Epochs of clipped steps on one rollout; returns the figures to watch. Raises FloatingPointError on NaN.
 
     Minibatches are random episodes, never sorted by length: sorting makes them all-answer or all-retrieve and biases
@@ -202,8 +209,7 @@ def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Exp
     for _ in range(config.epochs):
         order = torch.randperm(len(experience.episodes), generator=generator).tolist()
         for start in range(0, len(order), config.minibatch):
-            optimizer.zero_grad(set_to_none=True)
-            seen.append(minibatch_backward(policy, experience, order[start:start + config.minibatch], tokenizer, config))
+            seen.append(minibatch_backward(policy, experience, order[start:start + config.minibatch], tokenizer, config, spread))
             norm = nn.utils.clip_grad_norm_(trunk, config.max_grad_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError("the gradient of the policy is NaN or infinite")
@@ -211,6 +217,7 @@ def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Exp
             if stopped := float(seen[-1]["k3_old"].mean()) > config.target_kl:
                 break
             optimizer.step()
+            torch.clear_autocast_cache()  # else the next forward pass would read bf16 copies of the weights before this step
         if stopped:
             break
     figures = {name: torch.cat([x[name] for x in seen]) for name in seen[0]}

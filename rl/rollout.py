@@ -37,24 +37,30 @@ GREEDY = Decoding()
 
 @torch.no_grad()
 def rollout(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: Sequence[Question], decoding: Decoding = GREEDY,
-            generator: torch.Generator | None = None, batch_size: int = 256, progress: Callable[[int], None] | None = None) -> list[Episode]:
-    """One episode per question, in order. `progress` is called with the number of episodes finished by each batch."""
+            generator: torch.Generator | None = None, batch_size: int = 128, progress: Callable[[int], None] | None = None,
+            spread: Callable = map) -> list[Episode]:
+    """One episode per question, in order. `progress` is called with the number of episodes finished by each batch.
+
+    `spread` plays the batches (`Workers.map` in parallel); each has a generator of its own, seeded from `generator`.
+    """
     room = env.question_room(policy.config.max_position_embeddings)
     if decoding.both and (batch_size % 2 or any(a is not b for a, b in zip(questions[::2], questions[1::2], strict=True))):
         raise ValueError("both branches: every question must come twice in a row, and the batch size be even")
     if decoding.both and env.quota < 1:
         raise ValueError("both branches: a quota of 0 leaves no decision to learn")
-    episodes = []
-    for start in range(0, len(questions), batch_size):
+    starts = range(0, len(questions), batch_size)
+    seeds = torch.randint(2**62, (len(starts),), generator=generator).tolist() if generator else [None] * len(starts)
+
+    def play(start: int, seed: int | None) -> list[Episode]:
         batch = [Episode(question) for question in questions[start:start + batch_size]]
         for episode, ids in zip(batch, tokenizer.encode_batch([e.question.question for e in batch])):
             episode.truncated = len(ids) > room
             episode.state([tokenizer.bos, *ids[:room]])
-        _run(policy, tokenizer, env, batch, decoding, generator)
-        episodes += batch
+        _run(policy, tokenizer, env, batch, decoding, seed and torch.Generator().manual_seed(seed))
         if progress:
             progress(len(batch))
-    return episodes
+        return batch
+    return [episode for batch in spread(play, starts, seeds) for episode in batch]
 
 
 def _run(policy: Policy, tokenizer: Tokenizer, env: RagEnv, episodes: list[Episode], decoding: Decoding, generator) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 at any moment, start again, and the result is the uninterrupted run's, bit for bit (CPU, one thread).
+"""kill -9 at any moment, start again, and the result is the uninterrupted run's, bit for bit (CPU).
 
 Every victim is a process of its own. Most kill themselves at an exact moment, so that the moments that matter are hit
 every time: inside the probe, at the phase boundary, half-way through writing a file. Two are killed from outside.
@@ -21,7 +21,7 @@ from tests.shared import ROOT
 from tests.test_scripts import call
 
 SIZES = ["--hidden-size", "32", "--layers", "2", "--heads", "2", "--vocab-size", "320", "--context", "512"]
-SFT = ["--world", "tiny", *SIZES, "--read-steps", "5", "--mix-steps", "3", "--episodes", "6", "--probe", "30", "--threads", "1"]
+SFT = ["--world", "tiny", *SIZES, "--read-steps", "5", "--mix-steps", "3", "--episodes", "6", "--probe", "30", "--micro-batch", "2", "--threads", "1"]
 PPO = ["--iterations", "5", "--value-warmup", "1", "--episodes", "8", "--minibatch", "4", "--eval-every", "2", "--eval-rows", "8",
        "--replay", "3", "--kl-target", "0.1", "--threads", "1"]
 
@@ -87,6 +87,15 @@ def whole(tmp_path_factory) -> Path:
     assert {"model.safetensors", "value_head.safetensors", "read/model.safetensors"} <= outcome(root / "sft").keys()
     assert {"model.safetensors", "value_head.safetensors", "best/model.safetensors"} <= outcome(root / "ppo").keys()
     return root
+
+
+@pytest.mark.parametrize("script", ["sft", "ppo"])
+def test_number_of_threads(whole, tmp_path, script):
+    """Two runs of the same arguments are the same to the bit, whatever number of threads shares the micro-batches."""
+    argv = list(SFT) if script == "sft" else ["--init", whole / "sft", *PPO]
+    argv[argv.index("--threads") + 1] = "3"
+    assert call(script, *argv, "--out", tmp_path / script).code == 0
+    same(tmp_path / script, whole / script)
 
 
 # Saves after every step: 5 of read, 1 at the boundary, 3 of mix. The log: 5 steps, dev, probe, 3 steps, dev.

@@ -7,7 +7,7 @@ import torch
 from data import Question, World
 from model import Tokenizer
 from retrieval_cpp import BM25Index
-from rl import GREEDY, Decoding, RagEnv, RetrieverError, Reward, rollout
+from rl import GREEDY, Decoding, RagEnv, RetrieverError, Reward, Workers, rollout
 from rl.summary import summarize
 
 from .oracle import check, read
@@ -375,6 +375,12 @@ def test_the_same_generator_gives_the_same_episodes():
     env, policy = environment(), random_policy()
     play = lambda seed: [e.tokens for e in rollout(policy, TOKENIZER, env, QUESTIONS * 4, SAMPLED, torch.Generator().manual_seed(seed))]
     assert play(0) == play(0) != play(1)
+
+
+def test_the_number_of_threads_changes_nothing():
+    env, policy, workers = environment(quota=2), random_policy(2), Workers(3)
+    play = lambda spread: rollout(policy, TOKENIZER, env, QUESTIONS * 4, KEEN, torch.Generator().manual_seed(0), batch_size=3, spread=spread)
+    assert [(e.question, e.tokens, e.rewards, e.behaviour) for e in play(map)] == [(e.question, e.tokens, e.rewards, e.behaviour) for e in play(workers.map)]
 
 
 def test_sampled_text_has_the_probabilities_of_the_tempered_softmax():
