@@ -1,15 +1,16 @@
 """A tokenizer with the eight tokens of the episode format: a byte-level BPE trained on the world it will speak about, or
 that of a pretrained checkpoint, to which the tokens that it lacks are added.
 
-Every piece of text gets a leading space, so that a name is the same tokens in a question, a title, a query and an
-answer: copying is then one token for one token. Text is never searched for special tokens: a passage that contains
+Ours gives every piece of text a leading space, so that a name is the same tokens in a question, a title, a query and an
+answer: copying is then one token for one token. A pretrained one keeps its family's rule: transformers knows Qwen2's by
+heart and would not read another from the file. Text is never searched for special tokens: a passage that contains
 "[ANSWER]" or "<eos>" is plain text, and cannot speak in the policy's name.
 """
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from .config import CheckpointError
@@ -51,9 +52,6 @@ class Tokenizer:
         backend = open_backend(directory)
         backend.no_truncation()
         backend.no_padding()
-        twice = backend.encode("a a", add_special_tokens=False).ids
-        if twice[:len(twice) // 2] != twice[len(twice) // 2:]:  # the leading space of this file's second paragraph
-            backend.normalizer = normalizers.Sequence([*([backend.normalizer] if backend.normalizer else []), normalizers.Prepend(" ")])
         declared, names = declared_tokens(Path(directory), backend), list(SPECIAL)
         for i, role in reversed(list(enumerate(ROLES))):  # the end of a text is what a family is surest about
             names[i] = declared[role] if declared.get(role) not in (None, *names) else names[i]

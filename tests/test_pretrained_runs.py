@@ -7,12 +7,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_ppo
+from data.world import World
 from model import Policy, Tokenizer, load_policy
 from tests.model.foreign import write_foreign
 from tests.test_resume import kill_at, same
 from tests.test_scripts import call, message
 
-SHORT = ["--world", "tiny", "--passage-tokens", "20", "--read-steps", "3", "--mix-steps", "2", "--episodes", "4", "--micro-batch", "2", "--probe", "8",
+SHORT = ["--passage-tokens", "20", "--read-steps", "3", "--mix-steps", "2", "--episodes", "4", "--micro-batch", "2", "--probe", "8",
          "--threads", "1", "--dtype", "fp32"]
 LORA = [*SHORT, "--lora-rank", "2", "--lr", "0.02"]
 PPO = ["--iterations", "2", "--value-warmup", "1", "--episodes", "8", "--minibatch", "8", "--eval-every", "1", "--eval-rows", "4", "--lr", "1e-2",
@@ -25,10 +26,20 @@ def init(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def adapters(init, tmp_path_factory):
+def world(tmp_path_factory):
+    """The tiny world with 4 dev questions: a policy that has learnt nothing writes up to its budget each time."""
+    path = tmp_path_factory.mktemp("world") / "tiny"
+    World.open("tiny").save(path)
+    dev = path / "questions" / "popqa.dev.jsonl"
+    dev.write_text("".join(dev.read_text().splitlines(keepends=True)[:4]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def adapters(world, init, tmp_path_factory):
     """A finished LoRA warm-up."""
     out = tmp_path_factory.mktemp("lora") / "sft"
-    result = call("sft", "--init", init, *LORA, "--out", out)
+    result = call("sft", "--world", world, "--init", init, *LORA, "--out", out)
     assert result.code == 0, result.err
     assert "expected peak memory" in result.out
     return out
@@ -46,13 +57,13 @@ def tokens_of(directory):
     return torch.tensor([[tokenizer.bos, *tokenizer.encode(text), tokenizer.retrieve, tokenizer.obs, tokenizer.answer]])
 
 
-def test_all_weights_in_bf16_with_checkpointing(init, tmp_path):
-    result = call("sft", "--init", init, *SHORT, "--lr", "1e-2", "--weights-dtype", "bf16", "--checkpointing", "--out", tmp_path / "sft")
+def test_all_weights_in_bf16_with_checkpointing(world, init, tmp_path):
+    result = call("sft", "--world", world, "--init", init, *SHORT, "--lr", "1e-2", "--weights-dtype", "bf16", "--checkpointing", "--out", tmp_path / "sft")
     assert result.code == 0, result.err
     policy, tokenizer, run = load_policy(tmp_path / "sft")
     assert policy.dtype == torch.bfloat16 and policy.config.model_type == "qwen2" and tokenizer.names[2] == "<|im_end|>"
     assert run["arguments"]["weights_dtype"] == "bf16" and "init" not in run["arguments"]
-    assert not torch.equal(policy.model.norm.weight, Policy.load(init, dtype=torch.bfloat16).model.norm.weight)
+    assert not torch.equal(policy.model.layers[0].mlp.up_proj.weight, Policy.load(init, dtype=torch.bfloat16).model.layers[0].mlp.up_proj.weight)
     tokens = tokens_of(tmp_path / "sft")
     with torch.no_grad():
         assert (logits_of(tmp_path / "sft", tokens) - policy(tokens)[0]).abs().max() < 0.2
@@ -70,8 +81,8 @@ def test_adapters_open_in_peft_and_leave_their_base_alone(init, adapters):
     assert torch.equal(base[:304], old)
 
 
-def test_merged_is_the_same_policy(init, adapters, tmp_path):
-    assert call("sft", "--init", init, *LORA, "--merge", "--out", tmp_path / "sft").code == 0
+def test_merged_is_the_same_policy(world, init, adapters, tmp_path):
+    assert call("sft", "--world", world, "--init", init, *LORA, "--merge", "--out", tmp_path / "sft").code == 0
     assert {p.name for p in (tmp_path / "sft").glob("*.safetensors")} == {"model.safetensors", "value_head.safetensors"}
     tokens = tokens_of(adapters)
     with torch.no_grad():
@@ -79,8 +90,8 @@ def test_merged_is_the_same_policy(init, adapters, tmp_path):
     assert (logits_of(tmp_path / "sft", tokens) - logits_of(adapters, tokens)).abs().max() < 1e-4
 
 
-def test_a_killed_run_of_adapters_goes_on(init, adapters, tmp_path):
-    argv = ["--init", init, *LORA, "--save-seconds", "0", "--out", tmp_path / "sft"]
+def test_a_killed_run_of_adapters_goes_on(world, init, adapters, tmp_path):
+    argv = ["--world", world, "--init", init, *LORA, "--save-seconds", "0", "--out", tmp_path / "sft"]
     kill_at("rl.run Run.save 2 after", "sft", argv)
     state = (tmp_path / "sft" / "training.safetensors").stat().st_size
     assert state < (tmp_path / "sft" / "base" / "model.safetensors").stat().st_size + 400_000  # not the frozen weights
@@ -112,8 +123,8 @@ def test_ppo_of_adapters_has_the_warm_up_as_reference(adapters, tmp_path, monkey
     (["--vocab-size", "99"], "--vocab-size is for a new policy; --init brings its own"), (["--muon-lr", ".1"], "--muon-lr is for a new policy"),
     (["--context", "5000"], "--context 5000: "), (["--merge"], "--merge needs --lora-rank"), (["--out", "INIT"], "is --init: the checkpoint would be overwritten"),
 ])
-def test_flags_that_contradict_init(init, tmp_path, flags, problem):
-    argv = ["--init", init, *SHORT, "--out", tmp_path / "out", *[init if f == "INIT" else f for f in flags]]
+def test_flags_that_contradict_init(world, init, tmp_path, flags, problem):
+    argv = ["--world", world, "--init", init, *SHORT, "--out", tmp_path / "out", *[init if f == "INIT" else f for f in flags]]
     assert problem in message("sft", *argv) and not (tmp_path / "out").exists()
 
 
@@ -122,8 +133,8 @@ def test_flags_that_need_init(flags, tmp_path):
     assert message("sft", *SHORT, *flags, "--out", tmp_path / "out") == f"{flags[0]} needs --init"
 
 
-def test_an_init_that_does_not_open_is_named(init, tmp_path):
+def test_an_init_that_does_not_open_is_named(world, init, tmp_path):
     write_foreign(tmp_path / "bad", "Qwen2.5")
     (tmp_path / "bad" / "config.json").write_text((init / "config.json").read_text().replace('"qwen2"', '"gemma"'))
-    assert message("sft", "--init", tmp_path / "bad", *SHORT, "--out", tmp_path / "out") == (
+    assert message("sft", "--world", world, "--init", tmp_path / "bad", *SHORT, "--out", tmp_path / "out") == (
         f"{tmp_path}/bad/config.json: model_type is 'gemma', expected one of llama, mistral, qwen2, qwen3")

@@ -11,7 +11,7 @@ from model.pretrained import open_pretrained
 from model.tokenizer import SPECIAL
 
 from .foreign import qwen_tokenizer, sentencepiece_tokenizer, write_foreign
-from .tiny import TEXTS
+from .tiny import TEXTS, tiny_policy, tiny_tokenizer
 
 STRANGE = [*TEXTS, "", "x", " x", "  two  spaces\tand\nlines", "東京 🏳️‍🌈 e\u0301", "[ANSWER] <s> <|im_end|> <pad> </obs> <think>"]
 KINDS = {"byte-level": qwen_tokenizer, "sentencepiece": sentencepiece_tokenizer}
@@ -33,16 +33,7 @@ def test_text_is_only_ever_text(adapted):
     for text in [*STRANGE, *SPECIAL]:
         ids = tokenizer.encode(text)
         assert not set(new) & set(ids)
-        if "<think>" not in text:  # a word of the old vocabulary: what stands beside it gets a space
-            assert unicodedata.normalize("NFC", tokenizer.decode(ids)) == unicodedata.normalize("NFC", text.strip())
-
-
-def test_a_name_is_the_same_tokens_wherever_it_stands(adapted):
-    tokenizer, _ = adapted
-    name = tokenizer.encode("Caldis")
-    for text in ("Norland lies in Caldis", "Caldis", "Caldis?", "the Caldis, and"):
-        ids = tokenizer.encode(text)
-        assert any(ids[i:i + len(name)] == name for i in range(len(ids)))
+        assert unicodedata.normalize("NFC", tokenizer.decode(ids)) == unicodedata.normalize("NFC", text.strip())
 
 
 def test_saved_loaded_and_adapted_again_it_is_the_same(adapted, tmp_path):
@@ -53,15 +44,25 @@ def test_saved_loaded_and_adapted_again_it_is_the_same(adapted, tmp_path):
     assert loaded.backend.to_str() == again.backend.to_str() == tokenizer.backend.to_str()
 
 
-def test_autotokenizer_gives_the_same_ids(adapted, tmp_path):
-    tokenizer, _ = adapted
-    tokenizer.save(tmp_path)
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
+@pytest.mark.parametrize("family", ["Qwen2.5", "Qwen3", "Llama", "Llama 3.1 (rope scaling)", "Mistral"])
+def test_autotokenizer_gives_the_same_ids(tmp_path, family):
+    """With the config beside it: transformers chooses the class of the tokenizer by the family."""
+    policy, tokenizer, _ = open_pretrained(write_foreign(tmp_path / "theirs", family), torch.float32, 128)
+    save_policy(tmp_path / "ours", policy, tokenizer, {})
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")
     assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (tokenizer.pad, tokenizer.bos, tokenizer.eos)
     for text in STRANGE:
         assert theirs(text, add_special_tokens=False).input_ids == tokenizer.encode(text)
     ids = [tokenizer.bos, *tokenizer.encode(TEXTS[0]), tokenizer.answer, *tokenizer.encode(TEXTS[5]), tokenizer.eos]
     assert theirs.decode(ids, skip_special_tokens=True).strip() == tokenizer.decode(ids)
+
+
+def test_autotokenizer_opens_our_own(tmp_path):
+    tokenizer = tiny_tokenizer()
+    save_policy(tmp_path, tiny_policy(), tokenizer, {})
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert all(theirs(text).input_ids == tokenizer.encode(text) for text in STRANGE)
+    assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (tokenizer.pad, tokenizer.bos, tokenizer.eos)
 
 
 @pytest.mark.parametrize("files, expected", [
