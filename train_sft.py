@@ -50,7 +50,7 @@ class Args:
     popular_share: float = arg(0.5, "share of demonstrations about popular questions, where the world has slices")
     direct_popular: float = arg(0.55, "read phase: share of popular demonstrations that answer directly")
     direct_other: float = arg(0.15, "read phase: share of the other demonstrations that answer directly")
-    swap: float = arg(0.5, "probability of swapping the answer that a passage states for another of its relation")
+    swap: float = arg(0.5, "probability of swapping the answer inside a gold passage for another of its relation")
     shuffle: float = arg(0.5, "probability of shuffling the passages of a demonstration: a reader must not trust the rank alone")
     curriculum: float = arg(0.3, "read phase: share of the steps during which the observation grows to k passages")
     query_weight: float = arg(0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not")
@@ -111,10 +111,9 @@ class Demonstrator:
         self.room = env.question_room(args.context)
         gold = [gold_passage(q, self.rows) for q in questions]
         self.teacher = Teacher(questions, [world.corpus[row] if row is not None else None for row in gold])
-        answers: dict[str | None, list[str]] = {}  # relation -> answers of its training questions
+        self.others: dict[str | None, list[str]] = {}  # relation -> answers of its training questions
         for question in questions:
-            answers.setdefault(question.relation, []).append(question.answers[0])
-        self.stated = {row: (question.answers[0], answers[question.relation]) for row, question in zip(gold, questions) if row is not None}
+            self.others.setdefault(question.relation, []).append(question.answers[0])
 
     def demonstrate(self, questions: list[Question], retrieve: list[bool], label: list[bool], known: list[bool], rng: np.random.Generator,
                     forced: float = 1.0) -> list[Episode]:
@@ -153,20 +152,22 @@ class Demonstrator:
         if not known and not answerable([self.world.corpus[p] for p in turn.passages], episode.question):
             return None
         passages, answer = list(self.env.passage_ids(turn.passages, self.tokenizer)), episode.question.answers[0]
-        for i, row in enumerate(turn.passages):
-            if row in self.stated and rng.random() < self.args.swap:
-                stated, others = self.stated[row]
-                other = others[rng.integers(len(others))]
-                if (swapped := self._swap(row, stated, other)) is not None:
-                    passages[i], answer = swapped, other if row == gold else answer
+        if gold in turn.passages and rng.random() < self.args.swap:
+            answer = self._swap(passages, turn.passages.index(gold), gold, episode.question, rng)
         episode.state(observation(passages, self.tokenizer))
         return answer
 
-    def _swap(self, row: int, stated: str, other: str) -> list[int] | None:
-        """Tokens of a passage that states another answer; None where it does not hold the answer word for word."""
-        passage = self.world.corpus[row]
-        text = re.sub(rf"(?<!\w){re.escape(stated)}(?!\w)", lambda _: other, passage.text)
-        return self.tokenizer.encode(f"{passage.title} {text}")[:self.env.passage_tokens] if text != passage.text else None
+    def _swap(self, passages: list[list[int]], position: int, gold: int, question: Question, rng: np.random.Generator) -> str:
+        """Put another answer of the same relation into the gold passage, and return it: what is read must be copied,
+        because it cannot be remembered (Longpre et al., 2021, use such conflicts to test readers). Where the passage
+        does not hold the answer word for word, nothing changes."""
+        passage, answer = self.world.corpus[gold], question.answers[0]
+        other = str(rng.choice(self.others[question.relation]))
+        text = re.sub(rf"(?<!\w){re.escape(answer)}(?!\w)", lambda _: other, passage.text)
+        if text == passage.text:
+            return answer
+        passages[position] = self.tokenizer.encode(f"{passage.title} {text}")[:self.env.passage_tokens]
+        return other
 
 
 def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> Tensor:
