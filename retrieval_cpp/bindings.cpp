@@ -155,7 +155,7 @@ public:
 
     void save(const std::string& path) const {
         const py::gil_scoped_release release;
-        index_.save(path);
+        smartrag::save(index_, path);
     }
     const BM25Index& index() const { return index_; }
 
@@ -220,7 +220,7 @@ public:
 
     void save(const std::string& path) const {
         const py::gil_scoped_release release;
-        index_.save(path);
+        smartrag::save(index_, path);
     }
     const DenseIndex& index() const { return index_; }
 
@@ -246,7 +246,7 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<PyBM25>(m, "BM25")
         .def_static("build", &PyBM25::build)
-        .def_static("load", [](const std::string& path) { return PyBM25(BM25Index::load(path), py::none(), {}); })
+        .def_static("load", [](const std::string& path) { return PyBM25(load<BM25Index>(path), py::none(), {}); })
         .def("with_stemmer", [](const PyBM25& self, py::object stemmer, const std::vector<std::string>& stopwords) {
             return PyBM25(self.index(), std::move(stemmer), stopwords);
         })
@@ -254,7 +254,7 @@ PYBIND11_MODULE(_core, m) {
         .def("explain", &PyBM25::explain)
         .def("save", &PyBM25::save)
         .def("__len__", [](const PyBM25& self) { return self.index().size(); })
-        .def_property_readonly("nbytes", [](const PyBM25& self) { return self.index().nbytes(); })
+        .def_property_readonly("nbytes", [](const PyBM25& self) { return nbytes(self.index()); })
         .def_property_readonly("vocabulary_size", [](const PyBM25& self) { return self.index().vocabulary.size(); })
         .def_property_readonly("settings", [](const PyBM25& self) {
             return std::string(self.index().settings.data, self.index().settings.size);
@@ -262,11 +262,11 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<PyDense>(m, "Dense")
         .def(py::init<const FloatMatrix&, const std::string&, bool>())
-        .def_static("load", [](const std::string& path) { return PyDense(DenseIndex::load(path)); })
+        .def_static("load", [](const std::string& path) { return PyDense(load<DenseIndex>(path)); })
         .def("search", &PyDense::search)
         .def("save", &PyDense::save)
         .def("__len__", [](const PyDense& self) { return self.index().size(); })
-        .def_property_readonly("nbytes", [](const PyDense& self) { return self.index().nbytes(); })
+        .def_property_readonly("nbytes", [](const PyDense& self) { return nbytes(self.index()); })
         .def_property_readonly("dimension", [](const PyDense& self) { return self.index().dimension(); });
 
     m.def("simd_level", [] { return std::string(name(simd_level())); });

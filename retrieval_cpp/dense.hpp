@@ -34,6 +34,7 @@ enum class Storage : std::uint64_t { kF32, kBF16, kInt8 };
 inline std::size_t element_bytes(Storage storage) { return storage == Storage::kF32 ? 4 : storage == Storage::kBF16 ? 2 : 1; }
 
 struct DenseIndex {
+    static constexpr FileKind kKind = FileKind::kDense;
     struct Meta {
         std::uint64_t rows = 0, dimension = 0;
         Storage storage = Storage::kF32;
@@ -60,32 +61,6 @@ struct DenseIndex {
         visit(self.row_scales);
         visit(self.row_sums);
         visit(self.rows);
-    }
-
-    std::size_t nbytes() const {
-        std::size_t total = sizeof meta;
-        each_section(*this, [&](const auto& section) { total += section.bytes(); });
-        return total;
-    }
-
-    void save(const std::string& path) const {
-        FileWriter file;
-        file.add(View<Meta>(&meta, 1));
-        each_section(*this, [&](const auto& section) { file.add(section); });
-        file.write(path, FileKind::kDense);
-    }
-
-    static DenseIndex load(const std::string& path) {
-        MappedFile file(path, FileKind::kDense);
-        DenseIndex index;
-        View<Meta> meta;
-        file.next(meta);
-        if (meta.size != 1) file.fail("has a section of the wrong size");
-        index.meta = meta[0];
-        each_section(index, [&](auto& section) { file.next(section); });
-        if (index.panels.size != index.panel_count() * index.panel_bytes()) file.fail("has a section of the wrong size");
-        index.owner = file.owner();
-        return index;
     }
 };
 

@@ -46,43 +46,12 @@ struct DenseKernels {
     double (*multiply_add)(std::size_t steps);
 };
 
-namespace portable {
-#include "dense_kernels.inc"
-}
-
-#if defined(__x86_64__)
-SMARTRAG_TARGET(SMARTRAG_AVX2)
-namespace avx2 {
-#define SMARTRAG_KERNEL_AVX2 1
-#include "dense_kernels.inc"
-#undef SMARTRAG_KERNEL_AVX2
-}  // namespace avx2
-SMARTRAG_TARGET_END
-SMARTRAG_TARGET(SMARTRAG_AVX512)
-namespace avx512 {
-#define SMARTRAG_KERNEL_AVX512 1
-#include "dense_kernels.inc"
-#undef SMARTRAG_KERNEL_AVX512
-}  // namespace avx512
-SMARTRAG_TARGET_END
-#elif defined(__aarch64__)
-namespace neon {
-#define SMARTRAG_KERNEL_NEON 1
-#include "dense_kernels.inc"
-#undef SMARTRAG_KERNEL_NEON
-}  // namespace neon
-#endif
+#define SMARTRAG_KERNELS "dense_kernels.inc"
+#include "each_level.inc"
 
 inline const DenseKernels& dense_kernels() {
-    switch (simd_level()) {
-#if defined(__x86_64__)
-        case Simd::kAvx512: return avx512::kDenseKernels;
-        case Simd::kAvx2: return avx2::kDenseKernels;
-#elif defined(__aarch64__)
-        case Simd::kNeon: return neon::kDenseKernels;
-#endif
-        default: return portable::kDenseKernels;
-    }
+    static constexpr const DenseKernels* kTables[] = SMARTRAG_TABLES(kDenseKernels);
+    return *kTables[static_cast<int>(simd_level())];
 }
 
 }  // namespace smartrag

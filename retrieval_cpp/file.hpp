@@ -247,4 +247,35 @@ private:
     std::size_t offset_ = 0;
 };
 
+// An index consists of a plain struct `meta`, the views that each_section(index, visit) visits in the order of the
+// file, and an `owner` that keeps alive what the views show.
+
+template <class Index>
+std::size_t nbytes(const Index& index) {
+    std::size_t total = sizeof index.meta;
+    Index::each_section(index, [&](const auto& section) { total += section.bytes(); });
+    return total;
+}
+
+template <class Index>
+void save(const Index& index, const std::string& path) {
+    FileWriter file;
+    file.add(View<typename Index::Meta>(&index.meta, 1));
+    Index::each_section(index, [&](const auto& section) { file.add(section); });
+    file.write(path, Index::kKind);
+}
+
+template <class Index>
+Index load(const std::string& path) {
+    MappedFile file(path, Index::kKind);
+    Index index;
+    View<typename Index::Meta> meta;
+    file.next(meta);
+    if (meta.size != 1) file.fail("has a section of the wrong size");
+    index.meta = meta[0];
+    Index::each_section(index, [&](auto& section) { file.next(section); });
+    index.owner = file.owner();
+    return index;
+}
+
 }  // namespace smartrag
