@@ -194,6 +194,7 @@ public:
         if (vectors.shape(0) > 0x7FFFFFFE) throw py::value_error("more than 2^31 - 2 vectors");
         const std::size_t kind = storage == "f32" ? 0 : storage == "bf16" ? 1 : storage == "int8" ? 2 : 3;
         if (kind == 3) throw py::value_error("storage must be 'f32', 'bf16' or 'int8', got '" + storage + "'");
+        if (kind == 2 && vectors.shape(1) > 1 << 17) throw py::value_error("int8 takes at most 131072 columns");  // sums of 32 bits
         const py::gil_scoped_release release;
         index_ = DenseBuilder(vectors.data(), static_cast<std::size_t>(vectors.shape(0)), static_cast<std::size_t>(vectors.shape(1)),
                               static_cast<Storage>(kind), keep_rows).finish();

@@ -55,7 +55,7 @@ enum class FileKind : std::uint32_t { kBM25 = 1, kDense = 2 };
 struct FileHeader {
     static constexpr char kMagic[9] = "SmartRAG";
     static constexpr std::uint32_t kByteOrder = 0x01020304;
-    static constexpr std::uint32_t kVersion = 1;
+    static constexpr std::uint32_t kVersion = 2;
     static constexpr std::size_t kAlign = 64;
 
     char magic[8];
