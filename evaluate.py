@@ -181,6 +181,8 @@ def asked(ask: str) -> Iterator[tuple[int, str]]:
             raise UsageError(f"{f'standard input:{number}' if ask == '-' else '--ask'}: not UTF-8 text") from None
         if text:
             yield number, text
+        elif ask != "-":
+            raise UsageError("--ask: the question is empty")
 
 
 def as_json(evaluation: Evaluation, e: Episode, seconds: float) -> str:

@@ -39,7 +39,6 @@ def download(url: str, target: Path, sha256: str | None = None) -> str:
         raise WorldError(f"{url}: not an http or https address")
     if not target.exists():
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             part = _fetch(url, target)
             _check(part, sha256, f"{url}: what was received", remove=True)
             os.replace(part, target)
@@ -71,16 +70,16 @@ def _check(file: Path, sha256: str | None, what: str, remove: bool) -> str:
 
 def _fetch(url: str, target: Path) -> Path:
     """The whole file as a .part. Raises WorldError when it cannot be had."""
-    failures, had = 0, 0
+    failures, most = 0, 0  # most: bytes that were here at best; only more than that is progress
     while True:
         try:
             return _connect(url, target)
         except _Interrupted as error:
             have = sum(part.stat().st_size for part in _parts(target))
-            failures = 1 if have > had else failures + 1
-            had = have
+            failures = 1 if have > most else failures + 1
+            most = max(most, have)
             if failures >= TRIES:
-                kept = f" ({had:,} bytes are kept for the next try)" if had else ""
+                kept = f" ({have:,} bytes are kept for the next try)" if have else ""
                 raise WorldError(f"{url}: {error}{kept}; try again, or {by_hand(target, 'it')}") from None
             time.sleep(PAUSE * 2 ** (failures - 1))
 
@@ -121,6 +120,7 @@ def _connect(url: str, target: Path) -> Path:
                 stale.unlink()
         if start and not part.exists():
             raise _Interrupted("the file on the server has changed")
+        part.parent.mkdir(parents=True, exist_ok=True)
         _receive(answer, part, start, total)
     if total is not None and part.stat().st_size != total:
         if part.stat().st_size > total:
@@ -143,8 +143,9 @@ def _receive(answer: http.client.HTTPResponse, part: Path, start: int, total: in
                 break
             out.write(block)
             bar.update(len(block))
-        out.flush()
-        os.fsync(out.fileno())
+        if total in (None, out.tell()):
+            out.flush()
+            os.fsync(out.fileno())
 
 
 def _reason(error: Exception) -> str:

@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 ARCHIVES = (".zip", ".tar.gz", ".tgz")
 BLOCK = 1 << 20  # bytes read at once from a JSON list, which may be one line
+HEAD = 4096  # characters within which a list has to begin
 LONGEST = 1 << 24  # characters: an error further than this from the end of what was read is no record cut in two
 _HEAD = re.compile(r'\s*(?:\{\s*"[^"\\]*"\s*:\s*)?\[')  # of a list, or of an object whose first value is a list
 _SPACE = re.compile(r"\s*")
@@ -107,8 +108,9 @@ def json_list(file: Path) -> Iterator[tuple[str, dict]]:
         nonlocal text, at
         try:
             block = next(blocks, "")
-        except UnicodeDecodeError:
-            raise wrong("not UTF-8 text", len(text)) from None
+        except UnicodeDecodeError as error:
+            lines = text.count("\n", at) + error.object.count(b"\n", 0, error.start)
+            raise WorldError(f"{file}:{line + lines}: not UTF-8 text") from None
         text, at = text[at:] + block, 0
         return block != ""
 
@@ -123,7 +125,7 @@ def json_list(file: Path) -> Iterator[tuple[str, dict]]:
             if at < len(text) or not more():
                 return text[at:at + 1]
 
-    while not (head := _HEAD.match(text)) and len(text) < BLOCK and more():
+    while not (head := _HEAD.match(text)) and len(text) < HEAD and more():
         pass
     if not head:
         raise wrong("not a JSON list (JSON lines go by the name *.jsonl)")

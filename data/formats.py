@@ -149,7 +149,7 @@ READERS: dict[str, Callable[[dict, str], Iterable[Asked]]] = {
 
 def read_questions(set_name: str, file: Path) -> Iterator[tuple[str, Asked]]:
     """("FILE:LINE", question) of each question in a file of this set. Raises WorldError."""
-    is_table = not {".jsonl", ".json"} & set(file.suffixes)
+    is_table = file.name.removesuffix(".gz").endswith((".tsv", ".csv"))
     for where, row in table(file, ("question",)) if is_table else records(file):
         if is_table:
             read = popqa if "possible_answers" in row else own

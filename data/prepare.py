@@ -41,6 +41,9 @@ def prepare_set(args: argparse.Namespace) -> str:
     no_corpus = WorldError(f"no passages come with these questions: name a corpus with --corpus ({', '.join(CORPORA)}, a file or a folder)")
     if not args.corpus and not known.passages:  # before a download that leads nowhere
         raise no_corpus
+    for file in args.inputs:  # before any download
+        if not file.exists():
+            raise WorldError(f"{file}: no such file or folder")
     files = question_files(args, checksums)
     sources = [corpus_file(name, args, checksums) for name in args.corpus]
     read, with_passages = read_splits(args.set, files)
@@ -50,7 +53,7 @@ def prepare_set(args: argparse.Namespace) -> str:
     if sources and with_passages:  # their gold passages are in the corpus that was not taken
         splits = {split: [replace(question, gold_passages=None) for question in questions] for split, questions in splits.items()}
     corpus = Corpus(args.set, files, sources, [question for questions in splits.values() for question in questions], args.words)
-    shown = ", ".join(str(source) for source in sources) or "published with the questions"
+    shown = ", ".join(source.name for source in sources) or "published with the questions"
     world = World(
         name=args.out.resolve().name, corpus=(), questions={f"{args.set}.{split}": questions for split, questions in splits.items()},
         license=f"questions: {known.license}" if known else "", source=known.citation if known else "",
@@ -68,33 +71,41 @@ def question_files(args: argparse.Namespace, checksums: dict[str, str]) -> list[
     known = SETS[args.set].splits if args.set in SETS else {}
     files = []
     for entry in args.source:
-        split, name = entry.split("=", 1) if entry.startswith(tuple(f"{split}=" for split in SPLITS)) else ("", entry)
+        split, name = entry_split(entry)
         file = local_file(name, args.downloads, checksums)
         if file.is_dir():
             raise WorldError(f"{file}: a folder; name its files, as in --from train=FILE dev=FILE test=FILE")
         published = [(s, file / member) for s, (source, member) in known.items() if source.name == file.name and split in ("", s)]
         files += published or [(split, file)]
     for split, (source, member) in known.items() if not files else ():
-        if source.name not in checksums or not (args.downloads / source.name).exists():
-            checksums[source.name] = source.fetch(args.downloads)[1]
+        if source.name not in checksums:
+            checksums[source.name] = source.fetch(args.downloads)
         files.append((split, args.downloads / source.name / member))
     if len({split == "" for split, _ in files}) > 1:
         raise WorldError("--from: name the split of every file or of none, as in train=FILE test=FILE")
     return files
 
 
+def entry_split(entry: str) -> tuple[str, str]:
+    """"test=x.jsonl" -> ("test", "x.jsonl"); the split is "" where none is named."""
+    split, _, name = entry.partition("=")
+    return (split, name) if split in SPLITS and name else ("", entry)
+
+
 def corpus_file(name: str, args: argparse.Namespace, checksums: dict[str, str]) -> Path:
     """A file or folder of --corpus, downloaded where it is a known name or an address. Raises WorldError."""
-    if name not in CORPORA or Path(name).exists():
+    if name not in CORPORA:
         return local_file(name, args.downloads, checksums)
-    file, checksums[CORPORA[name].name] = CORPORA[name].fetch(args.downloads)
-    return file
+    checksums[CORPORA[name].name] = CORPORA[name].fetch(args.downloads)
+    return args.downloads / CORPORA[name].name
+
+
+def remote(name: str) -> bool:
+    return re.match("https?://", name) is not None
 
 
 def local_file(name: str, downloads: Path, checksums: dict[str, str]) -> Path:
-    if not re.match("https?://", name):
-        if not Path(name).exists():
-            raise WorldError(f"{name}: no such file or folder")
+    if not remote(name):
         return Path(name)
     file = downloads / (Path(urlsplit(name).path).name or "download")
     checksums[file.name] = download(name, file)
@@ -241,7 +252,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if closed and not (args.train and args.test):
         parser.error("popqa: --train and --test go together")
     args.prepare = prepare_popqa if closed else prepare_set
-    args.inputs = [args.train, args.test] if closed else [Path(entry.split("=", 1)[-1]) for entry in [*args.source, *args.corpus]]
+    named = [entry_split(entry)[1] for entry in args.source] + [name for name in args.corpus if name not in CORPORA]
+    args.inputs = [args.train, args.test] if closed else [Path(name) for name in named if not remote(name)]
     return args
 
 

@@ -20,12 +20,12 @@ class Source(NamedTuple):
     sha256: str | None = None
     page: str = ""
 
-    def fetch(self, directory: Path) -> tuple[Path, str]:
-        """The file in `directory`, downloaded where it is not there yet, and its SHA-256. Raises WorldError."""
+    def fetch(self, directory: Path) -> str:
+        """The SHA-256 of the file in `directory`, downloaded where it is not there yet. Raises WorldError."""
         target = directory / self.name
         if self.url is None and not target.exists():
             raise WorldError(f"{self.name} cannot be downloaded without a browser: {by_hand(target, self.page)}")
-        return target, download(self.url or self.page, target, self.sha256)
+        return download(self.url or self.page, target, self.sha256)
 
 
 class KnownSet(NamedTuple):
