@@ -45,13 +45,13 @@ def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[dict[
 
 def arrange(splits: dict[str, list[Question]], dev_share: float, test_share: float) -> tuple[dict[str, list[Question]], dict[str, int]]:
     """Train, dev and test, as far as there are questions for them, and how many were dropped: "train in test": 3."""
-    splits = dict(splits)
     if "" in splits:
-        whole = splits.pop("")
+        whole = splits[""]
         order = _by_hash(whole)
         test, dev = (max(1, round(share * len(order))) if share and len(order) > 2 else 0 for share in (test_share, dev_share))
-        keys = {"test": order[:test], "dev": order[test:test + dev], "train": order[test + dev:]}
-        splits = {split: _among(whole, keys[split]) for split in SPLITS if keys[split]}
+        keys = {"train": order[test + dev:], "dev": order[test:test + dev], "test": order[:test]}
+        return {split: _among(whole, keys[split]) for split in SPLITS if keys[split]}, {}
+    splits = dict(splits)
     dropped = {}
     for less, more in (("train", "test"), ("dev", "test"), ("train", "dev")):
         if less in splits and more in splits:
@@ -65,7 +65,7 @@ def arrange(splits: dict[str, list[Question]], dev_share: float, test_share: flo
         if len(order) > count:
             train = splits["train"]
             splits |= {"train": _among(train, order[count:]), "dev": _among(train, order[:count])}
-    return {split: splits[split] for split in SPLITS if split in splits}, dropped
+    return {split: splits[split] for split in SPLITS if splits.get(split)}, dropped
 
 
 def _by_hash(questions: Iterable[Question]) -> list[str]:

@@ -79,7 +79,7 @@ def _read(file: Path) -> tuple[str, str]:
 class _Page(HTMLParser):
     """The text of a page, with an empty line where a block begins or ends; scripts and styles are no text."""
 
-    BLOCKS = frozenset("""address article aside blockquote br caption dd details div dl dt fieldset figcaption figure footer form h1 h2
+    BLOCKS = frozenset("""address article aside blockquote caption dd details div dl dt fieldset figcaption figure footer form h1 h2
         h3 h4 h5 h6 header hr li main nav ol option p pre section summary table td th tr ul""".split())
     SILENT = frozenset(("script", "style", "noscript", "template", "title", "head"))
 
@@ -96,8 +96,8 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         if tag == "body":  # </head> may be left out
             self.open.clear()
-        if tag in self.BLOCKS:
-            self.text.append("\n\n")
+        if tag in self.BLOCKS or tag == "br":
+            self.text.append("\n" if tag == "br" else "\n\n")
         if tag in self.SILENT or tag == "h1" and not self.heads["h1"]:
             self.open.append(tag)
 
