@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from data.files import WorldError, text_lines
+from data.files import WorldError, string, text_lines
 from data.world import Passage
 
 SUFFIXES = (".txt", ".md", ".html", ".htm")
@@ -33,8 +33,9 @@ def read_documents(source: Path, words: int) -> Iterator[tuple[str, Passage]]:
         if not files:
             raise WorldError(f"{source}: no {', '.join(SUFFIXES)} file in this folder")
     for file in files:
-        title, text = _read(file)
         name = file.relative_to(source).as_posix() if source.is_dir() else file.name
+        string({"file name": name}, "file name", ascii(str(file)))  # Linux takes any bytes for a name, an id does not
+        title, text = _read(file)
         for number, passage in enumerate(cut(text, words), start=1):
             yield str(file), Passage(f"{name}#{number}", title, passage)
 

@@ -211,6 +211,13 @@ def strings(row: dict, field: str, where: str, *, name: str | None = None) -> tu
                  for i, value in enumerate(typed(row, field, list, where, name=name, what="a list of strings")))
 
 
+def objects(row: dict, field: str, where: str) -> list[dict]:
+    values = typed(row, field, list, where, what="a list of objects")
+    if not all(isinstance(value, dict) for value in values):
+        raise WorldError(f"{where}: {field!r} must be a list of objects")
+    return values
+
+
 def typed(row: dict, field: str, kind: type, where: str, *, name: str | None = None, what: str = ""):
     """A field that must be there and be a list or a dict."""
     if field not in row:

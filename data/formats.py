@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.documents import is_document, read_documents
-from data.files import WorldError, records, string, strings, table, typed
+from data.files import WorldError, objects, records, string, strings, table, typed
 from data.world import Passage, Question, question_of
 
 
@@ -59,7 +59,7 @@ def popqa(row: dict, where: str) -> Iterable[Asked]:
     popularity = row.get("s_pop") or None
     if popularity and not popularity.isdecimal():
         raise WorldError(f"{where}: 's_pop' must be a whole number")
-    yield Asked(Question(id, question, answers, relation=row.get("prop") or None, popularity=popularity and float(popularity)))
+    yield Asked(Question(id, question, answers, relation=(row.get("prop") or "").strip() or None, popularity=popularity and float(popularity)))
 
 
 def nq(row: dict, where: str) -> Iterable[Asked]:
@@ -71,11 +71,11 @@ def ambignq(row: dict, where: str) -> Iterable[Asked]:
     """AmbigNQ, light or full: every disambiguated question is one of its own; where annotators wrote the same question,
     the answers of all of them are right."""
     asked: dict[str, dict[str, None]] = {}
-    for note in typed(row, "annotations", list, where):
-        kind = note.get("type") if isinstance(note, dict) else None
+    for note in objects(row, "annotations", where):
+        kind = note.get("type")
         if kind not in ("singleAnswer", "multipleQAs"):
             raise WorldError(f"{where}: an annotation's type must be 'singleAnswer' or 'multipleQAs', not {kind!r}")
-        for pair in [{**note, "question": row.get("question")}] if kind == "singleAnswer" else typed(note, "qaPairs", list, where):
+        for pair in [{**note, "question": row.get("question")}] if kind == "singleAnswer" else objects(note, "qaPairs", where):
             answers = _some(strings(pair, "answer", where), "answer", where)
             asked.setdefault(string(pair, "question", where), {}).update(dict.fromkeys(answers))
     id = _id(row, where)
@@ -94,7 +94,7 @@ def hotpotqa(row: dict, where: str) -> Iterable[Asked]:
             f"{where}: 'context' must hold [title, sentences] and 'supporting_facts' [title, sentence number]") from None
     passages = [_passage(title, text, where) for title, text in context]
     gold = tuple(dict.fromkeys(passage.id for passage in passages if passage.title in supporting))
-    kind = row.get("type") and string(row, "type", where)
+    kind = string(row, "type", where, blank=True, default="").strip() or None
     yield Asked(Question(_id(row, where), question, (answer,), type=kind, gold_passages=gold), tuple(passages))
 
 
@@ -103,9 +103,7 @@ def musique(row: dict, where: str) -> Iterable[Asked]:
     if row.get("answerable") is False:
         return
     passages, gold = [], {}
-    for paragraph in typed(row, "paragraphs", list, where):
-        if not isinstance(paragraph, dict):
-            raise WorldError(f"{where}: 'paragraphs' must hold objects")
+    for paragraph in objects(row, "paragraphs", where):
         passages.append(_passage(string(paragraph, "title", where, blank=True), string(paragraph, "paragraph_text", where), where))
         if paragraph.get("is_supporting"):
             gold[passages[-1].id] = None
@@ -124,11 +122,7 @@ def openbookqa(row: dict, where: str) -> Iterable[Asked]:
     """OpenBookQA and ARC: question {stem, choices [{text, label}]}, answerKey. The fact of OpenBookQA's "complete" files
     is its gold passage; ARC's labels are A-E or, in some rows, 1-4, which are shown as A-D."""
     question = typed(row, "question", dict, where)
-    options = {}
-    for choice in typed(question, "choices", list, where):
-        if not isinstance(choice, dict):
-            raise WorldError(f"{where}: 'choices' must hold objects")
-        options[string(choice, "label", where)] = string(choice, "text", where)
+    options = {string(choice, "label", where): string(choice, "text", where) for choice in objects(question, "choices", where)}
     asked = _choice(_id(row, where), string(question, "stem", where), options, string(row, "answerKey", where), where)
     if "fact1" not in row:
         yield Asked(asked)

@@ -26,7 +26,7 @@ from data import popqa
 from data.build import SPLITS, Corpus, arrange, read_splits
 from data.download import download
 from data.sets import CORPORA, SETS
-from data.world import Passage, World, WorldError, write_corpus
+from data.world import World, WorldError, write_corpus
 
 DOWNLOADS = "runs/downloads"
 CONTEXT_TOKENS = 192  # passages of more tokens do not fit four times into train_sft.py's default context
@@ -53,10 +53,12 @@ def prepare_set(args: argparse.Namespace) -> str:
     if sources and with_passages:  # their gold passages are in the corpus that was not taken
         splits = {split: [replace(question, gold_passages=None) for question in questions] for split, questions in splits.items()}
     corpus = Corpus(args.set, files, sources, [question for questions in splits.values() for question in questions], args.words)
+    origins = [(f"questions: {known.license}", known.citation)] if known else []
+    origins += [(f"passages: {CORPORA[name][1]}", CORPORA[name][2]) for name in args.corpus if name in CORPORA]
     shown = ", ".join(source.name for source in sources) or "published with the questions"
     world = World(
         name=args.out.resolve().name, corpus=(), questions={f"{args.set}.{split}": questions for split, questions in splits.items()},
-        license=f"questions: {known.license}" if known else "", source=known.citation if known else "",
+        license="; ".join(license for license, _ in origins), source="; ".join(citation for _, citation in origins),
         description=f"{known.title if known else 'Own questions'}; corpus: {shown}")
     report = {"set": args.set, "files": [str(file) for _, file in files], "corpus": [str(source) for source in sources], "sha256": checksums,
               "read": {split or "all": len(questions) for split, questions in read.items()}, "dropped": dropped,
@@ -96,8 +98,9 @@ def corpus_file(name: str, args: argparse.Namespace, checksums: dict[str, str]) 
     """A file or folder of --corpus, downloaded where it is a known name or an address. Raises WorldError."""
     if name not in CORPORA:
         return local_file(name, args.downloads, checksums)
-    checksums[CORPORA[name].name] = CORPORA[name].fetch(args.downloads)
-    return args.downloads / CORPORA[name].name
+    source = CORPORA[name][0]
+    checksums[source.name] = source.fetch(args.downloads)
+    return args.downloads / source.name
 
 
 def remote(name: str) -> bool:
@@ -126,7 +129,7 @@ def describe_set(report: dict) -> str:
     return "\n".join(lines)
 
 
-PUBLISHED = {source.sha256 for source in [*CORPORA.values(), *(source for known in SETS.values() for source, _ in known.splits.values())]}
+PUBLISHED = {source.sha256 for source, *_ in [*CORPORA.values(), *(file for known in SETS.values() for file in known.splits.values())]}
 
 
 # ------------------------------------------------------------------------------------------------- PopQA as a closed world

@@ -43,9 +43,10 @@ def _zip(source: Source, **members: str) -> dict[str, tuple[Source, str]]:
 _HOTPOT = "http://curtis.ml.cmu.edu/datasets/hotpot/"
 _NQ = "https://raw.githubusercontent.com/google-research-datasets/natural-questions/a7a113c9fdc2d9986d624bd43b8a18d6d5779eaa/nq_open/"
 
-CORPORA = {  # names that --corpus takes besides files, folders and addresses
-    "psgs_w100": Source("psgs_w100.tsv.gz", "https://dl.fbaipublicfiles.com/dpr/wikipedia_split/psgs_w100.tsv.gz",
-                        "c39b020c855a2b5c25ffef3abe4a3b6f9b829ad7dbc14ec3d163d34d7c53ea8d")}
+CORPORA = {  # name that --corpus takes -> the file, its licence and citation
+    "psgs_w100": (Source("psgs_w100.tsv.gz", "https://dl.fbaipublicfiles.com/dpr/wikipedia_split/psgs_w100.tsv.gz",
+                         "c39b020c855a2b5c25ffef3abe4a3b6f9b829ad7dbc14ec3d163d34d7c53ea8d"),
+                  "CC BY-SA 3.0 (Wikipedia)", "English Wikipedia of December 2018 as cut by Karpukhin et al., EMNLP 2020, arXiv 2004.04906")}
 
 SETS = {
     "popqa": KnownSet(

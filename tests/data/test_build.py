@@ -1,5 +1,6 @@
 """python -m data.prepare SET and mine: from published files and own documents to worlds, and what bad input leaves behind."""
 
+import gzip
 import json
 import zipfile
 
@@ -156,6 +157,15 @@ def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
     assert "NQ-open.train.jsonl: sha256 00ff (no published checksum to compare with)\n" in capsys.readouterr().out
     assert run("nq", "--from", "test=http://example.org/a/my.jsonl?x=1", "--corpus", corpus, "--downloads", tmp_path / "down", "--out", tmp_path / "two") == 0
     assert fetched[-1] == "http://example.org/a/my.jsonl?x=1" and (tmp_path / "down/my.jsonl").exists()
+
+
+def test_a_known_corpus(tmp_path, out, monkeypatch):
+    """DPR's Wikipedia by its name: licence and citation of both halves are in the world."""
+    (tmp_path / "psgs_w100.tsv.gz").write_bytes(gzip.compress(b"id\ttext\ttitle\n1\tone\tT\n"))
+    monkeypatch.setattr("data.sets.download", lambda url, target, sha256: sha256)
+    assert run("nq", "--from", rows(tmp_path / "q.jsonl", ask("a", "q")), "--corpus", "psgs_w100", "--downloads", tmp_path, "--out", out) == 0
+    world = World.open(out)
+    assert world.license == "questions: CC BY-SA 3.0; passages: CC BY-SA 3.0 (Wikipedia)" and "Karpukhin" in world.source and len(world.corpus) == 1
 
 
 def test_published_addresses():

@@ -1,5 +1,8 @@
 """Folders of text, Markdown and HTML, cut into passages."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from data import Passage, WorldError
@@ -53,3 +56,10 @@ def test_a_folder_without_documents(tmp_path):
     with pytest.raises(WorldError) as caught:
         list(read_corpus(tmp_path))
     assert str(caught.value) == f"{tmp_path}: no .txt, .md, .html, .htm file in this folder"
+
+
+def test_a_file_name_that_is_no_text(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("text")
+    with pytest.raises(WorldError) as caught:
+        list(read_corpus(tmp_path))
+    assert str(caught.value).endswith(": 'file name' is not valid Unicode") and str(caught.value).isascii()
