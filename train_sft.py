@@ -23,7 +23,7 @@ from data.metrics import hit
 from data.mini import MiniWorld, format_properties, properties
 from data.world import Question, World
 from model import Config, Policy, Tokenizer
-from retrieval_cpp import BM25Index
+from retrievers import RetrieverArgs, open_world
 from rl import Decoding, Episode, RagEnv, Turn, collate, observation, rollout, score
 from rl.ppo import by_length
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
@@ -31,7 +31,7 @@ from rl.summary import summarize
 
 
 @dataclass
-class Args:
+class Args(RetrieverArgs):
     world: str = arg("mini", "mini, mini:SEED, tiny, or a directory in the world format")
     dataset: str = arg("popqa", "question set to train on")
     out: str = arg("runs/sft", "where the checkpoint and the log go")
@@ -66,12 +66,6 @@ class Args:
     threads: int = arg(0, "CPU threads, 0 = all")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
     fresh: bool = arg(False, "discard what --out holds and start over")
-
-
-def open_world(name: str) -> tuple[World, BM25Index]:
-    """A world and the BM25 index over "title text" of its passages."""
-    world = World.open(name)
-    return world, BM25Index.build(f"{p.title} {p.text}" for p in world.corpus)
 
 
 def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimizer]:
@@ -242,7 +236,7 @@ class WarmUp:
     def __init__(self, args: Args):
         self.args = args
         torch.manual_seed(args.seed)
-        self.world, self.index = open_world(args.world)
+        self.world, self.index, self.retriever = open_world(args.world, args)
         self.questions, self.dev = (self.world.questions(args.dataset, split) for split in ("train", "dev"))
         self.env = RagEnv(self.world, self.index, passage_tokens=args.passage_tokens)
         self.phase, self.first = "read", 0  # where the run stands: phase and first step that is still to do
@@ -309,7 +303,8 @@ class WarmUp:
                 loss_of(self.policy, [episodes[i] for i in group], self.tokenizer, args).backward()
             self.policy.zero_grad(set_to_none=True)
         minutes = (time.perf_counter() - start) * (args.read_steps + args.mix_steps) / 60
-        print(f"train_sft: world {world.name} ({len(world.corpus)} passages, k = {self.env.k}), {args.dataset}.train: {len(self.questions)} questions; "
+        print(f"train_sft: world {world.name} ({len(world.corpus)} passages, {self.retriever['retriever']}, k = {self.env.k}), "
+              f"{args.dataset}.train: {len(self.questions)} questions; "
               f"policy {self.policy.parameter_count():,} parameters, vocabulary {len(self.tokenizer)}; about {sum(len(e.tokens) for e in episodes)} tokens "
               f"per step, {args.read_steps} + {args.mix_steps} steps on {torch.get_num_threads()} threads: about {minutes:.0f} minutes")
         report_cut(self.questions, self.tokenizer, self.demonstrator.room)
@@ -327,7 +322,7 @@ def train() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     warm_up = WarmUp(args)
     run = Run("train_sft", args, {"world": warm_up.world.name, "open_world": args.world, "corpus_sha256": warm_up.world.corpus_sha256,
-                                  "passage_tokens": args.passage_tokens})
+                                  "passage_tokens": args.passage_tokens, "open_retriever": warm_up.retriever})
     if run.status == "finished":
         print(f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}")
         return
