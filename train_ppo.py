@@ -220,7 +220,8 @@ def describe(trainer: Trainer, run: Run) -> None:
     args, world = trainer.args, trainer.world
     print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, {trainer.facts['open_retriever']['retriever']}, k = {trainer.env.k}, "
           f"quota {trainer.env.quota}), {args.dataset}.train: {len(trainer.questions)} questions; policy {trainer.policy.parameter_count():,} "
-          f"parameters from {args.init}; {args.iterations} iterations of {args.episodes} episodes on {torch.get_num_threads()} threads: about {expected_minutes(trainer):.0f} minutes; out {run.out}")
+          f"parameters from {args.init}; {args.iterations} iterations of {args.episodes} episodes on {torch.get_num_threads()} threads: "
+          f"about {expected_minutes(trainer):.0f} minutes; out {run.out}")
     report_cut(trainer.questions, trainer.tokenizer, trainer.env.question_room(trainer.policy.config.max_position_embeddings))
 
 

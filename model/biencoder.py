@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from .encoder import Encoder, EncoderConfig, SentenceEncoder
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 
 
 @dataclass(frozen=True)
 class BiEncoderConfig:
     vocab_size: int = 8192
-    hidden_size: int = 256
+    hidden_size: int = 128
     layers: int = 2
     heads: int = 4
     max_tokens: int = 128
@@ -44,11 +44,12 @@ class Example:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Backend:
-    """Lower-case WordPiece, as BERT's; deterministic for the same texts."""
-    backend = Backend(models.WordPiece(unk_token="[UNK]"))
+    """Lower-case byte-level BPE between [CLS] and [SEP]. Not BERT's WordPiece, whose trainer numbers the tokens differently every time."""
+    backend = Backend(models.BPE())
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL),
+                                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     backend.post_processor = processors.BertProcessing(("[SEP]", backend.token_to_id("[SEP]")), ("[CLS]", backend.token_to_id("[CLS]")))
     return backend
 
