@@ -23,13 +23,13 @@ from data.world import Question
 from model import Tokenizer, load_policy, write_json
 from model.checkpoint import atomic_write
 from rl import Decoding, Episode, RagEnv, Workers, rollout
+from rl.retrievers import RetrieverArgs, open_world
 from rl.run import DEVICES, UsageError, arg, main, parse, precision
 from rl.summary import METRICS, by_slice, paired_interval, summarize, table
-from train_sft import open_world
 
 
 @dataclass
-class Args:
+class Args(RetrieverArgs):
     dataset: str = arg("popqa", "question set")
     split: str = arg("test", "split of the question set")
     checkpoint: str = arg("", "checkpoint directories, comma-separated; empty: runs/sft and runs/ppo, whichever exist")
@@ -83,7 +83,7 @@ class Evaluation:
     def __init__(self, checkpoint: str, args: Args, workers: Workers):
         self.args, self.checkpoint, self.workers = args, Path(checkpoint), workers
         self.policy, self.tokenizer, made = load_policy(checkpoint, args.device)
-        self.world, index = open_world(args.world or made.get("open_world", "mini"))
+        self.world, index, self.retriever = open_world(args.world or made.get("open_world", "mini"), args, made)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=made.get("passage_tokens", 64))
         self.questions = [] if args.ask is not None else self.world.questions(args.dataset, args.split)[:args.rows or None]
 
@@ -107,7 +107,8 @@ class Evaluation:
         atomic_write(directory / f"{stem}.jsonl", lambda path: path.write_text(lines))
         write_json(directory / f"{stem}.json", none_for_nan({
             "world": self.world.name, "set": self.args.dataset, "split": self.args.split, "rows": len(episodes), "checkpoint": str(self.checkpoint),
-            "decoding": asdict(decoding), "k": self.env.k, "quota": self.env.quota, "metrics": pick(summarize(episodes)), "slices": slices,
+            "decoding": asdict(decoding), "retriever": self.retriever, "k": self.env.k, "quota": self.env.quota,
+            "metrics": pick(summarize(episodes)), "slices": slices,
             "truncated_questions": sum(e.truncated for e in episodes), "corpus_sha256": self.world.corpus_sha256, "seconds": seconds}))
 
     def episode_record(self, e: Episode) -> dict:
@@ -220,7 +221,8 @@ def evaluate() -> None:
         evaluation = Evaluation(checkpoint, args, workers)
         if checkpoint == checkpoints[0]:
             print(f"evaluate: world {evaluation.world.name}, set {args.dataset}, split {args.split}, {len(evaluation.questions)} questions, "
-                  f"k = {evaluation.env.k}, quota {evaluation.env.quota}; {'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(checkpoints)}")
+                  f"{evaluation.retriever['retriever']}, k = {evaluation.env.k}, quota {evaluation.env.quota}; "
+                  f"{'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(checkpoints)}")
         for name, row in rows:
             results[checkpoint, name] = evaluation.play(name, row)
     last = list(results.values())[-1]

@@ -23,16 +23,16 @@ from data.metrics import hit
 from data.mini import MiniWorld, format_properties, properties
 from data.world import Question, World
 from model import Config, Policy, Tokenizer
-from retrieval_cpp import BM25Index
 from rl import Decoding, Episode, RagEnv, Turn, Workers, collate, observation, rollout, score
 from rl.parallel import set_gradients
 from rl.ppo import by_length
+from rl.retrievers import RetrieverArgs, open_world
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
 from rl.summary import summarize
 
 
 @dataclass
-class Args:
+class Args(RetrieverArgs):
     world: str = arg("mini", "mini, mini:SEED, tiny, or a directory in the world format")
     dataset: str = arg("popqa", "question set to train on")
     out: str = arg("runs/sft", "where the checkpoint and the log go")
@@ -43,14 +43,14 @@ class Args:
     heads: int = arg(4, "attention heads; half as many key/value heads", least=1)
     context: int = arg(1024, "positions of the policy", least=1)
     passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
-    read_steps: int = arg(1200, "optimiser steps of the read phase")
+    read_steps: int = arg(1500, "optimiser steps of the read phase")
     mix_steps: int = arg(500, "optimiser steps of the mix phase")
     episodes: int = arg(96, "demonstrations per step", least=1)
     micro_batch: int = arg(32, "demonstrations per forward pass, similar lengths together")
     popular_share: float = arg(0.5, "share of demonstrations about popular questions, where the world has slices")
     direct_popular: float = arg(0.55, "read phase: share of popular demonstrations that answer directly")
-    direct_other: float = arg(0.15, "read phase: share of the other demonstrations that answer directly")
-    swap: float = arg(0.5, "probability of swapping the answer inside a gold passage for another of its relation")
+    direct_other: float = arg(0.05, "read phase: share of the other demonstrations that answer directly")
+    swap: float = arg(0.7, "probability of swapping the answer inside a gold passage for another of its relation")
     shuffle: float = arg(0.5, "probability of shuffling the passages of a demonstration: a reader must not trust the rank alone")
     curriculum: float = arg(0.3, "read phase: share of the steps during which the observation grows to k passages")
     query_weight: float = arg(0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not")
@@ -61,6 +61,7 @@ class Args:
     smoothing: float = arg(0.1, "mix phase: label smoothing of the decision")
     muon_lr: float = arg(0.015, "learning rate of the hidden matrices (Muon), read phase")
     adamw_lr: float = arg(2e-3, "learning rate of embeddings and norms (AdamW), read phase")
+    weight_decay: float = arg(0.2, "weight decay of the hidden matrices")
     mix_lr_scale: float = arg(0.25, "mix phase: learning rates as a share of the read phase's")
     dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32", choices=("bf16", "fp32"))
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
@@ -69,16 +70,10 @@ class Args:
     fresh: bool = arg(False, "discard what --out holds and start over")
 
 
-def open_world(name: str) -> tuple[World, BM25Index]:
-    """A world and the BM25 index over "title text" of its passages."""
-    world = World.open(name)
-    return world, BM25Index.build(f"{p.title} {p.text}" for p in world.corpus)
-
-
 def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW alone. One Muon a
     layer, so that the layers' steps run in parallel."""
-    muons = {f"muon{i}": torch.optim.Muon([p for p in layer.parameters() if p.ndim == 2], lr=args.muon_lr, weight_decay=0.0)
+    muons = {f"muon{i}": torch.optim.Muon([p for p in layer.parameters() if p.ndim == 2], lr=args.muon_lr, weight_decay=args.weight_decay)
              for i, layer in enumerate(policy.model.layers)}
     hidden = {id(p) for muon in muons.values() for p in muon.param_groups[0]["params"]}
     rest = [p for p in policy.model.parameters() if id(p) not in hidden]
@@ -254,7 +249,7 @@ class WarmUp:
     def __init__(self, args: Args):
         self.args, self.workers = args, Workers(args.threads, args.device)
         torch.manual_seed(args.seed)
-        self.world, self.index = open_world(args.world)
+        self.world, self.index, self.retriever = open_world(args.world, args)
         self.questions, self.dev = (self.world.questions(args.dataset, split) for split in ("train", "dev"))
         self.env = RagEnv(self.world, self.index, passage_tokens=args.passage_tokens)
         self.phase, self.first = "read", 0  # where the run stands: phase and first step that is still to do
@@ -320,7 +315,8 @@ class WarmUp:
             backward(self.policy, episodes, self.tokenizer, args, self.workers)
             self.policy.zero_grad(set_to_none=True)
         minutes = (time.perf_counter() - start) * (args.read_steps + args.mix_steps) / 60
-        print(f"train_sft: world {world.name} ({len(world.corpus)} passages, k = {self.env.k}), {args.dataset}.train: {len(self.questions)} questions; "
+        print(f"train_sft: world {world.name} ({len(world.corpus)} passages, {self.retriever['retriever']}, k = {self.env.k}), "
+              f"{args.dataset}.train: {len(self.questions)} questions; "
               f"policy {self.policy.parameter_count():,} parameters, vocabulary {len(self.tokenizer)}; about {sum(len(e.tokens) for e in episodes)} tokens "
               f"per step, {args.read_steps} + {args.mix_steps} steps on {self.workers.count} threads: about {minutes:.0f} minutes")
         report_cut(self.questions, self.tokenizer, self.demonstrator.room)
@@ -337,7 +333,7 @@ def train() -> None:
     args = parse(Args, __doc__)
     warm_up = WarmUp(args)
     run = Run("train_sft", args, {"world": warm_up.world.name, "open_world": args.world, "corpus_sha256": warm_up.world.corpus_sha256,
-                                  "passage_tokens": args.passage_tokens})
+                                  "passage_tokens": args.passage_tokens, "open_retriever": warm_up.retriever})
     if run.status == "finished":
         print(f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}")
         return

@@ -6,16 +6,19 @@ import pytest
 
 from data.demonstrations import gold_passage
 from data.metrics import contains_answer
+from data.world import World
 from model import Tokenizer
+from retrieval_cpp import BM25Index
 from rl import RagEnv
-from train_sft import Args, Demonstrator, open_world
+from train_sft import Args, Demonstrator
 
 PLAIN = Args(world="tiny", swap=0.0, shuffle=0.0, gold=0.0)
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    world, index = open_world("tiny")
+    world = World.open("tiny")
+    index = BM25Index.build(f"{p.title} {p.text}" for p in world.corpus)
     questions = world.questions("popqa", "train")
     texts = [f"{p.title} {p.text}" for p in world.corpus]
     return world, questions, RagEnv(world, index), Tokenizer.train(texts + [q.question for q in questions], 700)

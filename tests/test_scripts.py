@@ -494,7 +494,7 @@ def test_sampling_depends_on_its_seed_alone(evaluated):
 
 def test_the_table_names_world_set_split_and_rows(evaluated):
     out = call("evaluate", "--checkpoint", evaluated, "--show", 3).out
-    assert out.startswith("evaluate: world tiny, set popqa, split test, 150 questions, k = 2, quota 1; greedy")
+    assert out.startswith("evaluate: world tiny, set popqa, split test, 150 questions, bm25, k = 2, quota 1; greedy")
     for row in ("direct only", "always retrieve, raw question", "always retrieve, own query", "own decision"):
         assert row in out
     assert out.count("P([RETRIEVE]) = ") == 3 and f"{evaluated}/eval/tiny.popqa.test.json" in out
