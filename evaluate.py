@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from data.world import Question
-from model import Tokenizer, load_policy, write_json
+from model import Tokenizer, is_checkpoint, load_policy, write_json
 from model.checkpoint import atomic_write
 from rl import Decoding, Episode, RagEnv, Workers, rollout
 from rl.retrievers import RetrieverArgs, open_world
@@ -210,7 +210,7 @@ def evaluate() -> None:
     decoding = decoding_of(args)
     if args.json and args.ask is None:
         raise UsageError("--json goes with --ask")
-    checkpoints = args.checkpoint.split(",") if args.checkpoint else [c for c in ("runs/sft", "runs/ppo") if (Path(c) / "config.json").exists()]
+    checkpoints = args.checkpoint.split(",") if args.checkpoint else [c for c in ("runs/sft", "runs/ppo") if is_checkpoint(c)]
     if not checkpoints:
         raise UsageError("no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint")
     if args.ask is not None:

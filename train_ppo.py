@@ -10,7 +10,6 @@ The figures to watch are in metrics.jsonl: P([RETRIEVE]) per slice, KL per episo
 beside that of a class oracle, malformed rate, reward, EM, F1, hit. OUT is the last policy, OUT/best the best on dev.
 """
 import copy
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from data.demonstrations import QuestionSampler
 from data.world import Question
-from model import load_policy
+from model import add_adapters, load_policy, trained_modules, weights_sha256
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Workers, collect, ppo_update, rollout
 from rl.advantages import class_means, explained_variance
 from rl.ppo import adapt_beta, minibatch_backward, update_value_head
@@ -34,6 +33,9 @@ from train_sft import report_cut
 @dataclass
 class Args(RetrieverArgs):
     init: str = arg("runs/sft", "warm-up checkpoint; also the reference of the KL penalty")
+    lora_rank: int = arg(0, "train LoRA adapters of this rank; the KL reference is then the policy without them, 0 = all weights")
+    merge: bool = arg(False, "with --lora-rank: write plain weights instead of adapters over OUT/base")
+    checkpointing: bool = arg(False, "gradient checkpointing: keep only what lies between layers, compute the rest twice")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world of --init")
     dataset: str = arg("popqa", "question set to train on")
     out: str = arg("runs/ppo", "where the checkpoints and the log go")
@@ -124,16 +126,20 @@ class Trainer:
         self.args, self.workers = args, Workers(args.threads, args.device)
         self.policy, self.tokenizer, made = load_policy(args.init, args.device)
         self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64),
-                      "init_sha256": hashlib.sha256((Path(args.init) / "model.safetensors").read_bytes()).hexdigest()}
+                      "init_sha256": weights_sha256(args.init)}
         self.world, index, self.facts["open_retriever"] = open_world(self.facts["open_world"], args, made)
         reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=self.facts["passage_tokens"])
         if args.both and self.env.quota < 1:
             raise UsageError(f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two branches to play; give --quota 1 or --no-both")
-        self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+        self.policy.model.gradient_checkpointing = args.checkpointing
+        self.reference = None if args.lora_rank else copy.deepcopy(self.policy).requires_grad_(False)
+        if args.lora_rank:
+            torch.manual_seed(args.seed)
+            add_adapters(self.policy, args.lora_rank, [])  # the rows of new tokens were trained by the warm-up
         self.config = PPOConfig(clip=args.clip, gamma=args.gamma, lam=args.lam, epochs=args.epochs, minibatch=args.minibatch, temperature=args.temperature,
                                 decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
-        self.optimizer = torch.optim.AdamW(self.policy.model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.value_optimizer = torch.optim.AdamW(self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0)
         self.questions = self.world.questions(args.dataset, "train")
         self.dev = self.world.questions(args.dataset, "dev")[:args.eval_rows]
@@ -189,7 +195,7 @@ class Trainer:
                 "sampled_slices": by_slice(sampled)}, f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
 
     def modules(self) -> tuple[dict, dict]:
-        return {"policy": self.policy}, {"policy": self.optimizer, "value": self.value_optimizer}
+        return trained_modules(self.policy), {"policy": self.optimizer, "value": self.value_optimizer}
 
     def save(self, run: Run) -> None:
         tensors = {f"{kind}{i}": x for i, pair in enumerate(self.replay) for kind, x in zip(("features", "returns"), pair)}
@@ -243,6 +249,8 @@ def train() -> None:
     args = parse(Args, __doc__)
     if Path(args.out).resolve() == Path(args.init).resolve():
         raise UsageError(f"--out {args.out} is --init: the warm-up checkpoint would be overwritten")
+    if args.merge and not args.lora_rank:
+        raise UsageError("--merge needs --lora-rank")
     if args.temperature == 0:
         raise UsageError("--temperature must be above 0: training samples")
     trainer = Trainer(args)
@@ -254,6 +262,8 @@ def train() -> None:
         trainer.load(run)
         print(f"resuming {run.out} at iteration {trainer.iteration}")
     describe(trainer, run)
+    if args.lora_rank and not args.merge:
+        run.save_adapters_only(trainer.policy, trainer.tokenizer)
     if trainer.iteration == 0:
         dev_evaluation(trainer, run)
     bar = tqdm(total=args.iterations, initial=trainer.iteration, desc="ppo", unit="iteration", dynamic_ncols=True)

@@ -11,7 +11,8 @@ Left out: teacher models and chain of thought. Shapes: N action tokens of a micr
 """
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from data.demonstrations import QuestionSampler, Teacher, answerable, gold_passa
 from data.metrics import hit
 from data.mini import MiniWorld, format_properties, properties
 from data.world import Question, World
-from model import Config, Policy, Tokenizer
+from model import Config, Policy, Tokenizer, add_adapters, open_pretrained, trained_modules, training_memory, weights_sha256
 from rl import Decoding, Episode, RagEnv, Turn, Workers, collate, observation, rollout, score
 from rl.parallel import set_gradients
 from rl.ppo import by_length
@@ -35,13 +36,18 @@ from rl.summary import summarize
 class Args(RetrieverArgs):
     world: str = arg("mini", "mini, mini:SEED, tiny, or a directory in the world format")
     dataset: str = arg("popqa", "question set to train on")
+    init: str = arg("", "Hugging Face checkpoint directory (Llama, Mistral, Qwen2, Qwen3) to start from; empty: a new policy")
     out: str = arg("runs/sft", "where the checkpoint and the log go")
     seed: int = arg(0, "seed of weights, demonstrations and probes")
     vocab_size: int = arg(4096, "entries at most of the BPE tokenizer that is trained on the world (mini needs fewer than 2,048)", least=1)
     hidden_size: int = arg(128, "width of the policy", least=1)
     layers: int = arg(4, "layers of the policy", least=1)
     heads: int = arg(4, "attention heads; half as many key/value heads", least=1)
-    context: int = arg(1024, "positions of the policy", least=1)
+    context: int = arg(1024, "positions of the policy; with --init at most those of its checkpoint", least=1)
+    lora_rank: int = arg(0, "with --init: train LoRA adapters of this rank and the rows of new tokens, 0 = all weights")
+    merge: bool = arg(False, "with --lora-rank: write plain weights instead of adapters over OUT/base")
+    weights_dtype: str = arg("fp32", "with --init: fp32 or bf16 weights; bf16 rounds small steps away, LoRA adapters are fp32 always", choices=("fp32", "bf16"))
+    checkpointing: bool = arg(False, "gradient checkpointing: keep only what lies between layers, compute the rest twice")
     passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
     read_steps: int = arg(1500, "optimiser steps of the read phase")
     mix_steps: int = arg(500, "optimiser steps of the mix phase")
@@ -62,6 +68,7 @@ class Args(RetrieverArgs):
     muon_lr: float = arg(0.015, "learning rate of the hidden matrices (Muon), read phase")
     adamw_lr: float = arg(2e-3, "learning rate of embeddings and norms (AdamW), read phase")
     weight_decay: float = arg(0.2, "weight decay of the hidden matrices")
+    lr: float = arg(0.0, "with --init: learning rate of everything (AdamW), read phase; 0: 2e-5, with --lora-rank 2e-4")
     mix_lr_scale: float = arg(0.25, "mix phase: learning rates as a share of the read phase's")
     dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32", choices=("bf16", "fp32"))
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
@@ -72,18 +79,24 @@ class Args(RetrieverArgs):
 
 def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW alone. One Muon a
-    layer, so that the layers' steps run in parallel."""
+    layer, so that the layers' steps run in parallel. A pretrained policy keeps the AdamW that it was born with."""
+    adamw = lambda parameters, lr: torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    if args.init:
+        return {"adamw": adamw(policy.trunk_parameters(), pretrained_lr(args))}
     muons = {f"muon{i}": torch.optim.Muon([p for p in layer.parameters() if p.ndim == 2], lr=args.muon_lr, weight_decay=args.weight_decay)
              for i, layer in enumerate(policy.model.layers)}
     hidden = {id(p) for muon in muons.values() for p in muon.param_groups[0]["params"]}
-    rest = [p for p in policy.model.parameters() if id(p) not in hidden]
-    return muons | {"adamw": torch.optim.AdamW(rest, lr=args.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)}
+    return muons | {"adamw": adamw([p for p in policy.trunk_parameters() if id(p) not in hidden], args.adamw_lr)}
+
+
+def pretrained_lr(args: Args) -> float:
+    return args.lr or (2e-4 if args.lora_rank else 2e-5)
 
 
 def set_learning_rate(optimizers: dict, args: Args, scale: float) -> None:
     for name, optimizer in optimizers.items():
         for group in optimizer.param_groups:
-            group["lr"] = scale * (args.adamw_lr if name == "adamw" else args.muon_lr)
+            group["lr"] = scale * (pretrained_lr(args) if args.init else args.adamw_lr if name == "adamw" else args.muon_lr)
 
 
 def schedule(step: int, steps: int, warmup: int = 20, decay: float = 0.4) -> float:
@@ -180,13 +193,13 @@ def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args:
 
 def backward(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args, workers: Workers) -> float:
     """The loss of one step and its gradient, in micro-batches of similar length; the longest first, so that no thread waits."""
-    count, trunk = sum(sum(e.action_mask) for e in episodes), list(policy.model.parameters())
+    count, trunk = sum(sum(e.action_mask) for e in episodes), policy.trunk_parameters()
 
     def differentiate(group: list[int]) -> tuple[float, tuple[Tensor, ...]]:
         loss = loss_of(policy, [episodes[i] for i in group], tokenizer, args) / count
         return float(loss.detach()), torch.autograd.grad(loss, trunk)
     losses, gradients = zip(*workers.map(differentiate, by_length(episodes, args.micro_batch)[::-1]))
-    set_gradients(policy.model, gradients)
+    set_gradients(trunk, gradients)
     return sum(losses)
 
 
@@ -195,7 +208,7 @@ def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokeni
     total = backward(policy, episodes, tokenizer, args, workers)
     if not np.isfinite(total):
         raise FloatingPointError("the loss is NaN or infinite")
-    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)):
+    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.trunk_parameters(), 1.0)):
         raise FloatingPointError("the gradient is NaN or infinite")
     list(workers.map(lambda optimizer: optimizer.step(), optimizers.values()))
     return total
@@ -260,23 +273,38 @@ class WarmUp:
 
     def build(self) -> None:
         """Tokenizer, policy and optimizers; seconds of work, so only for a run that is not finished."""
+        args = self.args
+        self.policy, self.tokenizer = self.open_init() if args.init else self.new_policy()
+        self.policy.to(args.device).model.gradient_checkpointing = args.checkpointing
+        self.optimizers = make_optimizers(self.policy, args)
+        self.demonstrator = Demonstrator(self.world, self.questions, self.env, self.tokenizer,
+                                         replace(args, context=self.policy.config.max_position_embeddings))
+
+    def open_init(self) -> tuple[Policy, Tokenizer]:
+        args = self.args
+        policy, tokenizer, new = open_pretrained(args.init, torch.bfloat16 if args.weights_dtype == "bf16" else torch.float32, args.context)
+        if args.context != Args.context and policy.config.max_position_embeddings < args.context:
+            raise UsageError(f"--context {args.context}: {args.init} has {policy.config.max_position_embeddings} positions")
+        if args.lora_rank:
+            add_adapters(policy, args.lora_rank, new)
+        return policy, tokenizer
+
+    def new_policy(self) -> tuple[Policy, Tokenizer]:
         args, texts = self.args, [f"{p.title} {p.text}" for p in self.world.corpus]
-        self.tokenizer = Tokenizer.train(texts + [t for q in self.questions for t in (q.question, q.answers[0])], args.vocab_size)
+        tokenizer = Tokenizer.train(texts + [t for q in self.questions for t in (q.question, q.answers[0])], args.vocab_size)
         try:
-            config = Config(vocab_size=len(self.tokenizer), hidden_size=args.hidden_size, intermediate_size=3 * args.hidden_size, num_hidden_layers=args.layers,
+            config = Config(vocab_size=len(tokenizer), hidden_size=args.hidden_size, intermediate_size=3 * args.hidden_size, num_hidden_layers=args.layers,
                             num_attention_heads=args.heads, num_key_value_heads=max(1, args.heads // 2), max_position_embeddings=args.context)
         except ValueError as error:
             raise UsageError(error) from None
-        self.policy = Policy(config).to(args.device)
-        self.optimizers = make_optimizers(self.policy, args)
-        self.demonstrator = Demonstrator(self.world, self.questions, self.env, self.tokenizer, args)
+        return Policy(config), tokenizer
 
     def save(self, run: Run, step: int) -> None:
         labels = torch.tensor([self.knows.get(q.id, False) for q in self.probed], dtype=torch.uint8)
-        run.save({"policy": self.policy}, self.optimizers, {"knows": labels}, {"phase": self.phase, "step": step})
+        run.save(trained_modules(self.policy), self.optimizers, {"knows": labels}, {"phase": self.phase, "step": step})
 
     def load(self, run: Run) -> None:
-        tensors, facts = run.load({"policy": self.policy}, self.optimizers)
+        tensors, facts = run.load(trained_modules(self.policy), self.optimizers)
         self.phase, self.first = facts["phase"], facts["step"]
         self.knows = {q.id: bool(known) for q, known in zip(self.probed, tensors["knows"].tolist())}
 
@@ -310,6 +338,9 @@ class WarmUp:
         """What is going to happen, with the time of one throwaway step as the yardstick of the expected minutes."""
         args, world = self.args, self.world
         episodes = read_batch(self.demonstrator, self.samplers["read"], args.read_steps, args)
+        groups = [[episodes[i] for i in group] for group in by_length(episodes, args.micro_batch)]
+        shapes = [(len(group), max(len(e.tokens) for e in group), sum(sum(e.action_mask) for e in group)) for group in groups]
+        print("train_sft: " + training_memory(self.policy, self.optimizers, shapes, self.workers.count, args.dtype == "bf16").describe())
         for _ in range(2):  # the first is slower: memory and kernels are set up
             start = time.perf_counter()
             backward(self.policy, episodes, self.tokenizer, args, self.workers)
@@ -329,11 +360,26 @@ class WarmUp:
             print(f"the teacher's queries find the gold passage of {np.mean(hits):.1%} of {len(hits)} training questions that have one")
 
 
+def check_init_flags(args: Args) -> None:
+    """Raises UsageError for flags of a new policy beside --init, and the other way round."""
+    new, pretrained = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "adamw_lr", "weight_decay"), ("lora_rank", "merge", "weights_dtype", "lr")
+    for name in new if args.init else pretrained:
+        if getattr(args, name) != getattr(Args, name):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} is for a new policy; --init brings its own" if args.init else f"{flag} needs --init")
+    if args.merge and not args.lora_rank:
+        raise UsageError("--merge needs --lora-rank")
+    if args.init and Path(args.out).resolve() == Path(args.init).resolve():
+        raise UsageError(f"--out {args.out} is --init: the checkpoint would be overwritten")
+
+
 def train() -> None:
     args = parse(Args, __doc__)
+    check_init_flags(args)
     warm_up = WarmUp(args)
     run = Run("train_sft", args, {"world": warm_up.world.name, "open_world": args.world, "corpus_sha256": warm_up.world.corpus_sha256,
-                                  "passage_tokens": args.passage_tokens, "open_retriever": warm_up.retriever})
+                                  "passage_tokens": args.passage_tokens, "open_retriever": warm_up.retriever,
+                                  "init_sha256": weights_sha256(args.init) if args.init else ""})
     if run.status == "finished":
         print(f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}")
         return
@@ -342,6 +388,8 @@ def train() -> None:
         warm_up.load(run)
         print(f"resuming {run.out} in phase {warm_up.phase}, step {warm_up.first}")
     warm_up.describe()
+    if args.lora_rank and not args.merge:
+        run.save_adapters_only(warm_up.policy, warm_up.tokenizer)
     if warm_up.phase == "read":
         warm_up.run_phase(run, args.read_steps, 1.0)
         run.export(run.out / "read", warm_up.policy, warm_up.tokenizer)

@@ -1,6 +1,7 @@
 """Whole checkpoints: a policy with its tokenizer for everyone, and the state of an unfinished run for ourselves.
 
-    config.json  model.safetensors  tokenizer.json    what `transformers` opens too
+    config.json  model.safetensors  tokenizer.json  tokenizer_config.json    what `transformers` opens too
+    adapter_config.json  adapter_model.safetensors    instead of model.safetensors where LoRA adapters were not merged: `peft`
     value_head.safetensors                            ours, beside it
     run.json                                          how it was made: script, arguments, world
     training.safetensors                              only while a run is unfinished: one file, replaced atomically
@@ -8,6 +9,7 @@
 The state of a run (weights, optimizers, buffers, counters) is a single safetensors file, so that there is no
 moment at which a kill leaves halves of two states behind. No pickle anywhere.
 """
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,7 +23,8 @@ from .policy import CheckpointError, Policy
 from .tokenizer import Tokenizer
 
 STATE_FILE = "training.safetensors"
-POLICY_FILES = ("model.safetensors", "value_head.safetensors", "tokenizer.json", "run.json", "config.json")
+POLICY_FILES = ("model.safetensors", "adapter_model.safetensors", "value_head.safetensors", "tokenizer.json", "tokenizer_config.json", "run.json",
+                "adapter_config.json", "config.json")  # the last two make a directory a checkpoint: each holds exactly one of them
 
 
 def atomic_write(path: Path, write) -> None:
@@ -49,18 +52,20 @@ def check_finite(module: nn.Module, directory: Path) -> None:
             raise FloatingPointError(f"{name} holds NaN or infinite weights; {directory} is not written")
 
 
-def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict) -> None:
-    """Write an inference checkpoint. A failure leaves the old one as it was; a kill while its files are exchanged leaves a
-    directory without `config.json`, which is no checkpoint, never one of old and new files."""
+def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict, base: Path | None = None) -> None:
+    """Write an inference checkpoint; with a `base`, one of adapters over that checkpoint. A failure leaves the old one as it
+    was; a kill while its files are exchanged leaves a directory without `config.json` (or `adapter_config.json`), which is
+    no checkpoint, never one of old and new files."""
     check_finite(policy, directory)
     directory.mkdir(parents=True, exist_ok=True)
     staging = directory / "staging.partial"
     staging.mkdir(exist_ok=True)
     try:
-        policy.save(staging)
+        policy.save(staging, base)
         tokenizer.save(staging)
         (staging / "run.json").write_text(json.dumps(run, indent=1) + "\n")
-        policy.config.save(staging / "config.json", tokenizer.pad, tokenizer.bos, tokenizer.eos)
+        if not base:  # transformers takes the config of the base where there is none beside the adapters
+            policy.config.save(staging / "config.json", tokenizer.pad, tokenizer.bos, tokenizer.eos, str(policy.dtype).removeprefix("torch."))
         _exchange(staging, directory)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{directory}: could not be written ({error}); what was there before is kept") from None
@@ -71,9 +76,9 @@ def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict
 
 
 def _exchange(staging: Path, directory: Path) -> None:
-    """Move the old files out, `config.json` first, and the new ones in, `config.json` last; undone on any failure."""
+    """Move the old files out, what makes it a checkpoint first, and the new ones in, that last; undone on any failure."""
     moves = [(directory / name, staging / f"old.{name}") for name in reversed(POLICY_FILES) if (directory / name).exists()]
-    moves += [(staging / name, directory / name) for name in POLICY_FILES]
+    moves += [(staging / name, directory / name) for name in POLICY_FILES if (staging / name).exists()]
     done = []
     try:
         for source, target in moves:
@@ -98,6 +103,17 @@ def load_policy(directory: str | Path, device: str = "cpu") -> tuple[Policy, Tok
         return policy, tokenizer, json.loads(run.read_text()) if run.exists() else {}
     except ValueError as error:
         raise CheckpointError(f"{run}: not readable JSON ({error})") from None
+
+
+def weights_sha256(directory: str | Path) -> str:
+    """Hash of the weight files of a checkpoint; "" where there are none."""
+    digest = hashlib.sha256()
+    files = sorted(Path(directory).glob("*model*.safetensors"))
+    for path in files:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest() if files else ""
 
 
 def save_state(directory: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer],

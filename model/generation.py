@@ -32,9 +32,9 @@ class Session:
 
     @classmethod
     def start(cls, policy: Policy, chunks: list[list[int]]) -> "Session":
-        """A session whose rows begin with these tokens. The cache has the autocast dtype where autocast is on."""
+        """A session whose rows begin with these tokens. The cache has the autocast dtype where autocast is on, else the weights'."""
         device = policy.device
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else policy.dtype
         cache = Cache.empty(policy.config, len(chunks), 0, dtype, device)
         session = cls(policy, cache, torch.zeros(len(chunks), dtype=torch.long, device=device), None)
         return session.feed(chunks)

@@ -9,16 +9,19 @@ Shapes: B batch, T tokens, V vocabulary, D width, N selected positions.
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import Config
-from .transformer import Cache, Transformer
+from .config import CheckpointError, Config
+from .lora import CONFIG, TrainedRows, merge_saved, merged_state, read_adapter_config, save_adapters
+from .transformer import Cache, Rope, Transformer
+from .weights import read_tensors, shards
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; one line that names the file."""
+def is_checkpoint(directory: str | Path) -> bool:
+    """Whether a directory holds a whole policy, or adapters over one."""
+    return any((Path(directory) / name).is_file() for name in ("config.json", CONFIG))
 
 
 class ValueHead(nn.Module):
@@ -43,6 +46,7 @@ class Policy(nn.Module):
         super().__init__()
         self.config = config
         self.model = Transformer(config)
+        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.value_head = ValueHead(config.hidden_size)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,9 +58,11 @@ class Policy(nn.Module):
         return self.logits(states[-1]), self.value_head(self.value_features(states))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [..., D] -> float32 [..., V] through the tied embedding, whatever the autocast."""
+        """Final hidden states [..., D] -> float32 [..., V], multiplied in the dtype of the weights whatever the autocast."""
+        head = self.lm_head or self.model.embed_tokens
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float(), self.model.embed_tokens.weight.float())
+            logits = F.linear(hidden.to(head.weight.dtype), head.weight).float()
+            return head.correct(logits, hidden) if isinstance(head, TrainedRows) else logits
 
     def value_features(self, states: list[Tensor], at: tuple = ()) -> Tensor:
         """Layer states [B, T, D] -> detached float32 [B, T, 3 D]: last, one before, causal mean of the first.
@@ -77,49 +83,62 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.model.embed_tokens.weight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the decoder's weights; the value head is float32 always."""
+        return self.model.embed_tokens.weight.dtype
+
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
     def trunk_state(self) -> dict[str, Tensor]:
-        """The decoder under the names of Hugging Face's Llama."""
-        return {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        """The decoder under the names of Hugging Face's Llama, adapters merged."""
+        return {name: tensor for name, tensor in merged_state(self).items() if not name.startswith("value_head.")}
 
-    def save(self, directory: Path) -> None:
-        """model.safetensors (opens in transformers) and value_head.safetensors; see checkpoint.py for whole checkpoints."""
-        save_file({k: v.contiguous().cpu() for k, v in self.trunk_state().items()}, directory / "model.safetensors", {"format": "pt"})
-        save_file({k: v.contiguous().cpu() for k, v in self.value_head.state_dict().items()}, directory / "value_head.safetensors")
+    def trunk_parameters(self) -> list[nn.Parameter]:
+        """What a policy loss trains: all of the decoder that is not frozen, nothing of the value head."""
+        return [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("value_head.")]
+
+    def save(self, directory: Path, base: Path | None = None) -> None:
+        """model.safetensors (opens in transformers), or with a `base` the adapters alone (open in peft), and
+        value_head.safetensors; see checkpoint.py for whole checkpoints."""
+        cpu = lambda state: {name: tensor.contiguous().cpu() for name, tensor in state.items()}
+        if base:
+            save_adapters(self, directory, base)
+        else:
+            save_file(cpu(self.trunk_state()), directory / "model.safetensors", {"format": "pt"})
+        save_file(cpu(self.value_head.state_dict()), directory / "value_head.safetensors")
 
     @classmethod
-    def load(cls, directory: str | Path, device: str | torch.device = "cpu") -> "Policy":
-        """Open a checkpoint directory. Raises CheckpointError that names what is missing, unknown or misshapen."""
+    def load(cls, directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> "Policy":
+        """Open a checkpoint directory, ours or a Hugging Face one of the families of config.py, sharded or not.
+
+        dtype: of the decoder's weights; None keeps bf16 and turns all else into float32. Raises CheckpointError that
+        names what is missing, unknown or misshapen.
+        """
         directory = Path(directory)
-        if not (directory / "config.json").is_file():
+        if not is_checkpoint(directory):
             raise CheckpointError(f"{directory}: no checkpoint here (config.json not found)")
-        try:
-            policy = cls(Config.load(directory / "config.json"))
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(str(error)) from None
-        load_tensors(policy.model, directory / "model.safetensors", prefix="model.")
-        if (directory / "value_head.safetensors").exists():  # absent in foreign checkpoints: the head then starts at 0
-            load_tensors(policy.value_head, directory / "value_head.safetensors", prefix="")
+        if (directory / CONFIG).exists():
+            base, rank, ids = read_adapter_config(directory)
+            policy = cls.load(base, "cpu", dtype)
+            merge_saved(policy, directory, rank, ids)
+        else:
+            policy = cls._load_trunk(directory, dtype)
+        head = directory / "value_head.safetensors"
+        if head.exists():  # absent in foreign checkpoints: the head then starts at 0
+            policy.value_head.load_state_dict(read_tensors(head, policy.value_head.state_dict(), torch.float32))
         return policy.to(device).eval()
 
-
-def load_tensors(module: nn.Module, path: Path, prefix: str) -> None:
-    """Copy a safetensors file into a module; every name and shape must agree."""
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found") from None
-    except Exception as error:  # safetensors raises its own class for torn and foreign files
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-    tensors.pop("lm_head.weight", None)  # some writers repeat the tied embedding
-    own = {prefix + name: tensor for name, tensor in module.state_dict().items()}
-    for name in own.keys() ^ tensors.keys():
-        raise CheckpointError(f"{path}: {'missing' if name in own else 'unknown'} tensor {name!r}")
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(f"{path}: {name!r} has shape {list(tensor.shape)}, expected {list(own[name].shape)}")
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name!r} holds NaN or infinite weights")
-        own[name].copy_(tensor)
+    @classmethod
+    def _load_trunk(cls, directory: Path, dtype: torch.dtype | None) -> "Policy":
+        config = Config.load(directory / "config.json")
+        with torch.device("meta"):  # neither time nor memory for weights that are about to be replaced
+            policy = cls(config)
+        policy.model.rope, policy.value_head = Rope(config), ValueHead(config.hidden_size)
+        for file, names in shards(directory, policy.trunk_state(), config.tie_word_embeddings).items():
+            own = {name: policy.get_parameter(name) for name in names}
+            policy.load_state_dict(read_tensors(file, own, dtype, config.tie_word_embeddings), strict=False, assign=True)
+        for parameter in policy.trunk_parameters():  # a file of several types: that of the embedding
+            parameter.data = parameter.data.to(policy.dtype)
+        return policy

@@ -1,12 +1,13 @@
-"""A Llama-type decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, tied embeddings.
+"""A Llama-type decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, and the options of its relatives
+(biases, query/key norms, Llama 3's rope scaling; see config.py).
 
-Parameter names are those of Hugging Face's Llama, so checkpoints travel both ways. Left out on purpose: biases,
-rope scaling, dropout, sliding windows. One code path serves training (no cache) and decoding (with a cache).
+Parameter names are those of Hugging Face's Llama, so checkpoints travel both ways. Left out on purpose: dropout,
+sliding windows. One code path serves training (no cache) and decoding (with a cache).
 
 Shapes: B batch, T new tokens, S cached slots, V vocabulary, D width, H query heads, K key/value heads,
 G = H / K query heads per key/value head, E head dimension.
 
-Sources: Llama (arXiv 2302.13971), RoPE (2104.09864), GQA (2305.13245), SwiGLU (2002.05202).
+Sources: Llama (arXiv 2302.13971), RoPE (2104.09864), GQA (2305.13245), SwiGLU (2002.05202), Llama 3 (2407.21783), Qwen3 (2505.09388).
 """
 import math
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from .config import Config
+from .config import Config, RopeScaling
 
 
 class Cache(NamedTuple):
@@ -57,6 +59,13 @@ class RMSNorm(nn.Module):
         return x * (scale * self.weight.to(x.dtype))
 
 
+def stretched(frequency: Tensor, scaling: RopeScaling) -> Tensor:
+    """Llama 3: rotations slower than the original context are divided by `factor`, fast ones kept, those between interpolated."""
+    turns = frequency * scaling.original_max_position_embeddings / (2 * math.pi)  # within the original context
+    keep = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+    return frequency * (keep + (1 - keep) / scaling.factor)
+
+
 class Rope(nn.Module):
     """cos and sin of every position, made once; the half-split pairing of Llama (dimension i with i + E/2).
 
@@ -66,6 +75,8 @@ class Rope(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         frequency = config.rope_theta ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
+        if config.rope_scaling:
+            frequency = stretched(frequency, config.rope_scaling)
         angle = torch.outer(torch.arange(2 * config.max_position_embeddings).float(), frequency)  # [positions, E/2]
         self.register_buffer("cos", torch.cat([angle.cos(), angle.cos()], -1), persistent=False)
         self.register_buffer("sin", torch.cat([-angle.sin(), angle.sin()], -1), persistent=False)
@@ -99,17 +110,21 @@ class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=config.attention_bias)
+        if config.qk_norm:
+            self.q_norm, self.k_norm = (RMSNorm(self.head_dim, config.rms_norm_eps) for _ in range(2))
+        else:
+            self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, slots: Tensor | None, keys: Tensor | None,
                 values: Tensor | None) -> Tensor:
         """x [B, T, D] -> [B, T, D]. With a cache, the new keys are written at `slots` int64 [B, T] first."""
         B, T, _ = x.shape
-        q = rotate(self.q_proj(x).view(B, T, self.heads, self.head_dim), cos, sin).transpose(1, 2)
-        k = rotate(self.k_proj(x).view(B, T, self.kv_heads, self.head_dim), cos, sin)
+        q = rotate(self.q_norm(self.q_proj(x).view(B, T, self.heads, self.head_dim)), cos, sin).transpose(1, 2)
+        k = rotate(self.k_norm(self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)), cos, sin)
         v = self.v_proj(x).view(B, T, self.kv_heads, self.head_dim)
         if keys is not None:
             rows = torch.arange(B, device=x.device)[:, None]
@@ -125,9 +140,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -156,11 +171,14 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rope = Rope(config)
+        self.gradient_checkpointing = False  # recompute a layer in the backward pass instead of keeping what is inside it
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor, start: Tensor | None = None, cache: Cache | None = None) -> list[Tensor]:
         """tokens int64 [B, T] -> [h_1, ..., h_(L-1), norm(h_L)], each [B, T, D].
@@ -186,7 +204,10 @@ class Transformer(nn.Module):
         states = []
         for i, layer in enumerate(self.layers):
             keys, values = (cache.keys[i], cache.values[i]) if cache is not None else (None, None)
-            x = layer(x, cos, sin, mask, slots, keys, values)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cos, sin, mask, slots, keys, values, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin, mask, slots, keys, values)
             states.append(x)
         states[-1] = self.norm(x)
         return states

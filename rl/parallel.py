@@ -37,7 +37,7 @@ class Workers:
         return self._pool.map(call, *items)
 
 
-def set_gradients(module: nn.Module, gradients: Iterable[tuple[Tensor, ...]]) -> None:
+def set_gradients(parameters: list[nn.Parameter], gradients: Iterable[tuple[Tensor, ...]]) -> None:
     """.grad of the parameters = the sum over micro-batches, in their order, of torch.autograd.grad's tuples."""
-    for parameter, *parts in zip(module.parameters(), *gradients, strict=True):
+    for parameter, *parts in zip(parameters, *gradients, strict=True):
         parameter.grad = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model import Policy, Tokenizer
+from model import Policy, Tokenizer, adapters_off
 
 from .advantages import generalized_advantages, whiten
 from .episode import Batch, Episode, collate
@@ -108,10 +108,11 @@ def by_length(episodes: Sequence, size: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def collect(policy: Policy, reference: Policy, episodes: list[Episode], tokenizer: Tokenizer, beta: float, config: PPOConfig,
+def collect(policy: Policy, reference: Policy | None, episodes: list[Episode], tokenizer: Tokenizer, beta: float, config: PPOConfig,
             paired: bool = False, score_batch: int = 64, spread: Callable = map) -> Experience:
     """Score a rollout under the policy and the reference, penalise, and compute advantages.
 
+    reference: None is the policy without its adapters.
     paired: episodes come two by two, the same question on both branches (Decoding.both); the decision's advantage is
     then measured against the policy's own mixture of the two returns instead of the value head.
     """
@@ -120,7 +121,8 @@ def collect(policy: Policy, reference: Policy, episodes: list[Episode], tokenize
     def score_group(group: list[int]) -> zip:
         batch = collate([episodes[i] for i in group], tokenizer.pad, policy.device)
         own = score(policy, batch, tokenizer, config.temperature)
-        other = score(reference, batch, tokenizer, config.temperature)
+        with adapters_off():
+            other = score(reference or policy, batch, tokenizer, config.temperature)
         counts = torch.bincount(batch.rows, minlength=len(group)).tolist()
         columns = (batch.decision, own.log_probs, other.log_probs, policy.value_head(own.features), own.features)
         return zip(*(x.split(counts) for x in columns))
@@ -173,7 +175,7 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Ten
 def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int], tokenizer: Tokenizer, config: PPOConfig,
                        spread: Callable = map) -> dict[str, Tensor]:
     """The gradient of one minibatch of episodes, and what was seen at its tokens; does not depend on `micro_batches`."""
-    episodes, device, trunk = experience.episodes, policy.device, list(policy.model.parameters())
+    episodes, device, trunk = experience.episodes, policy.device, policy.trunk_parameters()
     tokens = sum(experience.offsets[i + 1] - experience.offsets[i] for i in chosen)
     size = -(-len(chosen) // config.micro_batches)
 
@@ -191,7 +193,7 @@ def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int]
             return {"clip_fraction": ((ratio - 1).abs() > config.clip).float(), "log_ratio": log_ratio, "k3_old": torch.expm1(log_ratio) - log_ratio,
                     "entropy": scores.entropy.detach(), "decision": batch.decision}, gradient
     seen, gradients = zip(*spread(differentiate, by_length([episodes[i] for i in chosen], size)[::-1]))  # longest first: no thread waits
-    set_gradients(policy.model, gradients)
+    set_gradients(trunk, gradients)
     return {name: torch.cat([x[name] for x in seen]) for name in seen[0]}
 
 
@@ -202,7 +204,7 @@ def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Exp
     Minibatches are random episodes, never sorted by length: sorting makes them all-answer or all-retrieve and biases
     the decision. Only the micro-batches inside one optimiser step group similar lengths.
     """
-    trunk = list(policy.model.parameters())
+    trunk = policy.trunk_parameters()
     seen, norms, stopped = [], [], False
     for _ in range(config.epochs):
         order = torch.randperm(len(experience.episodes), generator=generator).tolist()

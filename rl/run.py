@@ -21,12 +21,13 @@ import torch
 from tqdm import tqdm
 
 from data.world import WorldError
-from model import CheckpointError, Policy, Tokenizer, load_state, peek_facts, save_policy, save_state
+from model import CheckpointError, Policy, Tokenizer, is_checkpoint, load_state, peek_facts, save_policy, save_state
+from model.checkpoint import POLICY_FILES
 
 from .environment import ContextError, RetrieverError
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-STATELESS = ("out", "threads", "save_seconds", "fresh", "device", "init")  # what does not change what is learnt; --init is compared by content
+STATELESS = ("out", "threads", "save_seconds", "fresh", "device", "init", "checkpointing")  # what does not change what is learnt; --init is compared by content
 
 
 def arg(default, help: str, least: float | None = None, choices: tuple | None = None):
@@ -100,14 +101,15 @@ class Run:
         elif unfinished is not None:
             self._compare(unfinished["record"])
             self.status = "resume"
-        elif finished.exists() and (self.out / "config.json").exists():
+        elif finished.exists() and is_checkpoint(self.out):
             self._compare(read_json(finished))
             self.status = "finished"
-        elif (self.out / "config.json").exists():
+        elif is_checkpoint(self.out):
             raise UsageError(f"{self.out} holds a checkpoint that no run of ours made; choose another --out, or --fresh to replace it")
         else:
             self.status = "new"
         self._begun = self.status != "new"
+        self.base: Path | None = None
 
     def _begin(self) -> None:
         """Before the first write of a new run, and not earlier, what `out` holds is discarded."""
@@ -115,8 +117,8 @@ class Run:
             return
         self._begun = True
         self.out.mkdir(parents=True, exist_ok=True)
-        for directory in (self.out, self.out / "read", self.out / "best"):  # config.json first: without it there is no checkpoint
-            for name in ("config.json", "run.json", "training.safetensors", "model.safetensors", "value_head.safetensors", "tokenizer.json"):
+        for directory in (self.out, self.out / "read", self.out / "best", self.out / "base"):  # first what makes it a checkpoint
+            for name in ("training.safetensors", *reversed(POLICY_FILES)):
                 (directory / name).unlink(missing_ok=True)
             for result in [*directory.glob("eval/*.json"), *directory.glob("eval/*.jsonl")]:
                 result.unlink()
@@ -159,7 +161,13 @@ class Run:
 
     def export(self, directory: Path, policy: Policy, tokenizer: Tokenizer, **facts) -> None:
         self._begin()
-        save_policy(directory, policy, tokenizer, {**self.record, **facts})
+        save_policy(directory, policy, tokenizer, {**self.record, **facts}, self.base)
+
+    def save_adapters_only(self, policy: Policy, tokenizer: Tokenizer) -> None:
+        """From here on checkpoints hold adapters over OUT/base: the policy as it was when the run was new."""
+        if self.status == "new":
+            self.export(self.out / "base", policy, tokenizer)
+        self.base = self.out / "base"
 
     def finish(self, policy: Policy, tokenizer: Tokenizer, **facts) -> None:
         self.export(self.out, policy, tokenizer, **facts)

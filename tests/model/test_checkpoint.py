@@ -13,7 +13,7 @@ from model import CheckpointError, Policy, checkpoint, load_policy, load_state, 
 
 from .tiny import tiny_config, tiny_policy, tiny_tokenizer
 
-FILES = {"config.json", "model.safetensors", "run.json", "tokenizer.json", "value_head.safetensors"}
+FILES = {"config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json", "value_head.safetensors"}
 TOKENIZER = tiny_tokenizer()
 
 
@@ -175,7 +175,7 @@ def test_a_full_disk_leaves_the_old_policy(saved, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
-@pytest.mark.parametrize("moved", range(10))  # five old files out, five new ones in
+@pytest.mark.parametrize("moved", range(12))  # six old files out, six new ones in
 def test_a_failure_between_two_renames_leaves_the_old_policy(saved, monkeypatch, moved, error):
     before, replace, calls = bits(saved), os.replace, []
 

@@ -19,6 +19,7 @@ SHAPES = {
     "deep, long context": dict(num_hidden_layers=4, rope_theta=500.0, rms_norm_eps=1e-3, max_position_embeddings=512),
     "wide heads": dict(hidden_size=48, num_attention_heads=2, num_key_value_heads=1),
 }
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 
 
 def written(policy, directory, pad=0, bos=1, eos=2):
@@ -105,21 +106,28 @@ def test_the_older_way_to_write_theta_opens_too(tmp_path):
 
 @pytest.mark.parametrize("change, problem", [
     ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
-    ({"tie_word_embeddings": False}, "tie_word_embeddings = False is not supported"),
-    ({"attention_bias": True}, "attention_bias = True is not supported"),
-    ({"mlp_bias": True}, "mlp_bias = True is not supported"),
+    ({"model_type": "mistral", "mlp_bias": True}, "mlp_bias = True is not supported for model_type 'mistral'"),
+    ({"model_type": "qwen2", "attention_bias": True}, "attention_bias = True is not supported for model_type 'qwen2'"),
+    ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1 is neither true nor false"),
     ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
-    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling = "),
+    ({"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4} is not supported"),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
+    ({"rope_scaling": LLAMA3 | {"factor": 0}}, "rope_scaling: factor = 0 is not a positive number"),
+    ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64.0}}, "original_max_position_embeddings = 64.0 is not a positive whole number"),
+    ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "high_freq_factor must exceed low_freq_factor"),
+    ({"rope_scaling": {"type": "yarn", "factor": 8.0}}, "rope_scaling = {'type': 'yarn', 'factor': 8.0} is not supported"),
     ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rope_scaling = "),
-    ({"head_dim": 16}, "head_dim = 16 is not supported"),
+    ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_scaling = "),
+    ({"model_type": "mistral", "sliding_window": 0}, "sliding_window = 0 is not a positive whole number"),
+    ({"head_dim": 7}, "the head dimension 7 must be even"),
     ({"num_attention_heads": 0}, "num_attention_heads = 0 is not a positive whole number"),
     ({"hidden_size": "32"}, "hidden_size = '32' is not a positive whole number"),
     ({"num_hidden_layers": 2.0}, "num_hidden_layers = 2.0 is not a positive whole number"),
     ({"vocab_size": -1}, "vocab_size = -1 is not a positive whole number"),
-    ({"rms_norm_eps": None}, "rms_norm_eps = None is not a positive number"),
-    ({"hidden_size": 33}, "hidden_size 33 is not a multiple of num_attention_heads 4"),
+    ({"rms_norm_eps": None}, "missing field 'rms_norm_eps'"),
+    ({"hidden_size": 33, "head_dim": None}, "hidden_size 33 is not a multiple of num_attention_heads 4"),
     ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
-    ({"hidden_size": 36}, "the head dimension 9 must be even"),
+    ({"hidden_size": 36, "head_dim": None}, "the head dimension 9 must be even"),
 ])
 def test_what_this_decoder_does_not_compute_is_refused(tmp_path, change, problem):
     path = written(tiny_policy(), tmp_path) / "config.json"

@@ -40,6 +40,6 @@ def test_gradients_of_micro_batches_add_up(workers):
     whole = [p.grad.clone() for p in module.parameters()]
     gradient = lambda rows: torch.autograd.grad(module(rows).pow(2).sum(), list(module.parameters()))
     for parts in (x.split(8), x.split(3)):
-        set_gradients(module, list(workers.map(gradient, parts)))
+        set_gradients(list(module.parameters()), list(workers.map(gradient, parts)))
         for parameter, expected in zip(module.parameters(), whole, strict=True):
             torch.testing.assert_close(parameter.grad, expected)
