@@ -157,9 +157,9 @@ def show_episodes(episodes: list[Episode], tokenizer: Tokenizer, count: int) -> 
 # ---------------------------------------------------------------------------------------------- questions of one's own
 
 
-def ask(checkpoint: str, args: Args, decoding: Decoding) -> None:
+def ask(checkpoint: str, args: Args, decoding: Decoding, workers: Workers) -> None:
     """Answer --ask, each question as it comes; a reader that goes away (a closed pipe) ends it."""
-    evaluation = Evaluation(checkpoint, args)
+    evaluation = Evaluation(checkpoint, args, workers)
     generator = torch.Generator().manual_seed(args.seed)
     try:
         for number, text in asked(args.ask):
@@ -214,7 +214,7 @@ def evaluate() -> None:
     if not checkpoints:
         raise UsageError("no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint")
     if args.ask is not None:
-        return ask(checkpoints[-1], args, decoding)
+        return ask(checkpoints[-1], args, decoding, workers)
     rows = BASELINES if decoding == Decoding() else (("own decision" if not args.force else f"force {args.force}", decoding),)
     results, evaluation = {}, None
     for checkpoint in checkpoints:

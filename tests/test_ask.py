@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import evaluate
+from data.world import World
 from model import save_policy
 from rl import Episode, Turn
 from tests.model.tiny import tiny_config, tiny_policy
@@ -95,7 +96,7 @@ def test_the_real_policy(checkpoint, force, turns):
 
 def test_another_world(checkpoint, tmp_path):
     result = call("evaluate", "--checkpoint", checkpoint, "--ask", "What is the capital of Norland?", "--world", "tiny", "--force", "question", "--json")
-    assert {p["id"] for p in json.loads(result.out)["turns"][0]["passages"]} <= {p.id for p in evaluate.open_world("tiny")[0].corpus}
+    assert {p["id"] for p in json.loads(result.out)["turns"][0]["passages"]} <= {p.id for p in World.open("tiny").corpus}
 
 
 def test_bad_questions(checkpoint, scripted, monkeypatch):
