@@ -22,6 +22,12 @@ struct HugePages {  // an allocator
     using value_type = T;
     static constexpr std::size_t kHuge = 2 << 20;
 
+    HugePages() = default;
+    template <class U>
+    HugePages(const HugePages<U>&) {}
+    friend bool operator==(const HugePages&, const HugePages&) { return true; }
+    friend bool operator!=(const HugePages&, const HugePages&) { return false; }
+
     T* allocate(std::size_t count) {
         const std::size_t align = count * sizeof(T) < kHuge ? 64 : kHuge, bytes = (count * sizeof(T) + align - 1) / align * align;
         void* const memory = std::aligned_alloc(align, bytes);

@@ -8,6 +8,7 @@
 // The first index is the step: 256 bytes, whatever the storage.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
