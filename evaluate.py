@@ -2,33 +2,40 @@
 
     python evaluate.py --dataset popqa                      runs/sft and runs/ppo side by side, with forced baselines
     python evaluate.py --dataset popqa --checkpoint DIR     one checkpoint, or several: A,B
+    python evaluate.py --ask "Who wrote Middlemarch?"       one question, or with "--ask -" one per line of standard input
     ... --force answer|retrieve|question | --sample | --threshold 0.3
 
 Greedy by default. Results of the policy's own decisions go to CHECKPOINT/eval/<world>.<set>.<split>.json and the
 episodes to a .jsonl beside it; other decodings carry their name in the file's.
 """
 import json
+import os
+import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from data.world import Question
 from model import Tokenizer, is_checkpoint, load_policy, write_json
 from model.checkpoint import atomic_write
 from rl import Decoding, Episode, RagEnv, Workers, rollout
+from rl.retrievers import RetrieverArgs, open_world
 from rl.run import DEVICES, UsageError, arg, main, parse, precision
 from rl.summary import METRICS, by_slice, paired_interval, summarize, table
-from train_sft import open_world
 
 
 @dataclass
-class Args:
+class Args(RetrieverArgs):
     dataset: str = arg("popqa", "question set")
     split: str = arg("test", "split of the question set")
     checkpoint: str = arg("", "checkpoint directories, comma-separated; empty: runs/sft and runs/ppo, whichever exist")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world the checkpoint was trained on")
+    ask: str | None = field(default=None, metadata={"help": "a question, or - to read one per line; the last checkpoint answers", "type": str, "least": None})
+    json: bool = arg(False, "with --ask: one JSON object per question, and nothing else, on standard output")
     force: str = arg("", "answer: never retrieve; retrieve: always; question: always, with the raw question as query")
     sample: bool = arg(False, "sample text and decision at temperature 1, as in training")
     threshold: float = arg(0.5, "retrieve when P([RETRIEVE]) exceeds this")
@@ -76,9 +83,9 @@ class Evaluation:
     def __init__(self, checkpoint: str, args: Args, workers: Workers):
         self.args, self.checkpoint, self.workers = args, Path(checkpoint), workers
         self.policy, self.tokenizer, made = load_policy(checkpoint, args.device)
-        self.world, index = open_world(args.world or made.get("open_world", "mini"))
+        self.world, index, self.retriever = open_world(args.world or made.get("open_world", "mini"), args, made)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=made.get("passage_tokens", 64))
-        self.questions = self.world.questions(args.dataset, args.split)[:args.rows or None]
+        self.questions = [] if args.ask is not None else self.world.questions(args.dataset, args.split)[:args.rows or None]
 
     def play(self, name: str, decoding: Decoding) -> list[Episode]:
         """Play all questions, write the result files, return the episodes."""
@@ -100,7 +107,8 @@ class Evaluation:
         atomic_write(directory / f"{stem}.jsonl", lambda path: path.write_text(lines))
         write_json(directory / f"{stem}.json", none_for_nan({
             "world": self.world.name, "set": self.args.dataset, "split": self.args.split, "rows": len(episodes), "checkpoint": str(self.checkpoint),
-            "decoding": asdict(decoding), "k": self.env.k, "quota": self.env.quota, "metrics": pick(summarize(episodes)), "slices": slices,
+            "decoding": asdict(decoding), "retriever": self.retriever, "k": self.env.k, "quota": self.env.quota,
+            "metrics": pick(summarize(episodes)), "slices": slices,
             "truncated_questions": sum(e.truncated for e in episodes), "corpus_sha256": self.world.corpus_sha256, "seconds": seconds}))
 
     def episode_record(self, e: Episode) -> dict:
@@ -146,20 +154,75 @@ def show_episodes(episodes: list[Episode], tokenizer: Tokenizer, count: int) -> 
         print("  " + tokenizer.show(e.tokens))
 
 
+# ---------------------------------------------------------------------------------------------- questions of one's own
+
+
+def ask(checkpoint: str, args: Args, decoding: Decoding, workers: Workers) -> None:
+    """Answer --ask, each question as it comes; a reader that goes away (a closed pipe) ends it."""
+    evaluation = Evaluation(checkpoint, args, workers)
+    generator = torch.Generator().manual_seed(args.seed)
+    try:
+        for number, text in asked(args.ask):
+            start = time.perf_counter()
+            with precision(args.device, args.dtype):
+                [episode] = rollout(evaluation.policy, evaluation.tokenizer, evaluation.env, [Question(str(number), text, ())], decoding, generator)
+            seconds = time.perf_counter() - start
+            print(as_json(evaluation, episode, seconds) if args.json else as_text(evaluation, episode, seconds), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush would complain
+
+
+def asked(ask: str) -> Iterator[tuple[int, str]]:
+    """(line number, question): the argument, or the lines of standard input that are not blank. Raises UsageError."""
+    lines = sys.stdin.buffer if ask == "-" else [os.fsencode(ask)]
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError:
+            raise UsageError(f"{f'standard input:{number}' if ask == '-' else '--ask'}: not UTF-8 text") from None
+        if text:
+            yield number, text
+        elif ask != "-":
+            raise UsageError("--ask: the question is empty")
+
+
+def as_json(evaluation: Evaluation, e: Episode, seconds: float) -> str:
+    record = evaluation.episode_record(e)
+    fields = {name: record[name] for name in ("question", "p_retrieve", "turns", "answer", "malformed")}
+    return json.dumps(none_for_nan({**fields, "truncated": e.truncated, "seconds": round(seconds, 4)}), ensure_ascii=False)
+
+
+def as_text(evaluation: Evaluation, e: Episode, seconds: float) -> str:
+    lines = [e.question.question + (" (longer than the context, and cut)" if e.truncated else ""),
+             f"  {'retrieve' if e.turns else 'answer at once'}, P([RETRIEVE]) = {e.p_retrieve:.3f}"]
+    for turn in e.turns:
+        lines.append(f"  query: {turn.query}")
+        for row, score in zip(turn.passages, turn.scores):
+            passage = evaluation.world.corpus[row]
+            lines.append(f"  {score:7.3f}  [{passage.id}] {passage.title}: {' '.join(passage.text.split())}")
+    answer = "(malformed: no text, or no end within the budget)" if e.malformed else e.answer
+    return "\n".join([*lines, f"  answer: {answer}   {seconds:.2f} s"])
+
+
 def evaluate() -> None:
     args = parse(Args, __doc__)
     workers = Workers(args.threads, args.device)
     decoding = decoding_of(args)
+    if args.json and args.ask is None:
+        raise UsageError("--json goes with --ask")
     checkpoints = args.checkpoint.split(",") if args.checkpoint else [c for c in ("runs/sft", "runs/ppo") if is_checkpoint(c)]
     if not checkpoints:
         raise UsageError("no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint")
+    if args.ask is not None:
+        return ask(checkpoints[-1], args, decoding, workers)
     rows = BASELINES if decoding == Decoding() else (("own decision" if not args.force else f"force {args.force}", decoding),)
     results, evaluation = {}, None
     for checkpoint in checkpoints:
         evaluation = Evaluation(checkpoint, args, workers)
         if checkpoint == checkpoints[0]:
             print(f"evaluate: world {evaluation.world.name}, set {args.dataset}, split {args.split}, {len(evaluation.questions)} questions, "
-                  f"k = {evaluation.env.k}, quota {evaluation.env.quota}; {'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(checkpoints)}")
+                  f"{evaluation.retriever['retriever']}, k = {evaluation.env.k}, quota {evaluation.env.quota}; "
+                  f"{'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(checkpoints)}")
         for name, row in rows:
             results[checkpoint, name] = evaluation.play(name, row)
     last = list(results.values())[-1]

@@ -24,13 +24,14 @@ from model import add_adapters, load_policy, trained_modules, weights_sha256
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Workers, collect, ppo_update, rollout
 from rl.advantages import class_means, explained_variance
 from rl.ppo import adapt_beta, minibatch_backward, update_value_head
+from rl.retrievers import RetrieverArgs, open_world
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
 from rl.summary import by_slice, summarize
-from train_sft import open_world, report_cut
+from train_sft import report_cut
 
 
 @dataclass
-class Args:
+class Args(RetrieverArgs):
     init: str = arg("runs/sft", "warm-up checkpoint; also the reference of the KL penalty")
     lora_rank: int = arg(0, "train LoRA adapters of this rank; the KL reference is then the policy without them, 0 = all weights")
     merge: bool = arg(False, "with --lora-rank: write plain weights instead of adapters over OUT/base")
@@ -45,7 +46,7 @@ class Args:
     both: bool = arg(True, "play both branches of every question; else sample the decision")
     explore: float = arg(0.1, "share of uniform exploration when the decision is sampled")
     value_warmup: int = arg(4, "first iterations that train the value head alone")
-    lr: float = arg(4e-4, "peak learning rate of the policy (AdamW)")
+    lr: float = arg(6e-4, "peak learning rate of the policy (AdamW)")
     lr_warmup: int = arg(4, "iterations of linear warm-up of the learning rate, then linear decay to 10 %", least=1)
     value_lr: float = arg(2e-3, "learning rate of the value head")
     replay: int = arg(10, "iterations whose value features are kept for the value head", least=1)
@@ -126,7 +127,7 @@ class Trainer:
         self.policy, self.tokenizer, made = load_policy(args.init, args.device)
         self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64),
                       "init_sha256": weights_sha256(args.init)}
-        self.world, index = open_world(self.facts["open_world"])
+        self.world, index, self.facts["open_retriever"] = open_world(self.facts["open_world"], args, made)
         reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=self.facts["passage_tokens"])
         if args.both and self.env.quota < 1:
@@ -223,9 +224,10 @@ def expected_minutes(trainer: Trainer, episodes: int = 64) -> float:
 
 def describe(trainer: Trainer, run: Run) -> None:
     args, world = trainer.args, trainer.world
-    print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, k = {trainer.env.k}, quota {trainer.env.quota}), {args.dataset}.train: "
-          f"{len(trainer.questions)} questions; policy {trainer.policy.parameter_count():,} parameters from {args.init}; {args.iterations} iterations of "
-          f"{args.episodes} episodes on {trainer.workers.count} threads: about {expected_minutes(trainer):.0f} minutes; out {run.out}")
+    print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, {trainer.facts['open_retriever']['retriever']}, k = {trainer.env.k}, "
+          f"quota {trainer.env.quota}), {args.dataset}.train: {len(trainer.questions)} questions; policy {trainer.policy.parameter_count():,} "
+          f"parameters from {args.init}; {args.iterations} iterations of {args.episodes} episodes on {trainer.workers.count} threads: "
+          f"about {expected_minutes(trainer):.0f} minutes; out {run.out}")
     report_cut(trainer.questions, trainer.tokenizer, trainer.env.question_room(trainer.policy.config.max_position_embeddings))
 
 

@@ -24,16 +24,16 @@ from data.metrics import hit
 from data.mini import MiniWorld, format_properties, properties
 from data.world import Question, World
 from model import Config, Policy, Tokenizer, add_adapters, open_pretrained, trained_modules, training_memory, weights_sha256
-from retrieval_cpp import BM25Index
 from rl import Decoding, Episode, RagEnv, Turn, Workers, collate, observation, rollout, score
 from rl.parallel import set_gradients
 from rl.ppo import by_length
+from rl.retrievers import RetrieverArgs, open_world
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
 from rl.summary import summarize
 
 
 @dataclass
-class Args:
+class Args(RetrieverArgs):
     world: str = arg("mini", "mini, mini:SEED, tiny, or a directory in the world format")
     dataset: str = arg("popqa", "question set to train on")
     init: str = arg("", "Hugging Face checkpoint directory (Llama, Mistral, Qwen2, Qwen3) to start from; empty: a new policy")
@@ -49,14 +49,14 @@ class Args:
     weights_dtype: str = arg("fp32", "with --init: fp32 or bf16 weights; bf16 rounds small steps away, LoRA adapters are fp32 always", choices=("fp32", "bf16"))
     checkpointing: bool = arg(False, "gradient checkpointing: keep only what lies between layers, compute the rest twice")
     passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
-    read_steps: int = arg(1200, "optimiser steps of the read phase")
+    read_steps: int = arg(1500, "optimiser steps of the read phase")
     mix_steps: int = arg(500, "optimiser steps of the mix phase")
     episodes: int = arg(96, "demonstrations per step", least=1)
     micro_batch: int = arg(32, "demonstrations per forward pass, similar lengths together")
     popular_share: float = arg(0.5, "share of demonstrations about popular questions, where the world has slices")
     direct_popular: float = arg(0.55, "read phase: share of popular demonstrations that answer directly")
-    direct_other: float = arg(0.15, "read phase: share of the other demonstrations that answer directly")
-    swap: float = arg(0.5, "probability of swapping the answer that a passage states for another of its relation")
+    direct_other: float = arg(0.05, "read phase: share of the other demonstrations that answer directly")
+    swap: float = arg(0.7, "probability of swapping the answer inside a gold passage for another of its relation")
     shuffle: float = arg(0.5, "probability of shuffling the passages of a demonstration: a reader must not trust the rank alone")
     curriculum: float = arg(0.3, "read phase: share of the steps during which the observation grows to k passages")
     query_weight: float = arg(0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not")
@@ -67,6 +67,7 @@ class Args:
     smoothing: float = arg(0.1, "mix phase: label smoothing of the decision")
     muon_lr: float = arg(0.015, "learning rate of the hidden matrices (Muon), read phase")
     adamw_lr: float = arg(2e-3, "learning rate of embeddings and norms (AdamW), read phase")
+    weight_decay: float = arg(0.2, "weight decay of the hidden matrices")
     lr: float = arg(0.0, "with --init: learning rate of everything (AdamW), read phase; 0: 2e-5, with --lora-rank 2e-4")
     mix_lr_scale: float = arg(0.25, "mix phase: learning rates as a share of the read phase's")
     dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32", choices=("bf16", "fp32"))
@@ -76,19 +77,13 @@ class Args:
     fresh: bool = arg(False, "discard what --out holds and start over")
 
 
-def open_world(name: str) -> tuple[World, BM25Index]:
-    """A world and the BM25 index over "title text" of its passages."""
-    world = World.open(name)
-    return world, BM25Index.build(f"{p.title} {p.text}" for p in world.corpus)
-
-
 def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW alone. One Muon a
     layer, so that the layers' steps run in parallel. A pretrained policy keeps the AdamW that it was born with."""
     adamw = lambda parameters, lr: torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     if args.init:
         return {"adamw": adamw(policy.trunk_parameters(), pretrained_lr(args))}
-    muons = {f"muon{i}": torch.optim.Muon([p for p in layer.parameters() if p.ndim == 2], lr=args.muon_lr, weight_decay=0.0)
+    muons = {f"muon{i}": torch.optim.Muon([p for p in layer.parameters() if p.ndim == 2], lr=args.muon_lr, weight_decay=args.weight_decay)
              for i, layer in enumerate(policy.model.layers)}
     hidden = {id(p) for muon in muons.values() for p in muon.param_groups[0]["params"]}
     return muons | {"adamw": adamw([p for p in policy.trunk_parameters() if id(p) not in hidden], args.adamw_lr)}
@@ -124,10 +119,9 @@ class Demonstrator:
         self.room = env.question_room(args.context)
         gold = [gold_passage(q, self.rows) for q in questions]
         self.teacher = Teacher(questions, [world.corpus[row] if row is not None else None for row in gold])
-        answers: dict[str | None, list[str]] = {}  # relation -> answers of its training questions
+        self.others: dict[str | None, list[str]] = {}  # relation -> answers of its training questions
         for question in questions:
-            answers.setdefault(question.relation, []).append(question.answers[0])
-        self.stated = {row: (question.answers[0], answers[question.relation]) for row, question in zip(gold, questions) if row is not None}
+            self.others.setdefault(question.relation, []).append(question.answers[0])
 
     def demonstrate(self, questions: list[Question], retrieve: list[bool], label: list[bool], known: list[bool], rng: np.random.Generator,
                     forced: float = 1.0) -> list[Episode]:
@@ -166,20 +160,22 @@ class Demonstrator:
         if not known and not answerable([self.world.corpus[p] for p in turn.passages], episode.question):
             return None
         passages, answer = list(self.env.passage_ids(turn.passages, self.tokenizer)), episode.question.answers[0]
-        for i, row in enumerate(turn.passages):
-            if row in self.stated and rng.random() < self.args.swap:
-                stated, others = self.stated[row]
-                other = others[rng.integers(len(others))]
-                if (swapped := self._swap(row, stated, other)) is not None:
-                    passages[i], answer = swapped, other if row == gold else answer
+        if gold in turn.passages and rng.random() < self.args.swap:
+            answer = self._swap(passages, turn.passages.index(gold), gold, episode.question, rng)
         episode.state(observation(passages, self.tokenizer))
         return answer
 
-    def _swap(self, row: int, stated: str, other: str) -> list[int] | None:
-        """Tokens of a passage that states another answer; None where it does not hold the answer word for word."""
-        passage = self.world.corpus[row]
-        text = re.sub(rf"(?<!\w){re.escape(stated)}(?!\w)", lambda _: other, passage.text)
-        return self.tokenizer.encode(f"{passage.title} {text}")[:self.env.passage_tokens] if text != passage.text else None
+    def _swap(self, passages: list[list[int]], position: int, gold: int, question: Question, rng: np.random.Generator) -> str:
+        """Put another answer of the same relation into the gold passage, and return it: what is read must be copied,
+        because it cannot be remembered (Longpre et al., 2021, use such conflicts to test readers). Where the passage
+        does not hold the answer word for word, nothing changes."""
+        passage, answer = self.world.corpus[gold], question.answers[0]
+        other = str(rng.choice(self.others[question.relation]))
+        text = re.sub(rf"(?<!\w){re.escape(answer)}(?!\w)", lambda _: other, passage.text)
+        if text == passage.text:
+            return answer
+        passages[position] = self.tokenizer.encode(f"{passage.title} {text}")[:self.env.passage_tokens]
+        return other
 
 
 def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> Tensor:
@@ -266,7 +262,7 @@ class WarmUp:
     def __init__(self, args: Args):
         self.args, self.workers = args, Workers(args.threads, args.device)
         torch.manual_seed(args.seed)
-        self.world, self.index = open_world(args.world)
+        self.world, self.index, self.retriever = open_world(args.world, args)
         self.questions, self.dev = (self.world.questions(args.dataset, split) for split in ("train", "dev"))
         self.env = RagEnv(self.world, self.index, passage_tokens=args.passage_tokens)
         self.phase, self.first = "read", 0  # where the run stands: phase and first step that is still to do
@@ -350,7 +346,8 @@ class WarmUp:
             backward(self.policy, episodes, self.tokenizer, args, self.workers)
             self.policy.zero_grad(set_to_none=True)
         minutes = (time.perf_counter() - start) * (args.read_steps + args.mix_steps) / 60
-        print(f"train_sft: world {world.name} ({len(world.corpus)} passages, k = {self.env.k}), {args.dataset}.train: {len(self.questions)} questions; "
+        print(f"train_sft: world {world.name} ({len(world.corpus)} passages, {self.retriever['retriever']}, k = {self.env.k}), "
+              f"{args.dataset}.train: {len(self.questions)} questions; "
               f"policy {self.policy.parameter_count():,} parameters, vocabulary {len(self.tokenizer)}; about {sum(len(e.tokens) for e in episodes)} tokens "
               f"per step, {args.read_steps} + {args.mix_steps} steps on {self.workers.count} threads: about {minutes:.0f} minutes")
         report_cut(self.questions, self.tokenizer, self.demonstrator.room)
@@ -365,7 +362,7 @@ class WarmUp:
 
 def check_init_flags(args: Args) -> None:
     """Raises UsageError for flags of a new policy beside --init, and the other way round."""
-    new, pretrained = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "adamw_lr"), ("lora_rank", "merge", "weights_dtype", "lr")
+    new, pretrained = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "adamw_lr", "weight_decay"), ("lora_rank", "merge", "weights_dtype", "lr")
     for name in new if args.init else pretrained:
         if getattr(args, name) != getattr(Args, name):
             flag = "--" + name.replace("_", "-")
@@ -381,7 +378,8 @@ def train() -> None:
     check_init_flags(args)
     warm_up = WarmUp(args)
     run = Run("train_sft", args, {"world": warm_up.world.name, "open_world": args.world, "corpus_sha256": warm_up.world.corpus_sha256,
-                                  "passage_tokens": args.passage_tokens, "init_sha256": weights_sha256(args.init) if args.init else ""})
+                                  "passage_tokens": args.passage_tokens, "open_retriever": warm_up.retriever,
+                                  "init_sha256": weights_sha256(args.init) if args.init else ""})
     if run.status == "finished":
         print(f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}")
         return

@@ -133,13 +133,14 @@ def agreement(engines: list[Engine]) -> None:
         print(f"  {e.name}: largest relative difference of the top scores {np.abs(scores[both] / ratio / ours[both] - 1).max():.1e}")
 
 
-def scaling(corpus: Path, texts: list[str], k: int) -> None:
+def scaling(corpus: Path, texts: list[str], k: int, cores: set[int]) -> None:
     """Two cores against one, wall time, where the process may use two."""
-    if len(os.sched_getaffinity(0)) < 2:
+    if len(cores) < 2:
         print("two cores against one: not measured, this process is pinned to one core")
         return
     from retrieval_cpp import BM25Index
 
+    os.sched_setaffinity(0, cores)
     index, times = BM25Index.load(corpus.parent / f"{corpus.stem}-ours" / "index"), {1: [], 2: []}
     for _ in range(7):
         for threads in times:
@@ -164,9 +165,8 @@ def main() -> None:
     single_threaded()
     corpus = corpus_file(arguments.passages, arguments.directory)
     texts = queries(corpus, arguments.queries)
-    if arguments.scaling:
-        scaling(corpus, texts, arguments.k)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
     wanted = [name for name in PEERS if name == "ours" or name in arguments.peers.split(",")]
     for name in wanted:
         if missing(PEERS[name]):
@@ -182,6 +182,8 @@ def main() -> None:
     agreement(engines)
     for engine in engines:
         engine.stop()
+    if arguments.scaling:
+        scaling(corpus, texts, arguments.k, cores)
 
 
 if __name__ == "__main__":

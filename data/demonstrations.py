@@ -29,9 +29,10 @@ _WORD = re.compile(r"\w+(?:[-.]\w+)*", re.UNICODE)
 def subject_of(question: str) -> str:
     """The longest run of capitalised words, the first word aside: who or what a question is probably about.
 
-    Small words inside a title ("The Mayor of Casterbridge") do not end the run. "" where there is no such run.
+    Small words inside a title ("The Mayor of Casterbridge") do not end the run; a question's options ("... (A) one (B) other")
+    are not looked at. "" where there is no such run.
     """
-    words = _WORD.findall(question.replace("'s", ""))
+    words = _WORD.findall(question.partition(" (A) ")[0].replace("'s", ""))
     best, run = [], []
     for i, word in enumerate(words):
         if i and (word[0].isupper() or word[0].isdigit()):

@@ -46,11 +46,12 @@ def _token_f1(prediction: str, answer: str) -> float:
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether the tokens of any answer occur in `text` one after the other, both normalised.
 
-    Whole tokens only: "art" is not in "artist". An answer of nothing but articles and punctuation is never found.
+    Whole tokens only: "art" is not in "artist". An answer of nothing but articles and punctuation is never found, nor one of
+    a single letter: the label of a multiple-choice option is no fact that a passage could state.
     """
     padded = f" {normalize_answer(text)} "
     normalized = (normalize_answer(answer) for answer in answers)
-    return any(answer != "" and f" {answer} " in padded for answer in normalized)
+    return any(f" {answer} " in padded for answer in normalized if answer and not re.fullmatch("[a-z]", answer))
 
 
 def hit(passages: Sequence[Passage], question: Question) -> bool:

@@ -11,17 +11,16 @@ Left out on purpose: Wikipedia text; aliases in passages (the reader copies the 
 objects.
 """
 
-import csv
-import gzip
 import hashlib
 import json
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from data import formats
+from data.files import identifier, table
 from data.world import Passage, Question, World, WorldError, _read_questions
 
 DEV_ROWS = 500  # carved from train; a tenth of train where that is less
@@ -149,7 +148,7 @@ class Fact(NamedTuple):
 
 
 def read(file: Path) -> list[Question]:
-    """Questions of the authors' TSV (*.tsv[.gz]; `s_pop` becomes `popularity`) or of JSON lines. Raises WorldError."""
+    """Questions of the authors' TSV (*.tsv[.gz]) or of JSON lines. Raises WorldError."""
     questions = list(_read_tsv(file)) if ".tsv" in file.suffixes else _read_questions(file, set())
     if not questions:
         raise WorldError(f"{file}: holds no questions")
@@ -157,46 +156,11 @@ def read(file: Path) -> list[Question]:
 
 
 def _read_tsv(file: Path) -> Iterator[Question]:
-    """One question per record. Columns id, question, possible_answers and s_pop (optional) are read, others are not."""
-    first_line = {}  # id -> line
-    line = 0  # last line of the last good record
-    try:
-        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as raw:
-            reader = csv.DictReader((text.decode() for text in raw), delimiter="\t", strict=True)
-            for column in ("id", "question", "possible_answers"):
-                if column not in (reader.fieldnames or ()):
-                    raise WorldError(f"{file}:1: the header lacks the column {column!r}")
-            line = 1
-            for record in reader:
-                question = _tsv_question(record, f"{file}:{reader.line_num}")
-                line = first_line.setdefault(question.id, reader.line_num)
-                if line != reader.line_num:
-                    raise WorldError(f"{file}:{reader.line_num}: duplicate id {question.id!r}, first on line {line}")
-                yield question
-    except (csv.Error, UnicodeDecodeError):
-        raise WorldError(f"{file}:{line + 1}: not tab-separated UTF-8 text") from None
-    except (OSError, EOFError, zlib.error) as error:
-        problem = getattr(error, "strerror", None) or "damaged or cut off"
-        raise WorldError(f"{file}:{line + 1}: cannot be read: {problem}") from None
-
-
-def _tsv_question(record: dict[str | None, str | None], where: str) -> Question:
-    if None in record or None in record.values():  # csv's names for fields beyond the header, and for missing ones
-        raise WorldError(f"{where}: the number of columns is not the header's")
-    for column in ("id", "question"):
-        if not record[column].strip():
-            raise WorldError(f"{where}: {column!r} is blank")
-    try:
-        answers = json.loads(record["possible_answers"])
-        "".join(answers).encode()  # all are strings, and none holds half a character ("\\ud800")
-    except (TypeError, ValueError, RecursionError):
-        answers = None
-    if not isinstance(answers, list) or not answers or not all(answer.strip() for answer in answers):
-        raise WorldError(f"{where}: 'possible_answers' must be a JSON list of one answer or more")
-    popularity = record.get("s_pop") or None
-    if popularity and not popularity.isdecimal():
-        raise WorldError(f"{where}: 's_pop' must be a whole number")
-    return Question(record["id"], record["question"], tuple(answers), popularity=popularity and float(popularity))
+    seen = {}
+    for where, row in table(file, ("id", "question", "possible_answers")):
+        identifier(row, where, seen)
+        for asked in formats.popqa(row, where):
+            yield asked.question
 
 
 # ------------------------------------------------------------------------------------------------- questions

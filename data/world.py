@@ -11,24 +11,19 @@ ignored. A directory of these files is somebody's own world; "mini" and "tiny" a
 Left out on purpose: relevance judgements, passages split on the fly, corpora larger than memory.
 """
 
-import gzip
 import hashlib
 import json
 import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from data.files import WorldError, identifier, json_lines, string, strings
+
 K, QUOTA = 4, 1  # the paper's passages per retrieval and retrievals per question
-_MISSING = object()
-
-
-class WorldError(ValueError):
-    """What is wrong with a world, in one line: "FILE:LINE: problem" where there is a file and a line."""
 
 
 class Passage(NamedTuple):
@@ -108,7 +103,6 @@ class World:
         """
         directory = Path(directory)
         files = {directory / f"questions/{key}.jsonl": self.questions(*key.rsplit(".", 1)) for key in self.splits}
-        corpus_file = directory / "corpus.jsonl"
         for other in [*directory.glob("corpus.jsonl.gz"), *directory.glob("questions/*.jsonl*")]:
             if other not in files:
                 raise WorldError(f"{other}: belongs to another world; save this one elsewhere")
@@ -120,7 +114,7 @@ class World:
                         for question in questions)
                 _write_lines(file, map(_json, rows))
             _write_lines(directory / "world.json", [json.dumps(metadata, indent=1, ensure_ascii=False)])
-            _write_lines(corpus_file, (_json(passage._asdict()) for passage in self.corpus))
+            write_corpus(directory, self.corpus)
         except OSError as error:
             raise WorldError(f"{error.filename or directory}: cannot be written: {error.strerror}") from None
 
@@ -168,7 +162,7 @@ def _read_metadata(directory: Path) -> dict:
         raise WorldError(f"{file}:1: not a JSON object")
     for field in ("name", "description", "license", "source"):
         if field in row:
-            metadata[field] = _string(row, field, f"{file}:1", blank=field != "name")
+            metadata[field] = string(row, field, f"{file}:1", blank=field != "name")
     if {"/", "\\"} & set(metadata["name"]):
         raise WorldError(f"{file}:1: 'name' must hold no slash: results are files of this name")
     for field, least in (("k", 1), ("quota", 0)):
@@ -181,10 +175,10 @@ def _read_metadata(directory: Path) -> dict:
 
 def _read_corpus(file: Path) -> list[Passage]:
     corpus, seen = [], {}
-    for where, row in _rows(file):
-        id = _id(row, where, seen)
-        title = _string(row, "title", where, blank=True, default="")
-        corpus.append(Passage(id, title, _string(row, "text", where, blank=True)))
+    for where, row in json_lines(file):
+        id = identifier(row, where, seen)
+        title = string(row, "title", where, blank=True, default="")
+        corpus.append(Passage(id, title, string(row, "text", where, blank=True)))
     if not corpus:
         raise WorldError(f"{file}: the corpus is empty")
     return corpus
@@ -192,88 +186,29 @@ def _read_corpus(file: Path) -> list[Passage]:
 
 def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
     questions, seen = [], {}
-    for where, row in _rows(file):
-        id = _id(row, where, seen)
-        question = _string(row, "question", where)
-        answers = _strings(row, "answers" if "answers" in row else "golden_answers", where, name="answers")
-        if not answers:
-            raise WorldError(f"{where}: 'answers' is empty")
-        popularity = row.get("popularity")
-        if popularity is not None:
-            if type(popularity) not in (int, float) or not 0 <= popularity < 1e300:  # neither nan nor infinite
-                raise WorldError(f"{where}: 'popularity' must be a number of at least 0")
-            popularity = float(popularity)
-        gold = None
-        if row.get("gold_passages") is not None:
-            gold = _strings(row, "gold_passages", where)
-            for passage_id in gold:
-                if passage_id not in passage_ids:
-                    raise WorldError(f"{where}: 'gold_passages' names {passage_id!r}, which is not in the corpus")
-        labels = {field: None if row.get(field) is None else _string(row, field, where)
-                  for field in ("slice", "relation", "type")}
-        questions.append(Question(id, question, answers, popularity=popularity, gold_passages=gold, **labels))
+    for where, row in json_lines(file):
+        question = question_of(row, where, identifier(row, where, seen))
+        for passage_id in question.gold_passages or ():
+            if passage_id not in passage_ids:
+                raise WorldError(f"{where}: 'gold_passages' names {passage_id!r}, which is not in the corpus")
+        questions.append(question)
     return questions
 
 
-def _rows(file: Path) -> Iterator[tuple[str, dict]]:
-    """("FILE:LINE", JSON object) for each line that is not blank."""
-    number = 0
-    try:
-        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond all reason
-                    raise WorldError(f"{file}:{number}: not JSON") from None
-                if not isinstance(row, dict):
-                    raise WorldError(f"{file}:{number}: not a JSON object")
-                yield f"{file}:{number}", row
-    except (OSError, EOFError, zlib.error) as error:
-        problem = getattr(error, "strerror", None) or "damaged or cut off"
-        raise WorldError(f"{file}:{number + 1}: cannot be read: {problem}") from None
-
-
-# ---------------------------------------------------------------------------------------------- checks of one field
-
-
-def _id(row: dict, where: str, seen: dict[str, str]) -> str:
-    id = _string(row, "_id" if "_id" in row and "id" not in row else "id", where, name="id")
-    if id in seen:
-        raise WorldError(f"{where}: duplicate id {id!r}, first on line {seen[id].rpartition(':')[2]}")
-    seen[id] = where
-    return id
-
-
-def _string(row: dict, field: str, where: str, *, name: str | None = None, blank: bool = False,
-            default=_MISSING) -> str:
-    if field not in row:
-        if default is _MISSING:
-            raise WorldError(f"{where}: lacks the field {name or field!r}")
-        return default
-    return _check_string(row[field], name or field, where, blank)
-
-
-def _strings(row: dict, field: str, where: str, *, name: str | None = None) -> tuple[str, ...]:
-    name = name or field
-    if field not in row:
-        raise WorldError(f"{where}: lacks the field {name!r}")
-    if not isinstance(row[field], list):
-        raise WorldError(f"{where}: {name!r} must be a list of strings")
-    return tuple(_check_string(value, f"{name}[{i}]", where, blank=False) for i, value in enumerate(row[field]))
-
-
-def _check_string(value: object, name: str, where: str, blank: bool) -> str:
-    if not isinstance(value, str):
-        raise WorldError(f"{where}: {name!r} must be a string")
-    if not blank and not value.strip():
-        raise WorldError(f"{where}: {name!r} is blank")
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # JSON can spell half a character ("\ud800"), which no tokenizer or file can take
-        raise WorldError(f"{where}: {name!r} is not valid Unicode") from None
-    return value
+def question_of(row: dict, where: str, id: str) -> Question:
+    """The question in a row of the world format; unknown fields are ignored."""
+    question = string(row, "question", where)
+    answers = strings(row, "answers" if "answers" in row else "golden_answers", where, name="answers")
+    if not answers:
+        raise WorldError(f"{where}: 'answers' is empty")
+    popularity = row.get("popularity")
+    if popularity is not None:
+        if type(popularity) not in (int, float) or not 0 <= popularity < 1e300:  # neither nan nor infinite
+            raise WorldError(f"{where}: 'popularity' must be a number of at least 0")
+        popularity = float(popularity)
+    gold = None if row.get("gold_passages") is None else strings(row, "gold_passages", where)
+    labels = {field: None if row.get(field) is None else string(row, field, where) for field in ("slice", "relation", "type")}
+    return Question(id, question, answers, popularity=popularity, gold_passages=gold, **labels)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -281,6 +216,11 @@ def _check_string(value: object, name: str, where: str, blank: bool) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def write_corpus(directory: Path, passages: Iterable[Passage]) -> None:
+    """Write corpus.jsonl, one passage at a time. Raises OSError."""
+    _write_lines(directory / "corpus.jsonl", (_json(passage._asdict()) for passage in passages))
 
 
 def _write_lines(file: Path, lines: Iterable[str]) -> None:

@@ -155,7 +155,7 @@ public:
 
     void save(const std::string& path) const {
         const py::gil_scoped_release release;
-        index_.save(path);
+        smartrag::save(index_, path);
     }
     const BM25Index& index() const { return index_; }
 
@@ -194,6 +194,7 @@ public:
         if (vectors.shape(0) > 0x7FFFFFFE) throw py::value_error("more than 2^31 - 2 vectors");
         const std::size_t kind = storage == "f32" ? 0 : storage == "bf16" ? 1 : storage == "int8" ? 2 : 3;
         if (kind == 3) throw py::value_error("storage must be 'f32', 'bf16' or 'int8', got '" + storage + "'");
+        if (kind == 2 && vectors.shape(1) > 1 << 17) throw py::value_error("int8 takes at most 131072 columns");  // sums of 32 bits
         const py::gil_scoped_release release;
         index_ = DenseBuilder(vectors.data(), static_cast<std::size_t>(vectors.shape(0)), static_cast<std::size_t>(vectors.shape(1)),
                               static_cast<Storage>(kind), keep_rows).finish();
@@ -220,7 +221,7 @@ public:
 
     void save(const std::string& path) const {
         const py::gil_scoped_release release;
-        index_.save(path);
+        smartrag::save(index_, path);
     }
     const DenseIndex& index() const { return index_; }
 
@@ -246,7 +247,7 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<PyBM25>(m, "BM25")
         .def_static("build", &PyBM25::build)
-        .def_static("load", [](const std::string& path) { return PyBM25(BM25Index::load(path), py::none(), {}); })
+        .def_static("load", [](const std::string& path) { return PyBM25(load<BM25Index>(path), py::none(), {}); })
         .def("with_stemmer", [](const PyBM25& self, py::object stemmer, const std::vector<std::string>& stopwords) {
             return PyBM25(self.index(), std::move(stemmer), stopwords);
         })
@@ -254,7 +255,7 @@ PYBIND11_MODULE(_core, m) {
         .def("explain", &PyBM25::explain)
         .def("save", &PyBM25::save)
         .def("__len__", [](const PyBM25& self) { return self.index().size(); })
-        .def_property_readonly("nbytes", [](const PyBM25& self) { return self.index().nbytes(); })
+        .def_property_readonly("nbytes", [](const PyBM25& self) { return nbytes(self.index()); })
         .def_property_readonly("vocabulary_size", [](const PyBM25& self) { return self.index().vocabulary.size(); })
         .def_property_readonly("settings", [](const PyBM25& self) {
             return std::string(self.index().settings.data, self.index().settings.size);
@@ -262,11 +263,11 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<PyDense>(m, "Dense")
         .def(py::init<const FloatMatrix&, const std::string&, bool>())
-        .def_static("load", [](const std::string& path) { return PyDense(DenseIndex::load(path)); })
+        .def_static("load", [](const std::string& path) { return PyDense(load<DenseIndex>(path)); })
         .def("search", &PyDense::search)
         .def("save", &PyDense::save)
         .def("__len__", [](const PyDense& self) { return self.index().size(); })
-        .def_property_readonly("nbytes", [](const PyDense& self) { return self.index().nbytes(); })
+        .def_property_readonly("nbytes", [](const PyDense& self) { return nbytes(self.index()); })
         .def_property_readonly("dimension", [](const PyDense& self) { return self.index().dimension(); });
 
     m.def("simd_level", [] { return std::string(name(simd_level())); });

@@ -37,6 +37,7 @@ struct BM25Parameters {
 };
 
 struct BM25Index {
+    static constexpr FileKind kKind = FileKind::kBM25;
     struct Meta {
         BM25Parameters parameters;
         double mean_length = 0;
@@ -141,31 +142,6 @@ struct BM25Index {
         visit(self.escapes);
         visit(self.lengths);
         visit(self.settings);
-    }
-
-    std::size_t nbytes() const {
-        std::size_t total = sizeof meta;
-        each_section(*this, [&](const auto& section) { total += section.bytes(); });
-        return total;
-    }
-
-    void save(const std::string& path) const {
-        FileWriter file;
-        file.add(View<Meta>(&meta, 1));
-        each_section(*this, [&](const auto& section) { file.add(section); });
-        file.write(path, FileKind::kBM25);
-    }
-
-    static BM25Index load(const std::string& path) {
-        MappedFile file(path, FileKind::kBM25);
-        BM25Index index;
-        View<Meta> meta;
-        file.next(meta);
-        if (meta.size != 1) file.fail("has a section of the wrong size");
-        index.meta = meta[0];
-        each_section(index, [&](auto& section) { file.next(section); });
-        index.owner = file.owner();
-        return index;
     }
 };
 

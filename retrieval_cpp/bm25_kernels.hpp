@@ -15,43 +15,12 @@ struct BM25Kernels {
     std::size_t (*select)(const std::uint16_t* sums, std::size_t count, std::uint16_t least, std::uint32_t below, std::uint32_t* places);
 };
 
-namespace portable {
-#include "bm25_kernels.inc"
-}
-
-#if defined(__x86_64__)
-SMARTRAG_TARGET(SMARTRAG_AVX2)
-namespace avx2 {
-#define SMARTRAG_KERNEL_AVX2 1
-#include "bm25_kernels.inc"
-#undef SMARTRAG_KERNEL_AVX2
-}  // namespace avx2
-SMARTRAG_TARGET_END
-SMARTRAG_TARGET(SMARTRAG_AVX512)
-namespace avx512 {
-#define SMARTRAG_KERNEL_AVX512 1
-#include "bm25_kernels.inc"
-#undef SMARTRAG_KERNEL_AVX512
-}  // namespace avx512
-SMARTRAG_TARGET_END
-#elif defined(__aarch64__)
-namespace neon {
-#define SMARTRAG_KERNEL_NEON 1
-#include "bm25_kernels.inc"
-#undef SMARTRAG_KERNEL_NEON
-}  // namespace neon
-#endif
+#define SMARTRAG_KERNELS "bm25_kernels.inc"
+#include "each_level.inc"
 
 inline const BM25Kernels& bm25_kernels() {
-    switch (simd_level()) {
-#if defined(__x86_64__)
-        case Simd::kAvx512: return avx512::kBM25Kernels;
-        case Simd::kAvx2: return avx2::kBM25Kernels;
-#elif defined(__aarch64__)
-        case Simd::kNeon: return neon::kBM25Kernels;
-#endif
-        default: return portable::kBM25Kernels;
-    }
+    static constexpr const BM25Kernels* kTables[] = SMARTRAG_TABLES(kBM25Kernels);
+    return *kTables[static_cast<int>(simd_level())];
 }
 
 }  // namespace smartrag

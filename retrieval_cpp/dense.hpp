@@ -1,8 +1,9 @@
 // dense.hpp - exact inner-product search over float vectors.
 //
 // Every query meets every row: what counts is to stream the rows once, at memory speed for one query and at arithmetic
-// speed for many (dense_kernels.hpp).  The threshold of each query's top k is compared in registers, so that the B x N
-// score matrix is never written.
+// speed for many (dense_kernels.hpp): a panel of rows stays in the second-level cache while all queries pass, and the
+// next one is fetched meanwhile.  The threshold of each query's top k is compared in registers, so that the B x N score
+// matrix is never written.
 //
 // bf16 and int8 rows are two and four times shorter.  Where the float rows are kept beside them the result is still
 // exact: by Cauchy and Schwarz a score from rounded rows v' and a rounded query q' is off by at most
@@ -16,6 +17,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <stdexcept>
@@ -29,11 +31,8 @@
 
 namespace smartrag {
 
-enum class Storage : std::uint64_t { kF32, kBF16, kInt8 };
-
-inline std::size_t element_bytes(Storage storage) { return storage == Storage::kF32 ? 4 : storage == Storage::kBF16 ? 2 : 1; }
-
 struct DenseIndex {
+    static constexpr FileKind kKind = FileKind::kDense;
     struct Meta {
         std::uint64_t rows = 0, dimension = 0;
         Storage storage = Storage::kF32;
@@ -41,51 +40,25 @@ struct DenseIndex {
         double greatest_error = 0;  // of a stored row: |v - v'|
     };
     Meta meta;
-    View<std::uint8_t> panels;   // [panels, panel_bytes()]
+    View<std::uint8_t> panels;   // [panels, steps(), kStepBytes]
     View<float> row_scales;      // int8: [padded N], row = scale * bytes
-    View<float> row_sums;        // int8: [padded N], sum of a row's bytes
     View<float> rows;            // [N, D] for exact scores, or empty
     std::shared_ptr<const void> owner;
 
     std::size_t size() const { return meta.rows; }
     std::size_t dimension() const { return meta.dimension; }
-    std::size_t padded_dimension() const { return meta.storage == Storage::kInt8 ? (dimension() + 3) / 4 * 4 : dimension(); }
+    std::size_t components() const { return meta.storage == Storage::kF32 ? 1 : meta.storage == Storage::kBF16 ? 2 : 4; }  // of a row in a step
+    std::size_t parts() const { return meta.storage == Storage::kBF16 ? 2 : 1; }  // of a lane, see dense_kernels.inc
+    std::size_t steps() const { return (dimension() + components() - 1) / components(); }
     std::size_t panel_count() const { return (size() + kPanel - 1) / kPanel; }
-    std::size_t panel_bytes() const { return kPanel * padded_dimension() * element_bytes(meta.storage); }
+    std::size_t panel_bytes() const { return steps() * kStepBytes; }
     bool rescores() const { return rows.size != 0; }
 
     template <class Self, class Visit>
     static void each_section(Self& self, Visit&& visit) {
         visit(self.panels);
         visit(self.row_scales);
-        visit(self.row_sums);
         visit(self.rows);
-    }
-
-    std::size_t nbytes() const {
-        std::size_t total = sizeof meta;
-        each_section(*this, [&](const auto& section) { total += section.bytes(); });
-        return total;
-    }
-
-    void save(const std::string& path) const {
-        FileWriter file;
-        file.add(View<Meta>(&meta, 1));
-        each_section(*this, [&](const auto& section) { file.add(section); });
-        file.write(path, FileKind::kDense);
-    }
-
-    static DenseIndex load(const std::string& path) {
-        MappedFile file(path, FileKind::kDense);
-        DenseIndex index;
-        View<Meta> meta;
-        file.next(meta);
-        if (meta.size != 1) file.fail("has a section of the wrong size");
-        index.meta = meta[0];
-        each_section(index, [&](auto& section) { file.next(section); });
-        if (index.panels.size != index.panel_count() * index.panel_bytes()) file.fail("has a section of the wrong size");
-        index.owner = file.owner();
-        return index;
     }
 };
 
@@ -94,30 +67,22 @@ inline float int8_scale(float greatest) { return std::max(greatest / 127.0f, 1e-
 
 // A batch of queries in the form that the index is scanned with.
 struct DenseQueries {
-    std::size_t count;
-    const float* exact;             // [B, D]
-    std::vector<std::int8_t> bytes; // int8: [B, padded D]
-    std::vector<float> scales;      // int8: [B]
-    std::vector<float> slack;       // [B] how far a stored score may be off; 0 where stored scores are final
+    std::size_t count, lanes;         // lanes: of 32 bits, of one query
+    const float* exact;               // [B, D]
+    std::vector<std::uint8_t> packed; // for each group of g queries: [lanes, g, 4], floats or 4 int8
+    std::vector<float> scales;        // int8: [B] query = scale * bytes
+    std::vector<std::int32_t> sums;   // int8: [B] of a query's bytes
+    std::vector<float> slack;         // [B] how far a stored score may be off; 0 where stored scores are final
 
     DenseQueries(const DenseIndex& index, const float* queries, std::size_t count_)
-        : count(count_), exact(queries), scales(count_, 1.0f), slack(count_, 0.0f) {
-        const std::size_t dimension = index.dimension(), padded = index.padded_dimension();
-        const bool int8 = index.meta.storage == Storage::kInt8;
-        if (int8) bytes.resize(count * padded);
+        : count(count_), lanes(index.steps() * index.parts()), exact(queries), packed(count * lanes * 4), scales(count, 1.0f), sums(count), slack(count) {
+        const std::size_t dimension = index.dimension();
         for (std::size_t q = 0; q < count; ++q) {
             const float* const query = queries + q * dimension;
             double norm = 0, error = 0;
-            float greatest = 0;
-            for (std::size_t d = 0; d < dimension; ++d) greatest = std::max(greatest, std::fabs(query[d]));
-            scales[q] = int8_scale(greatest);
-            for (std::size_t d = 0; d < dimension; ++d) {
-                norm += double{query[d]} * query[d];
-                if (!int8) continue;
-                const auto byte = static_cast<std::int8_t>(std::lrint(query[d] / scales[q]));
-                bytes[q * padded + d] = byte;
-                error += std::pow(double{query[d]} - double{scales[q]} * byte, 2);
-            }
+            for (std::size_t d = 0; d < dimension; ++d) norm += double{query[d]} * query[d];
+            if (index.meta.storage == Storage::kInt8) error = pack_bytes(q, query, dimension);
+            else for (std::size_t d = 0; d < dimension; ++d) std::memcpy(lane(q, d), query + d, 4);
             if (std::sqrt(norm) * (index.meta.greatest_norm + index.meta.greatest_error) > std::numeric_limits<float>::max()) {
                 throw std::domain_error("queries are so long that scores overflow float32");
             }
@@ -127,6 +92,28 @@ struct DenseQueries {
             slack[q] = static_cast<float>(1.0001 * (n * index.meta.greatest_error + std::sqrt(error) * index.meta.greatest_norm +
                                                     rounding * n * (index.meta.greatest_norm + index.meta.greatest_error)));
         }
+    }
+
+    std::size_t group_size(std::size_t first) const { return std::min(kTileQueries, count - first); }
+
+private:
+    std::uint8_t* lane(std::size_t q, std::size_t i) {
+        const std::size_t first = q / kTileQueries * kTileQueries;
+        return packed.data() + 4 * (first * lanes + i * group_size(first) + q - first);
+    }
+    // Rounds a query; returns the square of what that cost.
+    double pack_bytes(std::size_t q, const float* query, std::size_t dimension) {
+        float greatest = 0;
+        double error = 0;
+        for (std::size_t d = 0; d < dimension; ++d) greatest = std::max(greatest, std::fabs(query[d]));
+        scales[q] = int8_scale(greatest);
+        for (std::size_t d = 0; d < dimension; ++d) {
+            const auto byte = static_cast<std::int8_t>(std::lrint(query[d] / scales[q]));
+            lane(q, d / 4)[d % 4] = static_cast<std::uint8_t>(byte);
+            sums[q] += byte;
+            error += std::pow(double{query[d]} - double{scales[q]} * byte, 2);
+        }
+        return error;
     }
 };
 
@@ -139,15 +126,13 @@ public:
 
     void scan(std::size_t first_panel, std::size_t last_panel) {
         const std::size_t groups = (queries_.count + kTileQueries - 1) / kTileQueries;
-        const std::size_t step = kPanel * element_bytes(index_.meta.storage), steps = index_.padded_dimension();
         for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
             const std::uint8_t* const data = index_.panels.data + panel * index_.panel_bytes();
+            // Each group fetches its share of the next panel; for a single query the hardware's streams do better.
+            const std::size_t lines = queries_.count > 1 && panel + 1 < last_panel ? index_.panel_bytes() / 64 : 0;
             for (std::size_t group = 0; group < groups; ++group) {
-                // Each group fetches its share of the next panel; for a single group the hardware's streams do better.
-                const bool ahead = groups > 1 && panel + 1 < last_panel;
-                const std::size_t share = (steps + groups - 1) / groups;
-                const std::uint8_t* const next = data + index_.panel_bytes() + std::min(group * share, steps - share) * step;
-                score_group(panel, group, data, ahead ? reinterpret_cast<const char*>(next) : nullptr, groups);
+                const std::size_t begin = lines * group / groups, end = lines * (group + 1) / groups;
+                score_group(panel, group, data, data + index_.panel_bytes() + 64 * begin, end - begin);
             }
         }
     }
@@ -166,28 +151,23 @@ public:
     }
 
 private:
-    void score_group(std::size_t panel, std::size_t group, const std::uint8_t* data, const char* ahead, std::size_t every) {
+    void score_group(std::size_t panel, std::size_t group, const std::uint8_t* data, const std::uint8_t* ahead, std::size_t ahead_lines) {
         const std::size_t first = group * kTileQueries;
         std::uint64_t found[kTileQueries] = {};
         Tile tile{};
         tile.panel = data;
-        tile.count = std::min(kTileQueries, queries_.count - first);
-        tile.dimension = index_.padded_dimension();
+        tile.steps = index_.steps();
+        tile.queries = queries_.packed.data() + 4 * first * queries_.lanes;
+        tile.count = queries_.group_size(first);
         tile.bars = bars_.data() + first;
         tile.found = found;
         tile.scores = scores_;
         tile.ahead = ahead;
-        tile.ahead_every = ahead == nullptr ? 0 : every;
+        tile.ahead_lines = ahead_lines;
+        if (index_.row_scales.size != 0) tile.row_scales = index_.row_scales.data + panel * kPanel;
         tile.query_scales = queries_.scales.data() + first;
-        if (index_.meta.storage == Storage::kInt8) {
-            tile.queries = queries_.bytes.data() + first * tile.dimension;
-            tile.row_scales = index_.row_scales.data + panel * kPanel;
-            tile.row_sums = index_.row_sums.data + panel * kPanel;
-            kernels_.int8(tile);
-        } else {
-            tile.queries = queries_.exact + first * tile.dimension;
-            (index_.meta.storage == Storage::kF32 ? kernels_.f32 : kernels_.bf16)(tile);
-        }
+        tile.query_sums = queries_.sums.data() + first;
+        kernels_.score[static_cast<std::size_t>(index_.meta.storage)](tile);
         for (std::size_t q = 0; q < tile.count; ++q) {
             for (; found[q] != 0; found[q] &= found[q] - 1) {
                 const auto row = static_cast<std::size_t>(__builtin_ctzll(found[q]));

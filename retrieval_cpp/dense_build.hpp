@@ -1,27 +1,55 @@
 // dense_build.hpp - float rows to panels of f32, bf16 or int8.
 //
-// int8 is symmetric with one scale per row, greatest component = 127; bf16 rounds to nearest, ties to even.
+// int8 is symmetric with one scale per row, greatest component = 127; bf16 rounds to nearest, ties to even.  Panels lie
+// on huge pages, where the system has them: a scan then looks up an address once in 2 MB instead of once in 4 kB.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "dense.hpp"
 
 namespace smartrag {
 
-inline BFloat16 to_bfloat16(float value) {
+template <class T>
+struct HugePages {  // an allocator
+    using value_type = T;
+    static constexpr std::size_t kHuge = 2 << 20;
+
+    HugePages() = default;
+    template <class U>
+    HugePages(const HugePages<U>&) {}
+    friend bool operator==(const HugePages&, const HugePages&) { return true; }
+    friend bool operator!=(const HugePages&, const HugePages&) { return false; }
+
+    T* allocate(std::size_t count) {
+        const std::size_t align = count * sizeof(T) < kHuge ? 64 : kHuge, bytes = (count * sizeof(T) + align - 1) / align * align;
+        void* const memory = std::aligned_alloc(align, bytes);
+        if (memory == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+        if (align == kHuge) ::madvise(memory, bytes, MADV_HUGEPAGE);  // a wish: refused, everything still works
+#endif
+        return static_cast<T*>(memory);
+    }
+    void deallocate(T* memory, std::size_t) { std::free(memory); }
+};
+
+inline std::uint16_t to_bfloat16(float value) {
     std::uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
     const std::uint32_t rounded = bits + 0x7FFFu + (bits >> 16 & 1u);
     // A finite value must not round to infinity.
-    return {static_cast<std::uint16_t>(((rounded >> 16) & 0x7FFFu) == 0x7F80u ? bits >> 16 : rounded >> 16)};
+    return static_cast<std::uint16_t>(((rounded >> 16) & 0x7FFFu) == 0x7F80u ? bits >> 16 : rounded >> 16);
 }
 
-inline float to_float(BFloat16 value) {
-    const std::uint32_t bits = std::uint32_t{value.bits} << 16;
+inline float to_float(std::uint16_t bfloat16) {
+    const std::uint32_t bits = std::uint32_t{bfloat16} << 16;
     float out;
     std::memcpy(&out, &bits, sizeof out);
     return out;
@@ -33,19 +61,15 @@ public:
         DenseIndex& index = made_->index;
         index.meta = {count, dimension, storage, 0, 0};
         made_->panels.resize(index.panel_count() * index.panel_bytes());
-        if (storage == Storage::kInt8) {
-            made_->row_scales.assign(index.panel_count() * kPanel, 1.0f);
-            made_->row_sums.assign(index.panel_count() * kPanel, 0.0f);
-        }
+        if (storage == Storage::kInt8) made_->row_scales.assign(index.panel_count() * kPanel, 1.0f);
         for (std::size_t row = 0; row < count; ++row) add(row, rows + row * dimension);
         if (keep_rows && storage != Storage::kF32) made_->rows.assign(rows, rows + count * dimension);
     }
 
     DenseIndex finish() {
         DenseIndex result = made_->index;
-        result.panels = made_->panels;
+        result.panels = {made_->panels.data(), made_->panels.size()};
         result.row_scales = made_->row_scales;
-        result.row_sums = made_->row_sums;
         result.rows = made_->rows;
         result.owner = std::move(made_);
         return result;
@@ -54,40 +78,36 @@ public:
 private:
     struct Made {
         DenseIndex index;
-        std::vector<std::uint8_t> panels;
-        std::vector<float> row_scales, row_sums, rows;
+        std::vector<std::uint8_t, HugePages<std::uint8_t>> panels;
+        std::vector<float> row_scales, rows;
     };
 
     void add(std::size_t row, const float* values) {
         DenseIndex& index = made_->index;
-        const std::size_t dimension = index.dimension();
-        std::uint8_t* const panel = made_->panels.data() + row / kPanel * index.panel_bytes();
-        const std::size_t column = row % kPanel;
-        float greatest = 0, sum = 0;
+        const std::size_t dimension = index.dimension(), together = index.components(), bytes = 4 / together;
+        std::uint8_t* const lane = made_->panels.data() + row / kPanel * index.panel_bytes() + row % kPanel * 4;
+        float greatest = 0;
         for (std::size_t d = 0; d < dimension; ++d) greatest = std::max(greatest, std::fabs(values[d]));
         const float scale = int8_scale(greatest);
         double norm = 0, error = 0;
         for (std::size_t d = 0; d < dimension; ++d) {
+            std::uint8_t* const place = lane + d / together * kStepBytes + d % together * bytes;
             float stored = values[d];
             if (index.meta.storage == Storage::kF32) {
-                std::memcpy(panel + (d * kPanel + column) * sizeof stored, &stored, sizeof stored);
+                std::memcpy(place, &stored, bytes);
             } else if (index.meta.storage == Storage::kBF16) {
-                const BFloat16 half = to_bfloat16(stored);
-                std::memcpy(panel + (d * kPanel + column) * sizeof half, &half, sizeof half);
+                const std::uint16_t half = to_bfloat16(stored);
+                std::memcpy(place, &half, bytes);
                 stored = to_float(half);
             } else {
-                const auto byte = static_cast<std::int8_t>(std::max(-127l, std::min(127l, std::lrint(stored / scale))));
-                panel[(d / 4 * kPanel + column) * 4 + d % 4] = static_cast<std::uint8_t>(byte);
-                sum += static_cast<float>(byte);
+                const long byte = std::max(-127l, std::min(127l, std::lrint(stored / scale)));
+                *place = static_cast<std::uint8_t>(byte + 128);
                 stored = scale * static_cast<float>(byte);
             }
             norm += double{stored} * stored;
             error += std::pow(double{values[d]} - stored, 2);
         }
-        if (index.meta.storage == Storage::kInt8) {
-            made_->row_scales[row] = scale;
-            made_->row_sums[row] = sum;
-        }
+        if (index.meta.storage == Storage::kInt8) made_->row_scales[row] = scale;
         index.meta.greatest_norm = std::max(index.meta.greatest_norm, std::sqrt(norm));
         index.meta.greatest_error = std::max(index.meta.greatest_error, std::sqrt(error));
     }

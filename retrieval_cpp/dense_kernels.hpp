@@ -1,11 +1,14 @@
 // dense_kernels.hpp - scores of a few queries with a panel of 64 rows; dense_kernels.inc holds the code.
 //
-// A panel keeps 64 rows transposed, so that one vector load brings the same component of neighbouring rows and a batch
-// of one streams memory from front to back:
-//   f32, bf16   [D, 64]
-//   int8        [D / 4, 64, 4], four components of a row together, as the dot-product instructions take them
+// A panel keeps 64 rows transposed, in lanes of 32 bits, so that one vector load brings the same components of
+// neighbouring rows and a batch of one streams memory from front to back:
+//   f32    [D, 64]
+//   bf16   [D / 2, 64, 2], so that a shift or a mask makes a float of either
+//   int8   [D / 4, 64, 4], as the dot-product instructions take them; a byte is the component + 128
+// The first index is the step: 256 bytes, whatever the storage.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,73 +19,39 @@ namespace smartrag {
 
 inline constexpr std::size_t kPanel = 64;
 inline constexpr std::size_t kTileQueries = 6;
-
-struct BFloat16 {
-    std::uint16_t bits;
-};
+inline constexpr std::size_t kStepBytes = 4 * kPanel;
 
 // What one call works on.  Scores are only written for queries with a row above their bar.
 struct Tile {
-    const void* panel;
-    const void* queries;        // [count, dimension] float, or int8 against an int8 panel
-    std::size_t count;          // 1 .. kTileQueries
-    std::size_t dimension;
-    const float* bars;          // [count]
-    std::uint64_t* found;       // [count] bit r: row r is above the bar
-    float* scores;              // [count, kPanel]
-    const char* ahead;          // where to prefetch one step of the next panel ...
-    std::size_t ahead_every;    // ... every so many steps; 0 for never
-    const float* row_scales;    // int8 only, as are these: [kPanel]
-    const float* row_sums;      // [kPanel] sum of a row's bytes
-    const float* query_scales;  // [count]
+    const std::uint8_t* panel;         // [steps, kPanel] lanes
+    std::size_t steps;
+    const std::uint8_t* queries;       // [steps, parts, count] lanes of 32 bits: a float, or 4 int8 against int8 rows
+    std::size_t count;                 // 1 .. kTileQueries
+    const float* bars;                 // [count]
+    std::uint64_t* found;              // [count] bit r: row r is above the bar
+    float* scores;                     // [count, kPanel]
+    const std::uint8_t* ahead;         // memory of the next panel to prefetch meanwhile ...
+    std::size_t ahead_lines;           // ... so many cache lines of it
+    const float* row_scales;           // int8 only, as are these: [kPanel]
+    const float* query_scales;         // [count]
+    const std::int32_t* query_sums;    // [count] of a query's bytes
 };
 
+enum class Storage : std::uint64_t { kF32, kBF16, kInt8 };
+
 struct DenseKernels {
-    void (*f32)(const Tile& tile);
-    void (*bf16)(const Tile& tile);
-    void (*int8)(const Tile& tile);
+    void (*score[3])(const Tile& tile);  // by Storage
     float (*dot)(const float* a, const float* b, std::size_t dimension);
     float (*sum)(const float* data, std::size_t count);
     double (*multiply_add)(std::size_t steps);
 };
 
-namespace portable {
-#include "dense_kernels.inc"
-}
-
-#if defined(__x86_64__)
-SMARTRAG_TARGET(SMARTRAG_AVX2)
-namespace avx2 {
-#define SMARTRAG_KERNEL_AVX2 1
-#include "dense_kernels.inc"
-#undef SMARTRAG_KERNEL_AVX2
-}  // namespace avx2
-SMARTRAG_TARGET_END
-SMARTRAG_TARGET(SMARTRAG_AVX512)
-namespace avx512 {
-#define SMARTRAG_KERNEL_AVX512 1
-#include "dense_kernels.inc"
-#undef SMARTRAG_KERNEL_AVX512
-}  // namespace avx512
-SMARTRAG_TARGET_END
-#elif defined(__aarch64__)
-namespace neon {
-#define SMARTRAG_KERNEL_NEON 1
-#include "dense_kernels.inc"
-#undef SMARTRAG_KERNEL_NEON
-}  // namespace neon
-#endif
+#define SMARTRAG_KERNELS "dense_kernels.inc"
+#include "each_level.inc"
 
 inline const DenseKernels& dense_kernels() {
-    switch (simd_level()) {
-#if defined(__x86_64__)
-        case Simd::kAvx512: return avx512::kDenseKernels;
-        case Simd::kAvx2: return avx2::kDenseKernels;
-#elif defined(__aarch64__)
-        case Simd::kNeon: return neon::kDenseKernels;
-#endif
-        default: return portable::kDenseKernels;
-    }
+    static constexpr const DenseKernels* kTables[] = SMARTRAG_TABLES(kDenseKernels);
+    return *kTables[static_cast<int>(simd_level())];
 }
 
 }  // namespace smartrag

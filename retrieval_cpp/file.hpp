@@ -55,7 +55,7 @@ enum class FileKind : std::uint32_t { kBM25 = 1, kDense = 2 };
 struct FileHeader {
     static constexpr char kMagic[9] = "SmartRAG";
     static constexpr std::uint32_t kByteOrder = 0x01020304;
-    static constexpr std::uint32_t kVersion = 1;
+    static constexpr std::uint32_t kVersion = 2;
     static constexpr std::size_t kAlign = 64;
 
     char magic[8];
@@ -246,5 +246,36 @@ private:
     std::size_t section_ = 0;
     std::size_t offset_ = 0;
 };
+
+// An index consists of a plain struct `meta`, the views that each_section(index, visit) visits in the order of the
+// file, and an `owner` that keeps alive what the views show.
+
+template <class Index>
+std::size_t nbytes(const Index& index) {
+    std::size_t total = sizeof index.meta;
+    Index::each_section(index, [&](const auto& section) { total += section.bytes(); });
+    return total;
+}
+
+template <class Index>
+void save(const Index& index, const std::string& path) {
+    FileWriter file;
+    file.add(View<typename Index::Meta>(&index.meta, 1));
+    Index::each_section(index, [&](const auto& section) { file.add(section); });
+    file.write(path, Index::kKind);
+}
+
+template <class Index>
+Index load(const std::string& path) {
+    MappedFile file(path, Index::kKind);
+    Index index;
+    View<typename Index::Meta> meta;
+    file.next(meta);
+    if (meta.size != 1) file.fail("has a section of the wrong size");
+    index.meta = meta[0];
+    Index::each_section(index, [&](auto& section) { file.next(section); });
+    index.owner = file.owner();
+    return index;
+}
 
 }  // namespace smartrag

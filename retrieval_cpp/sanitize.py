@@ -9,6 +9,7 @@ would be the interpreter's, are not looked for.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,12 @@ BUILDS = {
 
 
 def runtime(library: str) -> str:
-    compiler = os.environ.get("CXX", "g++")
-    return subprocess.run([compiler, f"-print-file-name={library}"], check=True, capture_output=True, text=True).stdout.strip()
+    """Where gcc keeps a sanitizer's runtime; it comes with the compiler."""
+    command = [*shlex.split(os.environ.get("CXX", "g++")), f"-print-file-name={library}"]
+    path = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    if not os.path.isabs(path):
+        sys.exit(f"error: {command[0]} has no {library}; set CXX to a g++ with its sanitizer runtimes")
+    return path
 
 
 def check(name: str) -> int:

@@ -1,8 +1,7 @@
 // simd.hpp - which instruction set the kernels use.
 //
-// Hot loops are written once per idea in a *.inc file that is compiled several times, each time in its own namespace
-// and for its own target (the way of Google's Highway); a search begins by choosing the best.  So one build runs on any
-// machine, and needs no -march=native.
+// Hot loops are written once per idea in a *.inc file that each_level.inc compiles once per instruction set; a search
+// begins by choosing the best.  So one build runs on any machine, and needs no -march=native.
 //
 //   SMARTRAG_SIMD=portable | neon | avx2 | avx512   uses a lower level than the machine has (tests, comparisons)
 #pragma once
@@ -30,6 +29,15 @@
 #endif
 #define SMARTRAG_AVX2 "avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"
 #define SMARTRAG_AVX512 "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"
+
+// Pointers to one table of kernels at each level, in the order of Simd; a level of another platform is never chosen.
+#if defined(__x86_64__)
+#define SMARTRAG_TABLES(table) {&portable::table, nullptr, &avx2::table, &avx512::table}
+#elif defined(__aarch64__)
+#define SMARTRAG_TABLES(table) {&portable::table, &neon::table, nullptr, nullptr}
+#else
+#define SMARTRAG_TABLES(table) {&portable::table, nullptr, nullptr, nullptr}
+#endif
 
 namespace smartrag {
 

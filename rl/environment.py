@@ -55,6 +55,8 @@ class RagEnv:
             return []
         try:
             ids, scores = self.index.search(list(queries), k=self.k)
+        except RetrieverError:
+            raise
         except Exception as error:  # whatever it is, training on without observations would be worse
             raise RetrieverError(f"the retriever failed on {len(queries)} queries: {type(error).__name__}: {error}") from error
         if len(ids) != len(queries):

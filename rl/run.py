@@ -92,6 +92,7 @@ class Run:
         """`args` is the script's dataclass with at least out, fresh, save_seconds; `facts` go into run.json too."""
         self.out, self.script = Path(args.out), script
         self.record = {"script": script, "arguments": {k: v for k, v in asdict(args).items() if k not in STATELESS}, **facts}
+        self.defaults = {f.name: f.default for f in fields(args) if f.name not in STATELESS}
         self.save_seconds, self.last_save = args.save_seconds, time.monotonic()
         self.log_path = self.out / "metrics.jsonl"
         unfinished = None if args.fresh else peek_facts(self.out)
@@ -126,6 +127,7 @@ class Run:
 
     def _compare(self, old: dict) -> None:
         """Raises UsageError that shows every difference in arguments, world or initial weights."""
+        old = {**old, "arguments": {**self.defaults, **old.get("arguments", {})}}  # made before a flag existed: what it does by default
         ours, theirs = ({**r, **r.get("arguments", {})} for r in (self.record, old))
         names = dict.fromkeys(["script", *old.get("arguments", {}), *self.record["arguments"], *(self.record.keys() & old.keys())])
         changed = [f"{k} {theirs.get(k)!r} -> {ours.get(k)!r}" for k in names if k != "arguments" and theirs.get(k) != ours.get(k)]

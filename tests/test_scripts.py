@@ -108,7 +108,7 @@ def test_without_any_run_evaluate_says_what_to_do(tmp_path, monkeypatch):
 def test_foreign_checkpoint(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}/config.json: model_type is 'gpt2', expected 'llama'"
+    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}/config.json: model_type is 'gpt2', expected one of llama, mistral, qwen2, qwen3"
     (checkpoint / "config.json").write_text(json.dumps(config))
     tensors = load_file(checkpoint / "model.safetensors")
     save_file(tensors | {"model.layers.9.bias": torch.zeros(1)}, checkpoint / "model.safetensors")
@@ -347,6 +347,15 @@ def test_other_arguments_are_an_error_that_shows_the_difference(trained):
     assert content(trained) == before
 
 
+def test_a_run_from_before_a_flag_existed_did_what_the_flag_does_by_default(trained, tmp_path):
+    shutil.copytree(trained / "sft", tmp_path / "sft")
+    record = json.loads((tmp_path / "sft/run.json").read_text())
+    del record["arguments"]["shuffle"]
+    (tmp_path / "sft/run.json").write_text(json.dumps(record))
+    assert "already holds the finished run" in call("sft", *SFT, "--out", tmp_path / "sft").out
+    assert "(shuffle 0.5 -> 0.25)" in message("sft", *SFT, "--shuffle", 0.25, "--out", tmp_path / "sft")
+
+
 def test_other_warm_up_weights_are_another_run(trained, checkpoint, tmp_path):
     assert call("ppo", "--init", checkpoint, *PPO, "--iterations", 1, "--out", tmp_path / "ppo").code == 0
     shutil.copy(trained / "ppo/model.safetensors", checkpoint / "model.safetensors")
@@ -494,7 +503,7 @@ def test_sampling_depends_on_its_seed_alone(evaluated):
 
 def test_the_table_names_world_set_split_and_rows(evaluated):
     out = call("evaluate", "--checkpoint", evaluated, "--show", 3).out
-    assert out.startswith("evaluate: world tiny, set popqa, split test, 150 questions, k = 2, quota 1; greedy")
+    assert out.startswith("evaluate: world tiny, set popqa, split test, 150 questions, bm25, k = 2, quota 1; greedy")
     for row in ("direct only", "always retrieve, raw question", "always retrieve, own query", "own decision"):
         assert row in out
     assert out.count("P([RETRIEVE]) = ") == 3 and f"{evaluated}/eval/tiny.popqa.test.json" in out

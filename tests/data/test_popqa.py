@@ -13,8 +13,8 @@ from data.world import Question, WorldError
 from tests.shared import shared_path
 
 
-def ask(id, question, *answers, popularity=None):
-    return Question(id, question, answers, popularity=popularity)
+def ask(id, question, *answers, popularity=None, relation=None):
+    return Question(id, question, answers, popularity=popularity, relation=relation)
 
 
 # ------------------------------------------------------------------------------------------------- templates
@@ -105,8 +105,8 @@ def test_read_tsv(tmp_path, name):
     file = write(tmp_path / name, HEADER + RANKIN
                  + '2\t"""Them"""\tgenre\trock\t\t9\t"What genre is ""Them""?"\t["rock"]\n')  # no s_pop, no quoting
     assert popqa.read(file) == [
-        ask("4222362", "What is George Rankin's occupation?", "politician", "pol", popularity=142.0),
-        ask("2", 'What genre is "Them"?', "rock")]
+        ask("4222362", "What is George Rankin's occupation?", "politician", "pol", popularity=142.0, relation="occupation"),
+        ask("2", 'What genre is "Them"?', "rock", relation="genre")]
 
 
 def test_read_tsv_without_popularity(tmp_path):
