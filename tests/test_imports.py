@@ -8,7 +8,7 @@ import pytest
 from .shared import ROOT
 
 ROOMS = ("model", "rl", "retrieval_cpp", "data")
-SCRIPTS = ("train_sft", "train_ppo", "evaluate")
+SCRIPTS = ("train_sft", "train_ppo", "evaluate", "report", "charts")  # the three doors, and the page that shows what they did
 MAY = {"model": set(), "retrieval_cpp": set(), "data": set(), "rl": {"model", "data"}} | {script: {*ROOMS, *SCRIPTS} for script in SCRIPTS} | {"setup": {"retrieval_cpp"}}
 THIRD_PARTY = {"torch", "tokenizers", "numpy", "safetensors", "tqdm"}
 BUILD = {"setuptools", "pybind11"}  # setup.py alone
