@@ -4,6 +4,8 @@
     python evaluate.py --dataset popqa --checkpoint DIR     one checkpoint, or several: A,B
     python evaluate.py --ask "Who wrote Middlemarch?"       one question, or with "--ask -" one per line of standard input
     ... --force answer|retrieve|question | --sample | --threshold 0.3
+    ... --sweep                                             EM and reward against retrieval, for every threshold on P([RETRIEVE])
+    ... --report report.html                                a page to look at, from what runs and evaluations left; plays what is missing
 
 Greedy by default. Results of the policy's own decisions go to CHECKPOINT/eval/<world>.<set>.<split>.json and the
 episodes to a .jsonl beside it; other decodings carry their name in the file's.
@@ -22,7 +24,7 @@ from tqdm import tqdm
 from data.world import Question
 from model import Tokenizer, is_checkpoint, load_policy, write_json
 from model.checkpoint import atomic_write
-from rl import Decoding, Episode, RagEnv, Workers, rollout
+from rl import Decoding, Episode, RagEnv, Workers, report, rollout
 from rl.retrievers import RetrieverArgs, open_world
 from rl.run import DEVICES, UsageError, arg, main, parse, precision
 from rl.summary import METRICS, by_slice, paired_interval, summarize, table
@@ -39,6 +41,8 @@ class Args(RetrieverArgs):
     force: str = arg("", "answer: never retrieve; retrieve: always; question: always, with the raw question as query")
     sample: bool = arg(False, "sample text and decision at temperature 1, as in training")
     threshold: float = arg(0.5, "retrieve when P([RETRIEVE]) exceeds this")
+    sweep: bool = arg(False, "print and write the figures of every threshold on P([RETRIEVE])")
+    report: str = arg("", "write this HTML file from the results on disk; only missing ones are played")
     rows: int = arg(0, "first questions only, 0 = all")
     show: int = arg(3, "episodes to print at the end")
     k: int = arg(0, "passages per retrieval, 0: the world's")
@@ -98,32 +102,42 @@ class Evaluation:
         return episodes
 
     def _write(self, episodes: list[Episode], decoding: Decoding, seconds: float) -> None:
-        directory = self.checkpoint / "eval"
-        directory.mkdir(exist_ok=True)
-        stem = f"{self.world.name}.{self.args.dataset}.{self.args.split}{file_suffix(decoding)}"
+        self.path(".json").parent.mkdir(exist_ok=True)
         pick = lambda figures: {name: figures[name] for name in METRICS}
         slices = {name: {"rows": s["rows"], **pick(s)} for name, s in by_slice(episodes).items()}
         lines = "".join(json.dumps(self.episode_record(e), ensure_ascii=False) + "\n" for e in episodes)
-        atomic_write(directory / f"{stem}.jsonl", lambda path: path.write_text(lines))
-        write_json(directory / f"{stem}.json", none_for_nan({
-            "world": self.world.name, "set": self.args.dataset, "split": self.args.split, "rows": len(episodes), "checkpoint": str(self.checkpoint),
-            "decoding": asdict(decoding), "retriever": self.retriever, "k": self.env.k, "quota": self.env.quota,
-            "metrics": pick(summarize(episodes)), "slices": slices,
-            "truncated_questions": sum(e.truncated for e in episodes), "corpus_sha256": self.world.corpus_sha256, "seconds": seconds}))
+        atomic_write(self.path(".jsonl", decoding), lambda path: path.write_text(lines))
+        write_json(self.path(".json", decoding), none_for_nan({
+            **self.facts(), "checkpoint": str(self.checkpoint), "decoding": asdict(decoding), "metrics": pick(summarize(episodes)), "slices": slices,
+            "truncated_questions": sum(e.truncated for e in episodes), "seconds": seconds}))
+
+    def path(self, ending: str, decoding: Decoding = Decoding()) -> Path:
+        return self.checkpoint / "eval" / f"{self.world.name}.{self.args.dataset}.{self.args.split}{file_suffix(decoding)}{ending}"
+
+    def facts(self) -> dict:
+        """What a result of this evaluation is about; results with other facts are not comparable."""
+        return {"world": self.world.name, "set": self.args.dataset, "split": self.args.split, "rows": len(self.questions),
+                "retriever": self.retriever, "k": self.env.k, "quota": self.env.quota, "corpus_sha256": self.world.corpus_sha256}
 
     def episode_record(self, e: Episode) -> dict:
         corpus = self.world.corpus
         turns = [{"query": t.query, "passages": [{"id": corpus[i].id, "title": corpus[i].title, "text": corpus[i].text, "score": round(s, 4)}
                                                  for i, s in zip(t.passages, t.scores)]} for t in e.turns]
+        special = (self.tokenizer.retrieve, self.tokenizer.answer)  # forced decisions are shown, too; text never holds these tokens
+        paid = [[self.tokenizer.show([token]), round(reward, 6)] for token, reward, own in zip(e.tokens, e.rewards, e.action_mask)
+                if own or reward or token in special]
         return {"id": e.question.id, "question": e.question.question, "answers": e.question.answers, "slice": e.question.slice,
-                "relation": e.question.relation, "p_retrieve": round(e.p_retrieve, 6), "turns": turns, "answer": e.answer, "em": e.exact_match,
-                "f1": round(e.f1, 6), "hit": e.hit, "malformed": e.malformed, "reward": round(e.reward, 6)}
+                "relation": e.question.relation, "popularity": e.question.popularity, "p_retrieve": round(e.p_retrieve, 6), "turns": turns,
+                "answer": e.answer, "em": e.exact_match, "f1": round(e.f1, 6), "hit": e.hit, "malformed": e.malformed, "reward": round(e.reward, 6),
+                "tokens": paid}
 
 
 def none_for_nan(value):
     """JSON has no NaN: a figure over nothing (hit without any retrieval) is null."""
     if isinstance(value, dict):
         return {k: none_for_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [none_for_nan(v) for v in value]
     return None if isinstance(value, float) and value != value else value
 
 
@@ -142,6 +156,29 @@ def print_comparison(results: dict[tuple[str, str], list[Episode]]) -> None:
         print(f"\nmean reward of {last[0]}, own decision, minus that of ... (paired bootstrap, 95 %)")
         for name, episodes in others.items():
             print("  {:<44}{:+.3f} [{:+.3f}, {:+.3f}]".format(name, *paired_interval(mine, [e.reward for e in episodes])))
+
+
+def sweep(evaluation: Evaluation, played: dict[str, list[Episode]]) -> str:
+    """Figures of every threshold on P([RETRIEVE]) beside the baselines' points: a table, and all of it in a .sweep.json.
+
+    Where a question is retrieved for at most once, the two forced rollouts hold what any threshold would have played, and
+    P([RETRIEVE]) says which of the two; a larger quota decides again after each retrieval, so each threshold is played.
+    """
+    direct, retrieved = played["direct only"], played["always retrieve, own query"]
+    shown = [i / 10 for i in range(11)]
+    if evaluation.env.quota > 1:
+        at = {t: evaluation.play(f"threshold {t:g}", Decoding(threshold=t)) for t in shown}
+    else:
+        p = sorted(e.p_retrieve for e in direct)
+        steps = (p[len(p) * i // 100] for i in range(100))  # about 1 % of the questions each
+        at = {t: [b if b.p_retrieve > t else a for a, b in zip(direct, retrieved)] for t in sorted({*shown, *steps})}
+    better = [max(branches, key=lambda e: e.reward) for branches in zip(direct, retrieved)]
+    points = {name: summarize(e) for name, e in {**played, "better branch of each question": better}.items()}
+    curve = {t: summarize(e) for t, e in at.items()}
+    write_json(evaluation.path(".sweep.json"), none_for_nan({
+        **evaluation.facts(), "checkpoint": str(evaluation.checkpoint), "points": points, "curve": [{"threshold": t, **m} for t, m in curve.items()]}))
+    rows = [(f"P([RETRIEVE]) > {t:g}", curve[t]) for t in shown] + list(points.items())
+    return f"\n{evaluation.checkpoint}: threshold sweep ({evaluation.path('.sweep.json')})\n{table(rows, COLUMNS)}\n"
 
 
 def show_episodes(episodes: list[Episode], tokenizer: Tokenizer, count: int) -> None:
@@ -215,8 +252,13 @@ def evaluate() -> None:
         raise UsageError("no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint")
     if args.ask is not None:
         return ask(checkpoints[-1], args, decoding, workers)
+    if (args.sweep or args.report) and decoding != Decoding():
+        raise UsageError("--sweep and --report are about all decodings; they go with none of --force, --sample, --threshold")
+    write_report = lambda: report.make(args.report, (Evaluation(c, args, workers) for c in checkpoints), BASELINES)
+    if args.report and not args.sweep:
+        return write_report()
     rows = BASELINES if decoding == Decoding() else (("own decision" if not args.force else f"force {args.force}", decoding),)
-    results, evaluation = {}, None
+    results, sweeps, evaluation = {}, [], None
     for checkpoint in checkpoints:
         evaluation = Evaluation(checkpoint, args, workers)
         if checkpoint == checkpoints[0]:
@@ -225,12 +267,17 @@ def evaluate() -> None:
                   f"{'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(checkpoints)}")
         for name, row in rows:
             results[checkpoint, name] = evaluation.play(name, row)
+        if args.sweep:
+            sweeps.append(sweep(evaluation, {name: results[checkpoint, name] for name, _ in rows}))
     last = list(results.values())[-1]
     if cut := sum(e.truncated for e in last):
         print(f"{cut} questions were longer than the context and were cut")
     print_comparison(results)
+    print("".join(sweeps), end="")
     show_episodes(last, evaluation.tokenizer, args.show)
     print("\nresults: " + ", ".join(f"{c}/eval/{evaluation.world.name}.{args.dataset}.{args.split}{file_suffix(decoding)}.json" for c in checkpoints))
+    if args.report:
+        write_report()
 
 
 if __name__ == "__main__":
