@@ -1,4 +1,4 @@
-# make demo        a fresh clone -> environment, C++ build, warm-up, joint PPO, evaluation with table and episodes
+# make demo        a fresh clone -> environment, C++ build, warm-up, joint PPO, evaluation with table and episodes, runs/report.html
 # make test        the same environment plus the tests' oracles, then the whole suite
 # make benchmark   every table of ratios      make sanitize   the C++ part under sanitizers      make clean
 #
@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 	@set -e; ready=$$(date +%s); \
 	$(RUN) train_sft.py $(SFT_FLAGS); \
 	$(RUN) train_ppo.py $(PPO_FLAGS); \
-	$(RUN) evaluate.py --dataset popqa $(EVAL_FLAGS); \
+	$(RUN) evaluate.py --dataset popqa --sweep --report runs/report.html $(EVAL_FLAGS); \
 	echo "$(START) $$ready $$(date +%s)" | awk '{ printf "\nset-up %.1f minutes, the whole demo %.1f minutes\n", ($$2 - $$1) / 60, ($$3 - $$1) / 60 }'
 
 test: $(VENV)/installed-test

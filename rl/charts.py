@@ -98,7 +98,8 @@ def percent(value: float | None) -> str:
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The cells are HTML; the first of each row is its heading."""
     body = "".join(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in head)}</tr></thead><tbody>{body}</tbody></table></div>'
+    top = "".join(f'<th scope="col">{h}</th>' for h in head)
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def whisker(mean: float, low: float, high: float, reach: float, text: Callable[[float], str]) -> str:

@@ -141,7 +141,8 @@ def training(checkpoint: Path) -> str:
     made = read_json(directory / "run.json") if (directory / "run.json").exists() else {}
     arguments, ppo = made.get("arguments", {}), any("iteration" in line for line in lines)
     told = [f"world {made['world']}"] if "world" in made else []
-    told += [f"{name.replace('_', ' ')} {arguments[name]}" for name in ("dataset", "seed", "iterations", "episodes", "read_steps", "mix_steps", "lr") if name in arguments]
+    shown = ("dataset", "seed", "iterations", "episodes", "read_steps", "mix_steps", "lr")
+    told += [f"{name.replace('_', ' ')} {arguments[name]}" for name in shown if name in arguments]
     kind = "joint PPO" if ppo else "warm-up"
     return f'<h3>{escape(str(directory))}: {kind}</h3><p class="note">{escape(", ".join(told))}</p>' + (ppo_curves(lines) if ppo else sft_curves(lines))
 
@@ -159,10 +160,12 @@ def ppo_curves(lines: list[dict]) -> str:
               iteration, Axis("reward per question", digits=3)),
         chart("Exact match", [Line("dev, greedy", on_dev("em", 100), 0)], iteration, percent("EM")),
         chart("Retrieval", [Line("training, mean P([RETRIEVE])", train("p_retrieve", 100), 0, "faint"), Line("dev, greedy", on_dev("retrieval", 100), 0)]
-              + [Line(f"dev, {name}", in_slice(name), i, "dashed") for i, name in enumerate(slices, start=1)], iteration, percent("retrieval", least=0, most=100)),
-        chart("KL to the warm-up policy", [Line("training", train("kl"), 0)], iteration, Axis("KL (k1), nats per episode", " nats", 2)),
-        chart("Hit: passages hold what is needed", [Line("training, when retrieved", train("hit", 100), 0, "faint"), Line("dev, greedy, when retrieved", on_dev("hit", 100), 0)],
-              iteration, percent("hit@k")),
+              + [Line(f"dev, {name}", in_slice(name), i, "dashed") for i, name in enumerate(slices, start=1)],
+              iteration, percent("retrieval", least=0, most=100)),
+        chart("KL to the warm-up policy", [Line("training", train("kl"), 0)], iteration, Axis("KL (k1), nats per episode", " nats", 2),
+              "An estimate from the episodes played; where both branches are played instead of sampled, it can fall below 0."),
+        chart("Hit: passages hold what is needed", [Line("training, when retrieved", train("hit", 100), 0, "faint"),
+                                                    Line("dev, greedy, when retrieved", on_dev("hit", 100), 0)], iteration, percent("hit@k")),
         chart("Value head", [Line("value head, all tokens", train("ev_all"), 0), Line("class oracle, all tokens", train("ev_oracle_all"), 1, "dashed")],
               iteration, Axis("explained variance", digits=2, most=1))])
 
@@ -177,7 +180,8 @@ def sft_curves(lines: list[dict]) -> str:
     phases = [f"after {x['phase']}" for x in lines if "dev" in x]
     return grid([chart("Loss", [Line(phase, thin(points), i) for i, (phase, points) in enumerate(losses.items())],
                        Axis("step", digits=0), Axis("loss, nats per action token", " nats", 3)),
-                 chart("Skills on dev", [line._replace(kind="dots") for line in dev], Axis("", names=phases, least=-0.5, most=len(phases) - 0.5), Axis("%", " %"))])
+                 chart("Skills on dev", [line._replace(kind="dots") for line in dev], Axis("", names=phases, least=-0.5, most=len(phases) - 0.5),
+                       Axis("%", " %"))])
 
 
 # ---------------------------------------------------------------------------------------------- tables
@@ -192,12 +196,12 @@ def comparison(group: Group) -> str:
     rows = []
     for (checkpoint, name), r in group.results.items():
         m = r.about["metrics"]
-        cells = [f"<code>{escape(checkpoint)}</code> {escape(name)}", f"{m['reward']:.3f}", percent(m["em"]), percent(m["f1"]), percent(m["retrieval"]), percent(m["hit"]),
-                 percent(m["malformed"]), f"{1000 * r.about['seconds'] / r.about['rows']:.1f} ms"]
+        cells = [f"<code>{escape(checkpoint)}</code> {escape(name)}", f"{m['reward']:.3f}",
+                 *(percent(m[figure]) for figure in ("em", "f1", "retrieval", "hit", "malformed")), f"{1000 * r.about['seconds'] / r.about['rows']:.1f} ms"]
         if pair := intervals.get((checkpoint, name)):
             cells += [whisker(*pair[0], reach[0], lambda v: f"{v:+.3f}"), whisker(*pair[1], reach[1], lambda v: f"{100 * v:+.1f}")]
         else:
-            cells += ["compared with the others"] * 2
+            cells += ["–"] * 2
         rows.append(cells)
     return html_table(("policy and decision", "reward", "EM", "F1", "retrieval", "hit@k if retrieved", "malformed", "time per question",
                        f"reward of <code>{escape(last)}</code>, own decision, minus this", "EM of the same minus this, points"), rows)
@@ -205,9 +209,11 @@ def comparison(group: Group) -> str:
 
 def slices(group: Group) -> str:
     names = list(dict.fromkeys(name for r in group.own.values() for name in r.about["slices"]))
-    rows = [[f"{escape(name)}: <code>{escape(c)}</code>", f"{s['rows']:,}", f"{s['reward']:.3f}", percent(s["em"]), percent(s["retrieval"]), percent(s["hit"]), percent(s["malformed"])]
+    rows = [[f"{escape(name)}: <code>{escape(c)}</code>", f"{s['rows']:,}", f"{s['reward']:.3f}",
+             *(percent(s[figure]) for figure in ("em", "retrieval", "hit", "malformed"))]
             for name in names for c, r in group.own.items() if (s := r.about["slices"].get(name))]
-    return "<h3>Own decision, per slice</h3>" + html_table(("slice", "questions", "reward", "EM", "retrieval", "hit@k if retrieved", "malformed"), rows) if rows else ""
+    head = ("slice", "questions", "reward", "EM", "retrieval", "hit@k if retrieved", "malformed")
+    return f"<h3>Own decision, per slice</h3>{html_table(head, rows)}" if rows else ""
 
 
 def tiles(group: Group) -> str:
@@ -219,7 +225,8 @@ def tiles(group: Group) -> str:
     parts = []
     for label, name, factor, form, change in shown:
         if last[name] is not None:
-            since = "" if len(own) == 1 or first[name] is None else f"<small>{change.format(factor * (last[name] - first[name]))} from {escape(own[0][0])}</small>"
+            changed = len(own) > 1 and first[name] is not None
+            since = f"<small>{change.format(factor * (last[name] - first[name]))} from {escape(own[0][0])}</small>" if changed else ""
             parts.append(f"<div><b>{form.format(factor * last[name])}</b><span>{label}</span>{since}</div>")
     return f'<p class="note"><code>{escape(own[-1][0])}</code>, own decision</p><div class="tiles">{"".join(parts)}</div>'
 

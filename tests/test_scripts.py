@@ -11,6 +11,7 @@ import string
 import subprocess
 import sys
 from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -519,3 +520,89 @@ def test_a_result_is_never_half_written(evaluated, monkeypatch):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "could not be written" in text and read_results(evaluated) == before
     assert not list((evaluated / "eval").glob("*.partial"))
+
+
+# ---------------------------------------------------------------------------------------------- sweep and report
+
+
+def test_rewards_token_by_token_add_up(evaluated):
+    for suffix in ("", ".force-answer", ".force-question", ".force-retrieve"):
+        for r in read_results(evaluated, suffix)[1]:
+            assert sum(reward for _, reward in r["tokens"]) == pytest.approx(r["reward"], abs=1e-5)
+            said = "".join(token for token, _ in r["tokens"])
+            assert said.startswith("[RETRIEVE]" if r["turns"] else ("[RETRIEVE]", "[ANSWER]")) and "<obs>" not in said
+            assert r["malformed"] or (said.count("[RETRIEVE]") == len(r["turns"]) and said.partition("[ANSWER]")[2].strip() == f"{r['answer']}<eos>")
+
+
+@pytest.mark.parametrize("flags", [["--dtype", "fp32"], ["--dtype", "fp32", "--quota", 2, "--rows", 40]])
+def test_the_sweep_is_what_each_threshold_plays(evaluated, tmp_path, flags):
+    """fp32: in bf16 a greedy tie may fall otherwise in a batch of other rows."""
+    copy = Path(shutil.copytree(evaluated, tmp_path / "copy"))
+    result = call("evaluate", "--checkpoint", copy, "--sweep", *flags)
+    assert result.code == 0 and "P([RETRIEVE]) > 0.3" in result.out, result.err
+    swept = json.loads((copy / "eval/tiny.popqa.test.sweep.json").read_text())
+    p = sorted(r["p_retrieve"] for r in read_results(copy)[1])
+    between = min((m["threshold"] for m in swept["curve"]), key=lambda t: abs(t - p[len(p) // 2]))
+    for threshold in (0.3, between):
+        assert call("evaluate", "--checkpoint", copy, "--threshold", repr(threshold), *flags).code == 0
+        played = read_results(copy, f".threshold-{threshold:g}" if threshold != 0.5 else "")[0]["metrics"]
+        [point] = [m for m in swept["curve"] if m["threshold"] == threshold]
+        assert {name: point[name] for name in played} == pytest.approx(played, nan_ok=True)
+    assert len({m["retrieval"] for m in swept["curve"]}) > 2, "a curve"
+    [middle] = [m for m in swept["curve"] if m["threshold"] == 0.5]
+    assert middle == {"threshold": 0.5} | swept["points"]["own decision"]
+    assert swept["points"]["better branch of each question"]["reward"] >= max(m["reward"] for m in swept["curve"]) or "--quota" in flags
+
+
+def test_the_report_plays_what_is_missing_alone(evaluated, tmp_path):
+    copy = Path(shutil.copytree(evaluated, tmp_path / "copy", ignore=shutil.ignore_patterns("*.threshold*", "*.sample*")))
+    assert call("evaluate", "--checkpoint", copy).code == 0  # results newer than the copied weights
+    before = content(copy / "eval")
+    old = (copy / "eval/tiny.popqa.test.json").stat().st_mtime_ns
+    (copy / "eval/tiny.popqa.test.force-question.json").unlink()
+    result = call("evaluate", "--checkpoint", copy, "--report", tmp_path / "new/report.html")
+    assert result.code == 0 and f"report: {tmp_path}/new/report.html" in result.out, result.err
+    assert content(copy / "eval").keys() == before.keys() and (copy / "eval/tiny.popqa.test.json").stat().st_mtime_ns == old
+    assert message("evaluate", "--checkpoint", copy, "--report", tmp_path / "x.html", "--force", "answer").startswith("--sweep and --report are about all decodings")
+    (copy / "metrics.jsonl").write_text("{}\n[1]\n")
+    assert message("evaluate", "--checkpoint", copy, "--report", tmp_path / "x.html") == f"{copy}/metrics.jsonl:2: not a JSON object"
+    assert not (tmp_path / "x.html").exists()
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes, and the text of each script."""
+    def __init__(self):
+        super().__init__()
+        self.tags, self.scripts = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.scripts += [""] if tag == "script" else []
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] == "script" and self.scripts:
+            self.scripts[-1] += data
+
+
+def test_no_string_of_a_world_becomes_markup(checkpoint, world, tmp_path):
+    breaker = """</script><script>alert(1)</script><!--<img src=x onerror="alert(1)">'"&amp;{{data}}\u2028</title>"""
+    file = world / "questions/popqa.test.jsonl"
+    rows = [json.loads(line) | {"question": breaker, "answers": [breaker], "slice": breaker, "relation": breaker} for line in file.read_text().splitlines()[:8]]
+    file = file.rename(file.with_name("<img src=x>\"'&.test.jsonl"))
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    passages = [json.loads(line) | {"title": breaker, "text": breaker} for line in (world / "corpus.jsonl").read_text().splitlines()]
+    (world / "corpus.jsonl").write_text("".join(json.dumps(p) + "\n" for p in passages))
+    (world / "world.json").write_text(json.dumps({"name": """<script>alert(2)<"'&>""", "k": 2}))
+    hostile = checkpoint.rename(tmp_path / """<img src=x onerror="alert(3)">'&""")
+    result = call("evaluate", "--checkpoint", hostile, "--world", world, "--dataset", "<img src=x>\"'&", "--sweep", "--report", tmp_path / "report.html")
+    assert result.code == 0, result.err
+    page = Elements()
+    page.feed((tmp_path / "report.html").read_text())
+    assert "img" not in {tag for tag, _ in page.tags} and [tag for tag, _ in page.tags].count("script") == 2
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on") or a in ("src", "href")]
+    data, script = json.loads(page.scripts[0]), page.scripts[1]
+    shown = data["sets"][0]["questions"][0]
+    assert {name: shown[name] for name in ("question", "answers", "slice", "relation")} == {
+        "question": breaker, "answers": [breaker], "slice": breaker, "relation": breaker}
+    assert all(passage == [breaker, breaker] for passage in data["passages"])
+    assert "innerHTML" not in script and "insertAdjacentHTML" not in script and "document.write" not in script
