@@ -68,10 +68,9 @@ class Policy(nn.Module):
         parts = (last, before, first.float().cumsum(1) / count)
         return torch.cat([F.layer_norm(part[at].float(), part.shape[-1:]) for part in parts], -1)
 
-    def continue_from(self, tokens: Tensor, start: Tensor, cache: Cache, last: Tensor) -> Tensor:
-        """Write int64 [B, T] at positions start [B] into the cache; logits float32 [B, V] after column last [B]."""
-        hidden = self.model(tokens, start, cache)[-1]
-        return self.logits(hidden[torch.arange(len(tokens), device=tokens.device), last])
+    def continue_from(self, tokens: Tensor, start: Tensor, cache: Cache, rows: Tensor | None, last: Tensor) -> Tensor:
+        """Write int64 [B, T] at positions start [B] into rows [B] of the cache; logits float32 [B, V] after column last [B]."""
+        return self.logits(self.model(tokens, start, cache, rows, last[:, None])[-1][:, 0])
 
     @property
     def device(self) -> torch.device:
