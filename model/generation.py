@@ -33,10 +33,9 @@ class Session:
 
     @classmethod
     def start(cls, policy: Policy, chunks: list[list[int]]) -> "Session":
-        """A session whose rows begin with these tokens. The cache has the autocast dtype where autocast is on."""
+        """A session whose rows begin with these tokens."""
         device = policy.device
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-        cache = Cache.empty(policy.config, len(chunks), 0, dtype, device)
+        cache = Cache.empty(policy.config, len(chunks), 0, policy.model.dtype, device)
         session = cls(policy, cache, torch.zeros(len(chunks), dtype=torch.long, device=device), None)
         return session.feed(chunks)
 
@@ -71,13 +70,13 @@ class Session:
         rows, last, length = None, first, self.length
         cache = self.cache.grow(int(length.max()) + budget)
         for step in range(budget):
-            last = sample(self.policy.continue_from(last[:, None], length, cache, rows, torch.zeros_like(last)), temperature, generator)
+            last = sample(self.policy.continue_from(last[:, None], length, cache, rows), temperature, generator)
             length = length + 1
             written[slice(None) if rows is None else rows, step] = last
             going = (last != eos).nonzero().squeeze(-1)
             if not len(going):
                 break
-            if len(going) < len(last):
+            if len(going) < len(last):  # the finished rows are dropped at once: the cache stays, its rows are picked
                 rows, last, length = going if rows is None else rows[going], last[going], length[going]
         texts = written.tolist()
         return [text[:text.index(eos) + 1] if eos in text else text for text in texts]

@@ -50,8 +50,8 @@ class Place(NamedTuple):
     cos: Tensor  # [B or 1, T, 1, E]
     sin: Tensor
     mask: Tensor | None  # bool [B or 1, 1, T or A, S], None = causal
+    slots: tuple[Tensor, Tensor] | None  # int64 rows [B, 1] and positions [B, T] in the cache; None = no cache
     rows: Tensor | None  # int64 [B], rows of the cache; None = all of them, in order
-    slots: Tensor | None  # int64 [B, T], None = no cache
     at: Tensor | None  # int64 [B, A], the columns whose output is wanted; None = all T
 
 
@@ -113,8 +113,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = 
 
 def write_and_read(cached: Tensor, new: Tensor, place: Place) -> Tensor:
     """Put new [B, T, K, E] into its slots of the cache; all that the rows can see, [B, seen, K, E]."""
-    rows = torch.arange(len(new), device=new.device) if place.rows is None else place.rows
-    cached[rows[:, None], place.slots] = new.to(cached.dtype)
+    cached[place.slots] = new.to(cached.dtype)
     seen = cached[:, :place.mask.shape[-1]]
     return (seen if place.rows is None else seen.index_select(0, place.rows)).to(new.dtype)
 
@@ -176,6 +175,12 @@ class Transformer(nn.Module):
         self.rope = Rope(config)
         self.apply(self._initialise)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the layers compute in: the autocast dtype where autocast is on, else that of their weights."""
+        weight = self.norm.weight
+        return torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else weight.dtype
+
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
@@ -190,8 +195,7 @@ class Transformer(nn.Module):
         """
         (B, T), device = tokens.shape, tokens.device
         x = self.embed_tokens(tokens)
-        if torch.is_autocast_enabled(device.type):
-            x = x.to(torch.get_autocast_dtype(device.type))
+        x = x.to(self.dtype)
         positions = torch.arange(T, device=device)[None]
         if cache is not None:
             positions = start[:, None] + positions  # [B, T]
@@ -200,7 +204,8 @@ class Transformer(nn.Module):
         cos, sin = (table[positions].unsqueeze(2).to(x.dtype) for table in (self.rope.cos, self.rope.sin))
         seen = torch.arange(T if cache is None else int(positions.max()) + 1, device=device)
         mask = None if cache is None else seen <= positions[:, None, :, None]  # [B, 1, T, seen]
-        place = Place(cos, sin, mask, rows, None if cache is None else positions, None)
+        slots = None if cache is None else ((torch.arange(B, device=device) if rows is None else rows)[:, None], positions)
+        place = Place(cos, sin, mask, slots, rows, None)
         states = []
         for i, layer in enumerate(self.layers):
             if at is not None and i == len(self.layers) - 1:

@@ -35,7 +35,7 @@ class Decoding:
 GREEDY = Decoding()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def rollout(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: Sequence[Question], decoding: Decoding = GREEDY,
             generator: torch.Generator | None = None, batch_size: int = 256, progress: Callable[[int], None] | None = None) -> list[Episode]:
     """One episode per question, in order. `progress` is called with the number of episodes finished by each batch."""
@@ -44,13 +44,14 @@ def rollout(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: Sequen
         raise ValueError("both branches: every question must come twice in a row, and the batch size be even")
     if decoding.both and env.quota < 1:
         raise ValueError("both branches: a quota of 0 leaves no decision to learn")
-    episodes = []
+    policy, episodes = policy.for_inference(), []
     for start in range(0, len(questions), batch_size):
         batch = [Episode(question) for question in questions[start:start + batch_size]]
         for episode, ids in zip(batch, tokenizer.encode_batch([e.question.question for e in batch])):
             episode.truncated = len(ids) > room
             episode.state([tokenizer.bos, *ids[:room]])
-        _run(policy, tokenizer, env, batch, decoding, generator)
+        with torch.autocast(policy.device.type, enabled=False):
+            _run(policy, tokenizer, env, batch, decoding, generator)
         episodes += batch
         if progress:
             progress(len(batch))
