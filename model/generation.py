@@ -8,20 +8,21 @@ Shapes: B rows, T longest chunk, S cache slots, V vocabulary.
 """
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from .policy import Policy
 from .transformer import Cache
+
+FEED_ROWS = 64  # rows of one forward pass that reads
 
 
 def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
     """Next tokens int64 [B] from float32 [B, V]; temperature 0 is greedy. No top-k or top-p: PPO scores what it sampled."""
     if temperature == 0:
-        return logits.argmax(-1)
-    probabilities = (logits / temperature).softmax(-1)
-    if generator is not None:  # drawn where the generator lives: the CPU, also for a policy on a GPU
-        probabilities = probabilities.to(generator.device)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1).to(logits.device)
+        return logits.max(-1).indices  # three times as fast as argmax on a CPU
+    # One uniform number per row against the cumulative distribution; torch.multinomial draws one per token of the vocabulary.
+    cumulative = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
+    uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=generator.device if generator else logits.device)
+    return torch.searchsorted(cumulative, uniform.to(logits.device) * cumulative[:, -1:], right=True).squeeze(-1)
 
 
 class Session:
@@ -32,10 +33,9 @@ class Session:
 
     @classmethod
     def start(cls, policy: Policy, chunks: list[list[int]]) -> "Session":
-        """A session whose rows begin with these tokens. The cache has the autocast dtype where autocast is on, else the weights'."""
+        """A session whose rows begin with these tokens."""
         device = policy.device
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else policy.dtype
-        cache = Cache.empty(policy.config, len(chunks), 0, dtype, device)
+        cache = Cache.empty(policy.config, len(chunks), 0, policy.model.dtype, device)
         session = cls(policy, cache, torch.zeros(len(chunks), dtype=torch.long, device=device), None)
         return session.feed(chunks)
 
@@ -47,32 +47,36 @@ class Session:
         """The session after appending one non-empty chunk to every row. Raises ValueError beyond the context."""
         device = self.length.device
         count = torch.tensor([len(chunk) for chunk in chunks], device=device)
-        tokens = pad_sequence([torch.tensor(chunk) for chunk in chunks], batch_first=True).to(device)
         if int((self.length + count).max()) > self.policy.config.max_position_embeddings:
             raise ValueError(f"an episode exceeds the context of {self.policy.config.max_position_embeddings} tokens")
-        # The padding on the right writes into slots that the row has not reached: never seen, later overwritten.
-        cache = self.cache.grow(int(self.length.max()) + tokens.shape[1])
-        logits = self.policy.continue_from(tokens, self.length, cache, count - 1)
-        return Session(self.policy, cache, self.length + count, logits)
+        # Rows of similar length together: little padding, and activations that fit into a core's cache. The padding on the
+        # right writes into slots that the row has not reached: never seen, later overwritten.
+        order = count.argsort(stable=True)
+        cache = self.cache.grow(int(self.length.max()) + int(count.max()))
+        logits = []
+        for rows in order.split(FEED_ROWS):
+            group = [chunks[row] for row in rows.tolist()]
+            width = max(map(len, group))
+            tokens = torch.tensor([chunk + [0] * (width - len(chunk)) for chunk in group], device=device)
+            logits.append(self.policy.continue_from(tokens, self.length[rows], cache, rows, count[rows] - 1))
+        return Session(self.policy, cache, self.length + count, torch.cat(logits)[order.argsort()])
 
     def generate(self, first: Tensor, budget: int, temperature: float, eos: int, generator: torch.Generator | None = None) -> list[list[int]]:
         """What every row writes after its `first` token (int64 [B]): at most `budget` tokens, <eos> included if reached.
 
         The session itself does not move (slots beyond `length` are scratch space).
         """
-        written = [[] for _ in range(len(first))]
-        rows, last = torch.arange(len(first), device=first.device), first
-        policy, length, cache = self.policy, self.length, self.cache.grow(int(self.length.max()) + budget)
-        for _ in range(budget):
-            logits = policy.continue_from(last[:, None], length, cache, torch.zeros_like(rows))
-            last, length = sample(logits, temperature, generator), length + 1
-            for row, token in zip(rows.tolist(), last.tolist()):
-                if not written[row] or written[row][-1] != eos:
-                    written[row].append(token)
-            going = torch.tensor([written[row][-1] != eos for row in rows.tolist()], device=first.device)
-            if not going.any():
+        written = torch.full((len(first), budget), eos, device=first.device)
+        rows, last, length = None, first, self.length
+        cache = self.cache.grow(int(length.max()) + budget)
+        for step in range(budget):
+            last = sample(self.policy.continue_from(last[:, None], length, cache, rows), temperature, generator)
+            length = length + 1
+            written[slice(None) if rows is None else rows, step] = last
+            going = (last != eos).nonzero().squeeze(-1)
+            if not len(going):
                 break
-            if going.float().mean() < 0.5:  # drop the finished rows: a copy of the cache, so not at every step
-                keep = going.nonzero().squeeze(-1)
-                rows, last, length, cache = rows[keep], last[keep], length[keep], cache.select(keep)
-        return written
+            if len(going) < len(last):  # the finished rows are dropped at once: the cache stays, its rows are picked
+                rows, last, length = going if rows is None else rows[going], last[going], length[going]
+        texts = written.tolist()
+        return [text[:text.index(eos) + 1] if eos in text else text for text in texts]

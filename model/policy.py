@@ -6,6 +6,7 @@ layers and the words of the question (the causal mean of the first layer) at onc
 
 Shapes: B batch, T tokens, V vocabulary, D width, N selected positions.
 """
+import copy
 from pathlib import Path
 
 import torch
@@ -74,10 +75,18 @@ class Policy(nn.Module):
         parts = (last, before, first.float().cumsum(1) / count)
         return torch.cat([F.layer_norm(part[at].float(), part.shape[-1:]) for part in parts], -1)
 
-    def continue_from(self, tokens: Tensor, start: Tensor, cache: Cache, last: Tensor) -> Tensor:
-        """Write int64 [B, T] at positions start [B] into the cache; logits float32 [B, V] after column last [B]."""
-        hidden = self.model(tokens, start, cache)[-1]
-        return self.logits(hidden[torch.arange(len(tokens), device=tokens.device), last])
+    def continue_from(self, tokens: Tensor, start: Tensor, cache: Cache, rows: Tensor | None = None, last: Tensor | None = None) -> Tensor:
+        """Write int64 [B, T] at positions start [B] into rows [B] of the cache (None: all); logits float32 [B, V] after
+        column last [B] (None: there is one column)."""
+        return self.logits(self.model(tokens, start, cache, rows, None if last is None else last[:, None])[-1][:, 0])
+
+    def for_inference(self) -> "Policy":
+        """A frozen copy whose layers hold their weights in the dtype of the autocast around this call, to be run without it:
+        at a million parameters, autocast takes longer than the products. Embedding and logits stay float32."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        twin.model.layers.to(self.model.dtype)
+        twin.model.norm.to(self.model.dtype)
+        return twin
 
     @property
     def device(self) -> torch.device:

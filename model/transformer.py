@@ -21,7 +21,7 @@ from .config import Config, RopeScaling
 
 
 class Cache(NamedTuple):
-    """Keys and values of a ragged batch, one pair [B, K, S, E] per layer; the slot of a token is its position.
+    """Keys and values of a ragged batch, one pair [B, S, K, E] per layer; the slot of a token is its position.
 
     Because slot == position, `slot <= position of the query` is the whole attention mask: whatever lies in slots
     that a row has not reached yet can never be seen, and a row continues across turns by writing where it stopped.
@@ -31,20 +31,35 @@ class Cache(NamedTuple):
 
     @classmethod
     def empty(cls, config: Config, rows: int, slots: int, dtype: torch.dtype, device) -> "Cache":
-        shape = (rows, config.num_key_value_heads, slots, config.head_dim)
+        shape = (rows, slots, config.num_key_value_heads, config.head_dim)
         make = lambda: [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
         return cls(make(), make())
 
     def select(self, rows: Tensor) -> "Cache":
         """The cache of some of its rows (int64 [b]), copied."""
-        return Cache([k[rows] for k in self.keys], [v[rows] for v in self.values])
+        return Cache(*([x.index_select(0, rows) for x in side] for side in self))
 
     def grow(self, slots: int) -> "Cache":
         """The same cache with at least `slots` slots."""
-        extra = slots - self.keys[0].shape[2]
+        extra = slots - self.keys[0].shape[1]
         if extra <= 0:
             return self
-        return Cache([F.pad(k, (0, 0, 0, extra)) for k in self.keys], [F.pad(v, (0, 0, 0, extra)) for v in self.values])
+        return Cache(*([F.pad(x, (0, 0, 0, 0, 0, extra)) for x in side] for side in self))
+
+
+class Place(NamedTuple):
+    """Where the new tokens of a batch stand: the same for every layer, but for `mask` and `at` of the last."""
+    cos: Tensor  # [B or 1, T, 1, E]
+    sin: Tensor
+    mask: Tensor | None  # bool [B or 1, 1, T or A, S], None = causal
+    slots: tuple[Tensor, Tensor] | None  # int64 rows [B, 1] and positions [B, T] in the cache; None = no cache
+    rows: Tensor | None  # int64 [B], rows of the cache; None = all of them, in order
+    at: Tensor | None  # int64 [B, A], the columns whose output is wanted; None = all T
+
+
+def take(x: Tensor, at: Tensor | None) -> Tensor:
+    """Columns at [B, A] of x [B or 1, T, ...] -> [B, A, ...]; x itself where at is None."""
+    return x if at is None else x.expand(len(at), *x.shape[1:])[torch.arange(len(at), device=at.device)[:, None], at]
 
 
 class RMSNorm(nn.Module):
@@ -87,15 +102,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = False) -> Tensor:
     """Grouped-query attention. q [B, H, T, E]; k, v [B, K, S, E]; mask bool [B or 1, 1, T, S], None = causal.
 
-    On CPU the explicit form: the backward of bf16 SDPA is ten times slower there than matmul-softmax-matmul, and
-    folding the G query heads of a group into the rows of one matmul means that no key is ever repeated in memory.
+    Whole episodes on a CPU take the explicit form: the backward of bf16 SDPA is ten times slower there than
+    matmul-softmax-matmul, and folding the G query heads of a group into the rows of one matmul means that no key is ever
+    repeated in memory. It holds without gradients as well, so that PPO's old and new log-probs are rounded alike.
     """
     B, H, T, E = q.shape
     K, S = k.shape[1], k.shape[2]
-    if q.device.type != "cpu":
+    if q.device.type != "cpu" or cached:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
     q = (q * E**-0.5).reshape(B, K, H // K * T, E)  # heads h of group h // G lie together, so this is a view
     scores = (q @ k.transpose(-1, -2)).view(B, K, H // K, T, S)
@@ -104,6 +120,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     bias = torch.zeros(mask.shape, dtype=scores.dtype, device=q.device).masked_fill_(~mask, -math.inf)
     weights = (scores + bias.unsqueeze(2)).softmax(-1).view(B, K, H // K * T, S)
     return (weights.to(v.dtype) @ v).view(B, H, T, E)
+
+
+def write_and_read(cached: Tensor, new: Tensor, place: Place) -> Tensor:
+    """Put new [B, T, K, E] into its slots of the cache; all that the rows can see, [B, seen, K, E]."""
+    cached[place.slots] = new.to(cached.dtype)
+    seen = cached[:, :place.mask.shape[-1]]
+    return (seen if place.rows is None else seen.index_select(0, place.rows)).to(new.dtype)
 
 
 class Attention(nn.Module):
@@ -119,22 +142,16 @@ class Attention(nn.Module):
         else:
             self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, slots: Tensor | None, keys: Tensor | None,
-                values: Tensor | None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]. With a cache, the new keys are written at `slots` int64 [B, T] first."""
-        B, T, _ = x.shape
-        q = rotate(self.q_norm(self.q_proj(x).view(B, T, self.heads, self.head_dim)), cos, sin).transpose(1, 2)
-        k = rotate(self.k_norm(self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)), cos, sin)
-        v = self.v_proj(x).view(B, T, self.kv_heads, self.head_dim)
+    def forward(self, x: Tensor, place: Place, keys: Tensor | None, values: Tensor | None) -> Tensor:
+        """x [B, T, D] -> [B, T or A, D]. With a cache, the new keys and values are written first."""
+        split = lambda projected: projected.unflatten(-1, (-1, self.head_dim))  # [B, T, heads, E]
+        q = rotate(self.q_norm(split(self.q_proj(take(x, place.at)))), take(place.cos, place.at), take(place.sin, place.at))
+        k = rotate(self.k_norm(split(self.k_proj(x))), place.cos, place.sin)
+        v = split(self.v_proj(x))
         if keys is not None:
-            rows = torch.arange(B, device=x.device)[:, None]
-            keys[rows, :, slots] = k.to(keys.dtype)  # [B, T, K, E] into slots of [B, K, S, E]
-            values[rows, :, slots] = v.to(values.dtype)
-            seen = mask.shape[-1]
-            k, v = keys[:, :, :seen].to(q.dtype), values[:, :, :seen].to(q.dtype)
-        else:
-            k, v = k.transpose(1, 2), v.transpose(1, 2)
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
+            k, v = (write_and_read(cached, new, place) for cached, new in ((keys, k), (values, v)))
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
+        return self.o_proj(attend(q, k, v, place.mask, cached=keys is not None).transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -156,8 +173,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, *context) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), *context)
+    def forward(self, x: Tensor, place: Place, keys: Tensor | None, values: Tensor | None) -> Tensor:
+        x = take(x, place.at) + self.self_attn(self.input_layernorm(x), place, keys, values)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -174,40 +191,48 @@ class Transformer(nn.Module):
         self.gradient_checkpointing = False  # recompute a layer in the backward pass instead of keeping what is inside it
         self.apply(self._initialise)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the layers compute in: the autocast dtype where autocast is on, else that of their weights."""
+        weight = self.norm.weight
+        return torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else weight.dtype
+
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor, start: Tensor | None = None, cache: Cache | None = None) -> list[Tensor]:
+    def forward(self, tokens: Tensor, start: Tensor | None = None, cache: Cache | None = None, rows: Tensor | None = None,
+                at: Tensor | None = None) -> list[Tensor]:
         """tokens int64 [B, T] -> [h_1, ..., h_(L-1), norm(h_L)], each [B, T, D].
 
         Without a cache the rows start at position 0 and attend causally; rows are padded on the right, which a causal
-        mask hides from every real token. With one, row b continues at position start[b] (int64 [B]).
+        mask hides from every real token. With one, row b continues row rows[b] of it at position start[b] (int64 [B]).
+        `at` int64 [B, A]: the last layer computes these columns alone (its keys and values, all), [B, A, D].
         """
-        T = tokens.shape[1]
+        (B, T), device = tokens.shape, tokens.device
         x = self.embed_tokens(tokens)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        if cache is None:
-            slots, mask = None, None
-            if T > self.config.max_position_embeddings:
-                raise ValueError(f"{T} tokens exceed the context of {self.config.max_position_embeddings}")
-            cos, sin = self.rope.cos[None, :T, None], self.rope.sin[None, :T, None]
-        else:
-            slots = start[:, None] + torch.arange(T, device=tokens.device)  # [B, T]
-            seen = int(slots.max()) + 1
-            mask = torch.arange(seen, device=tokens.device) <= slots[:, None, :, None]  # [B, 1, T, seen]
-            cos, sin = self.rope.cos[slots].unsqueeze(2), self.rope.sin[slots].unsqueeze(2)  # [B, T, 1, E]
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        x = x.to(self.dtype)
+        positions = torch.arange(T, device=device)[None]
+        if cache is not None:
+            positions = start[:, None] + positions  # [B, T]
+        elif T > self.config.max_position_embeddings:
+            raise ValueError(f"{T} tokens exceed the context of {self.config.max_position_embeddings}")
+        cos, sin = (table[positions].unsqueeze(2).to(x.dtype) for table in (self.rope.cos, self.rope.sin))
+        seen = torch.arange(T if cache is None else int(positions.max()) + 1, device=device)
+        mask = None if cache is None else seen <= positions[:, None, :, None]  # [B, 1, T, seen]
+        slots = None if cache is None else ((torch.arange(B, device=device) if rows is None else rows)[:, None], positions)
+        place = Place(cos, sin, mask, slots, rows, None)
         states = []
         for i, layer in enumerate(self.layers):
-            keys, values = (cache.keys[i], cache.values[i]) if cache is not None else (None, None)
+            if at is not None and i == len(self.layers) - 1:
+                place = place._replace(at=at, mask=seen <= take(positions, at)[:, None, :, None])
+            cached = (cache.keys[i], cache.values[i]) if cache is not None else (None, None)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, cos, sin, mask, slots, keys, values, use_reentrant=False)
+                x = checkpoint(layer, x, place, *cached, use_reentrant=False)
             else:
-                x = layer(x, cos, sin, mask, slots, keys, values)
+                x = layer(x, place, *cached)
             states.append(x)
         states[-1] = self.norm(x)
         return states

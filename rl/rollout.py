@@ -48,6 +48,7 @@ def rollout(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: Sequen
         raise ValueError("both branches: every question must come twice in a row, and the batch size be even")
     if decoding.both and env.quota < 1:
         raise ValueError("both branches: a quota of 0 leaves no decision to learn")
+    policy = policy.for_inference()
     starts = range(0, len(questions), batch_size)
     seeds = torch.randint(2**62, (len(starts),), generator=generator).tolist() if generator else [None] * len(starts)
 
@@ -56,7 +57,8 @@ def rollout(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: Sequen
         for episode, ids in zip(batch, tokenizer.encode_batch([e.question.question for e in batch])):
             episode.truncated = len(ids) > room
             episode.state([tokenizer.bos, *ids[:room]])
-        _run(policy, tokenizer, env, batch, decoding, seed and torch.Generator().manual_seed(seed))
+        with torch.inference_mode(), torch.autocast(policy.device.type, enabled=False):
+            _run(policy, tokenizer, env, batch, decoding, seed and torch.Generator().manual_seed(seed))
         if progress:
             progress(len(batch))
         return batch

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import Session, sample
+from model.generation import FEED_ROWS
 
 from .tiny import tiny_config, tiny_policy
 
@@ -77,6 +78,31 @@ def test_finished_rows_are_dropped_without_a_trace():
                 assert together == [Session.start(POLICY, [p]).generate(first[i:i + 1], 20, 0.0, eos)[0] for i, p in enumerate(prompts)]
                 return
     pytest.fail("no token stops rows at different steps")
+
+
+def test_many_rows_are_read_in_groups_without_a_trace():
+    """More rows than one forward pass reads, of many lengths, twice: each stands where it would stand alone."""
+    generator = torch.Generator().manual_seed(4)
+    draw = lambda: [torch.randint(3, 60, (int(n),), generator=generator).tolist() for n in torch.randint(1, 20, (2 * FEED_ROWS + 5,), generator=generator)]
+    first, second = draw(), draw()
+    with torch.no_grad():
+        assert_stands_after(Session.start(POLICY, first).feed(second), [a + b for a, b in zip(first, second)])
+
+
+def test_the_inference_copy_computes_what_autocast_does():
+    """bf16 weights without autocast against fp32 weights under it; the original is left as it was."""
+    policy = tiny_policy(tiny_config(vocab_size=60))
+    chunks = [[5, 6, 7, 8], [9, 10]]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = Session.start(policy, chunks).logits
+        twin = policy.for_inference()
+    with torch.no_grad():
+        found = Session.start(twin, chunks).logits
+    assert twin.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16 and {p.dtype for p in policy.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in policy.parameters()) and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():  # without autocast the copy is the same policy in float32
+        assert torch.equal(Session.start(policy.for_inference(), chunks).logits, Session.start(policy, chunks).logits)
 
 
 def test_text_ends_with_eos_or_fills_the_budget():

@@ -81,6 +81,21 @@ def test_attention_on_a_cpu_is_the_one_used_elsewhere(kv_heads, masked):
     torch.testing.assert_close(attend(q, k, v, mask), other, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_chosen_columns_are_those_of_the_whole_pass(layers):
+    """The last layer at some columns alone, in any order and repeated: values and every gradient."""
+    model = tiny_policy(tiny_config(num_hidden_layers=layers)).model
+    tokens, at = torch.randint(320, (3, 20)), torch.tensor([[0, 5, 19], [7, 7, 2], [18, 1, 0]])
+    pick, weight = (torch.arange(3)[:, None], at), torch.randn(3, 3, 32)
+    whole, part = model(tokens), model(tokens, at=at)
+    assert all(torch.equal(a, b) for a, b in zip(whole[:-1], part[:-1])) and part[-1].shape == (3, 3, 32)
+    torch.testing.assert_close(part[-1], whole[-1][pick], atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad((last * weight).sum(), list(model.parameters())) for last in (whole[-1][pick], part[-1])]
+    for name, one, other in zip(dict(model.named_parameters()), *gradients):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=lambda m: f"{name}: {m}")
+
+
 @pytest.mark.parametrize("heads", [4, 2, 1])
 def test_a_checkpoint_that_transformers_saved_opens_here(tmp_path, heads):
     theirs = LlamaForCausalLM(LlamaConfig(

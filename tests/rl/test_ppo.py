@@ -627,7 +627,7 @@ def test_ppo_learns_what_to_say():
     target, optimizer = int(chance().topk(5).indices[-1]), torch.optim.AdamW(policy.model.parameters(), lr=2e-3, weight_decay=0.0)
     start = float(chance()[target])
     for iteration in range(30):
-        episodes = rollout(policy, TOKENIZER, environment(), [QUESTIONS[2]] * 64, Decoding(1.0, force="answer"), torch.Generator().manual_seed(iteration))
+        episodes = rollout(policy, TOKENIZER, environment(), [QUESTIONS[2]] * 64, Decoding(1.0, force="answer"), torch.Generator().manual_seed(1000 + iteration))
         for e in episodes:
             e.rewards = [0.0] * (len(e.rewards) - 1) + [float(e.tokens[len(prompt)] == target)]
         experience = collect(policy, policy, episodes, TOKENIZER, 0.0, CONFIG)

@@ -79,7 +79,9 @@ class ScriptedSession:
 
 def scripted(plan: Callable[[list[int]], tuple[float, list[int], list[int]]], context: int = 256):
     """A policy for ScriptedSession."""
-    return SimpleNamespace(plan=plan, config=SimpleNamespace(max_position_embeddings=context))
+    policy = SimpleNamespace(plan=plan, config=SimpleNamespace(max_position_embeddings=context), device=torch.device("cpu"))
+    policy.for_inference = lambda: policy
+    return policy
 
 
 class TalkativePolicy(Policy):
