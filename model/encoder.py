@@ -184,7 +184,7 @@ class SentenceEncoder:
             raise CheckpointError(f"{directory}: the tokenizer has {backend.get_vocab_size()} tokens, the embedding {config.vocab_size} rows")
         limits = (read_object(directory / name).get(field) for name, field in
                   (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")) if (directory / name).exists())
-        max_tokens = min((int(x) for x in limits if x), default=None)  # tokenizer_config's may be 1e30: "none"
+        max_tokens = min((int(x) for x in limits if isinstance(x, (int, float)) and x > 0), default=None)  # tokenizer_config's may be 1e30: "none"
         return cls(network.to(device).eval(), backend, max_tokens, query_prefix, passage_prefix)
 
 

@@ -49,7 +49,8 @@ def reference(directory: Path, texts: list[str], pooling: str = "mean", limit: i
     return np.stack(vectors)
 
 
-@pytest.mark.parametrize("fields", [{}, dict(num_attention_heads=1, num_hidden_layers=1), dict(type_vocab_size=1, intermediate_size=20)], ids=["plain", "one head", "one type"])
+@pytest.mark.parametrize("fields", [{}, dict(num_attention_heads=1, num_hidden_layers=1), dict(type_vocab_size=1, intermediate_size=20)],
+                         ids=["plain", "one head", "one type"])
 def test_hidden_states_are_those_of_transformers(tmp_path, fields):
     """Of a padded batch of 4 rows, fp32."""
     directory = bert_directory(tmp_path, **fields)
@@ -140,7 +141,8 @@ def spoil_weights(change):
     (lambda d: (d / "model.safetensors").write_bytes(b"torn"), "/model.safetensors: not a readable safetensors file"),
     (lambda d: (d / "tokenizer.json").write_text("{}"), "/tokenizer.json: not a readable tokenizer"),
     (lambda d: (d / "tokenizer.json").unlink(), "/vocab.txt: not a readable tokenizer"),
-    (lambda d: BertWordPieceTokenizer({w: i for i, w in enumerate([*WORDS, "more"])}).save(str(d / "tokenizer.json")), ": the tokenizer has 21 tokens, the embedding 20 rows"),
+    (lambda d: BertWordPieceTokenizer({w: i for i, w in enumerate([*WORDS, "more"])}).save(str(d / "tokenizer.json")),
+     ": the tokenizer has 21 tokens, the embedding 20 rows"),
     (lambda d: (d / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense"}]'), "/modules.json: a module of type Dense is not supported"),
     (lambda d: ((d / "1_Pooling").mkdir(), spoil_json("1_Pooling/config.json", pooling_mode="max")(d)), "/1_Pooling/config.json: pooling 'max' is not supported"),
 ], ids=range(16))

@@ -1,5 +1,6 @@
 """From arguments to what the scripts search with: the cache of vectors, the bi-encoder, and the way through run.json."""
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,7 @@ def test_the_bi_encoder_learns_to_find_and_is_the_same_every_time():
     examples = examples_of(WORLD.questions("popqa", "train")[:60], WORLD, BM25Index.build(TEXTS))
 
     def found(steps: int) -> tuple[float, str]:
-        encoder = train_biencoder(examples, TEXTS, BiEncoderConfig(vocab_size=1000, hidden_size=64, layers=1, heads=2, max_tokens=32, steps=steps, questions=16, lr=3e-3))
+        encoder = train_biencoder(examples, TEXTS, replace(SMALL, hidden_size=64, steps=steps, questions=16, lr=3e-3))
         ids, _ = DenseIndex(encoder.encode(TEXTS)).search(encoder.encode([e.question for e in examples]), 2)
         return np.mean([bool(set(e.right) & set(row)) for e, row in zip(examples, ids.tolist())]), encoder.sha256()
 
