@@ -208,7 +208,7 @@ def comparison(group: Group) -> str:
 
 def slices(group: Group) -> str:
     names = list(dict.fromkeys(name for r in group.own.values() for name in r.about["slices"]))
-    rows = [[f"{escape(name)}: <code>{escape(c)}</code>", f"{s['rows']:,}", f"{s['reward']:.3f}",
+    rows = [[f"<code>{escape(c)}</code> {escape(name)}", f"{s['rows']:,}", f"{s['reward']:.3f}",
              *(percent(s[figure]) for figure in ("em", "retrieval", "hit", "malformed"))]
             for name in names for c, r in group.own.items() if (s := r.about["slices"].get(name))]
     head = ("slice", "questions", "reward", "EM", "retrieval", "hit@k if retrieved", "malformed")
