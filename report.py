@@ -83,9 +83,14 @@ def is_current(evaluation, decoding: Decoding) -> bool:
     return {name: result.about.get(name) for name in facts} == facts and [r["question"] for r in result.records] == [q.question for q in evaluation.questions]
 
 
+def is_old(file: Path) -> bool:
+    """Whether a file of CHECKPOINT/eval is older than the weights."""
+    return file.stat().st_mtime < (file.parent.parent / "model.safetensors").stat().st_mtime
+
+
 def read_result(file: Path) -> Result | None:
     """None: older than the weights, or written before records held their tokens. Raises UsageError on damaged files."""
-    if file.stat().st_mtime < (file.parent.parent / "model.safetensors").stat().st_mtime:
+    if is_old(file):
         return None
     about, records = read_json(file), read_lines(file.with_suffix(".jsonl"))
     return Result(about, records) if all("tokens" in r for r in records) and len(records) == about.get("rows") else None
@@ -123,7 +128,7 @@ def read_groups(checkpoints: Sequence[Path], decodings: dict[str, dict]) -> tupl
         group.results = {key: group.results[key] for key in order if key in group.results}
         for checkpoint in checkpoints:
             file = checkpoint / "eval" / "{world}.{set}.{split}.sweep.json".format(**group.about)
-            if file.exists() and all(read_json(file).get(f) == group.about[f] for f in FACTS):
+            if file.exists() and not is_old(file) and all(read_json(file).get(f) == group.about[f] for f in FACTS):
                 group.sweeps[str(checkpoint)] = read_json(file)
     return [g for g in groups.values() if g.own], left_out
 
