@@ -84,9 +84,14 @@ def is_current(evaluation, decoding: Decoding) -> bool:
     return {name: result.about.get(name) for name in facts} == facts and [r["question"] for r in result.records] == [q.question for q in evaluation.questions]
 
 
+def is_old(file: Path) -> bool:
+    """Whether a file of CHECKPOINT/eval is older than the weights."""
+    return file.stat().st_mtime < (file.parent.parent / "model.safetensors").stat().st_mtime
+
+
 def read_result(file: Path) -> Result | None:
     """None: older than the weights, or written before records held their tokens. Raises UsageError on damaged files."""
-    if file.stat().st_mtime < (file.parent.parent / "model.safetensors").stat().st_mtime:
+    if is_old(file):
         return None
     about, records = read_json(file), read_lines(file.with_suffix(".jsonl"))
     return Result(about, records) if all("tokens" in r for r in records) and len(records) == about.get("rows") else None
@@ -124,7 +129,7 @@ def read_groups(checkpoints: Sequence[Path], decodings: dict[str, dict]) -> tupl
         group.results = {key: group.results[key] for key in order if key in group.results}
         for checkpoint in checkpoints:
             file = checkpoint / "eval" / "{world}.{set}.{split}.sweep.json".format(**group.about)
-            if file.exists() and all(read_json(file).get(f) == group.about[f] for f in FACTS):
+            if file.exists() and not is_old(file) and all(read_json(file).get(f) == group.about[f] for f in FACTS):
                 group.sweeps[str(checkpoint)] = read_json(file)
     return [g for g in groups.values() if g.own], left_out
 
@@ -209,7 +214,7 @@ def comparison(group: Group) -> str:
 
 def slices(group: Group) -> str:
     names = list(dict.fromkeys(name for r in group.own.values() for name in r.about["slices"]))
-    rows = [[f"{escape(name)}: <code>{escape(c)}</code>", f"{s['rows']:,}", f"{s['reward']:.3f}",
+    rows = [[f"<code>{escape(c)}</code> {escape(name)}", f"{s['rows']:,}", f"{s['reward']:.3f}",
              *(percent(s[figure]) for figure in ("em", "retrieval", "hit", "malformed"))]
             for name in names for c, r in group.own.items() if (s := r.about["slices"].get(name))]
     head = ("slice", "questions", "reward", "EM", "retrieval", "hit@k if retrieved", "malformed")
