@@ -4,7 +4,7 @@
     gradients = list(workers.map(gradient_of, micro_batches))
 
 At this size a matmul is too small to be split: a second thread inside every operation makes a training step 1.3 times
-as fast, a second micro-batch beside the first one {X} times. Torch releases Python's lock during every operation and
+as fast, a second micro-batch beside the first one 1.5 times. Torch releases Python's lock during every operation and
 throughout a backward pass. Results come in the order of the items and every item is computed by one thread, so a run gives
 the same bits with any number of threads. Left out: processes, GPUs (there the kernels are parallel: one worker).
 """

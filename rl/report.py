@@ -29,7 +29,7 @@ from .summary import paired_interval
 
 TEMPLATE = Path(__file__).with_name("report.template.html")
 BROWSER_BYTES = 3_000_000  # of episodes, all sets together; above it every second, third, ... question is left out
-FACTS = ("world", "set", "split", "rows", "k", "quota", "corpus_sha256")
+FACTS = ("world", "set", "split", "rows", "retriever", "k", "quota", "corpus_sha256")
 
 
 class Result(NamedTuple):
@@ -122,7 +122,7 @@ def read_groups(checkpoints: Sequence[Path], decodings: dict[str, dict]) -> tupl
             if (result := read_result(file)) is None:
                 left_out.append(str(file))
                 continue
-            key = (*(about.get(f) for f in FACTS), tuple(r["question"] for r in result.records))
+            key = (*(str(about.get(f)) for f in FACTS), tuple(r["question"] for r in result.records))
             groups.setdefault(key, Group(about)).results[str(checkpoint), name] = result
     for group in groups.values():
         order = [(str(c), name) for c in checkpoints for name in decodings]

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-import report
-from charts import Axis, Line, chart, thin, ticks, whisker
-from report import Group, Result, browsed, embedded, popularity, share_interval
+from rl import report
+from rl.charts import Axis, Line, chart, thin, ticks, whisker
+from rl.report import Group, Result, browsed, embedded, popularity, share_interval
 
 
 def record(number: int, **values) -> dict:
