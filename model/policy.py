@@ -65,15 +65,17 @@ class Policy(nn.Module):
             logits = F.linear(hidden.to(head.weight.dtype), head.weight).float()
             return head.correct(logits, hidden) if isinstance(head, TrainedRows) else logits
 
-    def value_features(self, states: list[Tensor], at: tuple = ()) -> Tensor:
+    def value_features(self, states: list[Tensor], at: tuple = (), last: Tensor | None = None) -> Tensor:
         """Layer states [B, T, D] -> detached float32 [B, T, 3 D]: last, one before, causal mean of the first.
 
-        `at`, an index (rows [N], columns [N]), computes them there alone: [N, 3 D].
+        `at`, an index (rows [N], columns [N]), computes them there alone: [N, 3 D]; `last` [N, D] is the last state there,
+        for a pass that has no other columns of it.
         """
-        last, before, first = (states[i].detach() for i in (-1, -2 if len(states) > 1 else -1, 0))
+        last = states[-1][at] if last is None else last
+        before, first = states[-2 if len(states) > 1 else -1][at], states[0].detach()
         count = torch.arange(1, first.shape[1] + 1, device=first.device)[:, None]
-        parts = (last, before, first.float().cumsum(1) / count)
-        return torch.cat([F.layer_norm(part[at].float(), part.shape[-1:]) for part in parts], -1)
+        parts = (last, before, (first.float().cumsum(1) / count)[at])
+        return torch.cat([F.layer_norm(part.detach().float(), part.shape[-1:]) for part in parts], -1)
 
     def continue_from(self, tokens: Tensor, start: Tensor, cache: Cache, rows: Tensor | None = None, last: Tensor | None = None) -> Tensor:
         """Write int64 [B, T] at positions start [B] into rows [B] of the cache (None: all); logits float32 [B, V] after

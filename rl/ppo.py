@@ -57,15 +57,19 @@ def score(policy: Policy, batch: Batch, tokenizer: Tokenizer, temperature: float
 
     Text: softmax over the vocabulary at `temperature`. Free decisions: softmax over the two action tokens alone.
     """
-    states = policy.model(batch.tokens)
-    at, decision = (batch.rows, batch.columns - 1), batch.decision
-    hidden, taken = states[-1][at], batch.tokens[batch.rows, batch.columns]
+    at, decision, columns = (batch.rows, batch.columns - 1), batch.decision, None
+    if policy.config.num_hidden_layers > 1:  # of a single layer, the value features read every column
+        counts = torch.bincount(batch.rows, minlength=len(batch.tokens))[:, None]
+        wanted = torch.arange(int(counts.max()), device=counts.device) < counts  # [B, A], A the most action tokens of a row
+        columns = torch.zeros_like(wanted, dtype=torch.long).masked_scatter(wanted, at[1])
+    states = policy.model(batch.tokens, at=columns)  # the last layer at these columns alone
+    hidden, taken = states[-1][at if columns is None else wanted], batch.tokens[batch.rows, batch.columns]
     text = (policy.logits(hidden[~decision]) / temperature).log_softmax(-1)
     choice = policy.logits(hidden[decision])[:, [tokenizer.retrieve, tokenizer.answer]].log_softmax(-1)
     merge = lambda of_text, of_choice: text.new_zeros(len(taken)).masked_scatter(~decision, of_text).masked_scatter(decision, of_choice)
     log_probs = merge(text.gather(-1, taken[~decision, None]), choice.gather(-1, (taken[decision, None] == tokenizer.answer).long()))
     entropy = merge(-(text.exp() * text).sum(-1), -(choice.exp() * choice).sum(-1))
-    return Scores(log_probs, entropy, policy.value_features(states, at))
+    return Scores(log_probs, entropy, policy.value_features(states, at, hidden))
 
 
 @dataclass

@@ -67,9 +67,9 @@ def perturbed(policy, by: float = 0.02, seed: int = 5):
 # ------------------------------------------------------------------------------------------------- scoring
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_scores_are_those_of_single_tokens(temperature):
-    policy = random_policy()
+@pytest.mark.parametrize("temperature, layers", [(1.0, 2), (0.7, 2), (1.0, 1), (1.0, 3)])
+def test_scores_are_those_of_single_tokens(temperature, layers):
+    policy = random_policy(num_hidden_layers=layers)
     episodes = play(policy, quota=2)
     scores = score(policy, collate(episodes, TOKENIZER.pad), TOKENIZER, temperature)
     slow = [entry for episode in episodes for entry in slow_scores(policy, episode, temperature)]
@@ -134,15 +134,13 @@ def test_forced_decisions_and_observations_carry_no_gradient():
     """d log pi / d logits lives exactly one column before each action token, and nowhere else."""
     policy = random_policy()
     for episode in [*play(policy, 8, quota=2), *play(policy, 4, Decoding(1.0, force="retrieve")), *play(policy, 4, Decoding(1.0, force="question"))]:
-        columns = []
-        original = policy.logits
-        policy.logits = lambda hidden: (columns.append(hidden), original(hidden))[1]
-        states = []
-        hook = policy.model.register_forward_hook(lambda m, i, out: (out[-1].retain_grad(), states.append(out[-1])) and None)
+        seen = []
+        hook = policy.model.register_forward_hook(lambda m, i, keywords, out: (out[-1].retain_grad(), seen.append((keywords["at"][0], out[-1]))) and None,
+                                                  with_kwargs=True)
         score(policy, collate([episode], TOKENIZER.pad), TOKENIZER).log_probs.sum().backward()
         hook.remove()
-        del policy.logits
-        touched = states[0].grad[0].abs().sum(-1) > 0
+        (columns, states), touched = seen[0], torch.zeros(len(episode.tokens), dtype=torch.bool)
+        touched[columns] = states.grad[0].abs().sum(-1) > 0
         assert touched.tolist() == [*episode.action_mask[1:], False]
 
 
