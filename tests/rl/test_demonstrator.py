@@ -10,7 +10,8 @@ from data.world import World
 from model import Tokenizer
 from retrieval_cpp import BM25Index
 from rl import RagEnv
-from train_sft import Args, Demonstrator
+from rl.demonstrator import Demonstrator
+from train_sft import Args
 
 PLAIN = Args(world="tiny", swap=0.0, shuffle=0.0, gold=0.0)
 
