@@ -12,7 +12,7 @@ from torch import Tensor
 from .policy import Policy
 from .transformer import Cache
 
-FEED_ROWS = 64  # rows of one forward pass that reads
+FEED_ROWS = 64  # rows of one forward pass that reads; on one core 16 and 256 are a sixth slower
 
 
 def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
