@@ -37,7 +37,7 @@ GREEDY = Decoding()
 
 @torch.no_grad()
 def rollout(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: Sequence[Question], decoding: Decoding = GREEDY,
-            generator: torch.Generator | None = None, batch_size: int = 128, progress: Callable[[int], None] | None = None,
+            generator: torch.Generator | None = None, batch_size: int = 256, progress: Callable[[int], None] | None = None,
             spread: Callable = map) -> list[Episode]:
     """One episode per question, in order. `progress` is called with the number of episodes finished by each batch.
 
