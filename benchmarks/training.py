@@ -8,7 +8,8 @@ included), and model FLOPs as a share of two bf16 matmul rates measured in the s
 
     model FLOPs   6 P T + 6 L D T^2 + 6 V D N of every episode: forward and backward (twice the forward) of the P weights of
                   the layers over its T tokens, of causal attention (half of the T x T products) and of the tied output
-                  matrix at the N action tokens whose logits are computed. Padding does not count as work.
+                  matrix at the N action tokens whose logits are computed; of the last layer, all but keys and values at
+                  those tokens alone. Padding does not count as work.
     own shapes    the matmuls of the layers, forward, input gradient and weight gradient, at the tokens of one micro-batch:
                   what this machine can do at width 128
     1024^3        one large square matmul: what this machine can do at all
@@ -39,9 +40,12 @@ GROUPS = (("matmul", ("mm", "bmm", "addmm", "linear", "matmul", "baddbmm")), ("s
 
 def model_flops(episodes: list[Episode], policy) -> float:
     config = policy.config
-    weights = sum(p.numel() for p in policy.model.layers.parameters() if p.ndim == 2)
-    attention, logits = config.num_hidden_layers * config.hidden_size, config.vocab_size * config.hidden_size
-    return sum(6.0 * (weights * len(e.tokens) + attention * len(e.tokens) ** 2 + logits * sum(e.action_mask)) for e in episodes)
+    weights = {name: p.numel() for name, p in policy.model.layers[0].named_parameters() if p.ndim == 2}
+    keys = weights["self_attn.k_proj.weight"] + weights["self_attn.v_proj.weight"]
+    everywhere, wanted = (config.num_hidden_layers - 1) * sum(weights.values()) + keys, sum(weights.values()) - keys
+    attention, logits = config.hidden_size, config.vocab_size * config.hidden_size
+    return sum(6.0 * (everywhere * len(e.tokens) + (config.num_hidden_layers - 1) * attention * len(e.tokens) ** 2
+                      + (wanted + logits + 2 * attention * len(e.tokens)) * sum(e.action_mask)) for e in episodes)
 
 
 def matmul_rate(shapes: list[tuple[int, int, int]], seconds: float = 0.2) -> float:
@@ -120,7 +124,7 @@ def warm_up_figures(args) -> None:
     clock, batch = Counter(), run.batch(first)
     for group in train_sft.by_length(batch, run.args.micro_batch):
         start = time.perf_counter()
-        loss = train_sft.loss_of(run.policy, [batch[i] for i in group], run.tokenizer, run.args, run.workers)
+        loss = train_sft.loss_of(run.policy, [batch[i] for i in group], run.tokenizer, run.args)
         middle = time.perf_counter()
         loss.backward()
         clock.update(forward=middle - start, backward=time.perf_counter() - middle)
