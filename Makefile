@@ -14,7 +14,7 @@ SFT_FLAGS ?=
 PPO_FLAGS ?=
 EVAL_FLAGS ?=
 PYTEST_FLAGS ?=
-BENCHMARKS ?= bm25 dense rollout training
+BENCHMARKS ?= bm25 dense rollout training parity
 
 RUN := $(VENV)/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard retrieval_cpp/*.[chi]pp retrieval_cpp/*.inc retrieval_cpp/unicode_tables.py)
