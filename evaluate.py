@@ -198,11 +198,13 @@ def ask(checkpoint: str, args: Args, decoding: Decoding, workers: Workers) -> No
     """Answer --ask, each question as it comes; a reader that goes away (a closed pipe) ends it."""
     evaluation = Evaluation(checkpoint, args, workers)
     generator = torch.Generator().manual_seed(args.seed)
+    with precision(args.device, args.dtype):
+        policy = evaluation.policy.for_inference()  # once, and not for every question
     try:
         for number, text in asked(args.ask):
             start = time.perf_counter()
             with precision(args.device, args.dtype):
-                [episode] = rollout(evaluation.policy, evaluation.tokenizer, evaluation.env, [Question(str(number), text, ())], decoding, generator)
+                [episode] = rollout(policy, evaluation.tokenizer, evaluation.env, [Question(str(number), text, ())], decoding, generator)
             seconds = time.perf_counter() - start
             print(as_json(evaluation, episode, seconds) if args.json else as_text(evaluation, episode, seconds), flush=True)
     except BrokenPipeError:
@@ -254,9 +256,10 @@ def evaluate() -> None:
         return ask(checkpoints[-1], args, decoding, workers)
     if (args.sweep or args.report) and decoding != Decoding():
         raise UsageError("--sweep and --report are about all decodings; they go with none of --force, --sample, --threshold")
-    write_report = lambda: report.make(args.report, (Evaluation(c, args, workers) for c in checkpoints), BASELINES)
     if args.report and not args.sweep:
-        return write_report()
+        for checkpoint in checkpoints:
+            report.play_missing(Evaluation(checkpoint, args, workers), BASELINES)
+        return report.write(args.report, checkpoints, BASELINES)
     rows = BASELINES if decoding == Decoding() else (("own decision" if not args.force else f"force {args.force}", decoding),)
     results, sweeps, evaluation = {}, [], None
     for checkpoint in checkpoints:
@@ -277,7 +280,7 @@ def evaluate() -> None:
     show_episodes(last, evaluation.tokenizer, args.show)
     print("\nresults: " + ", ".join(f"{c}/eval/{evaluation.world.name}.{args.dataset}.{args.split}{file_suffix(decoding)}.json" for c in checkpoints))
     if args.report:
-        write_report()
+        report.write(args.report, checkpoints, BASELINES)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -61,15 +61,16 @@ class Group:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def make(path: str, evaluations: Iterable, rows: Sequence[tuple[str, Decoding]]) -> None:
-    """Play what is missing of each Evaluation (of evaluate.py), then write the report of its checkpoint's whole eval folder."""
-    checkpoints = []
-    for evaluation in evaluations:
-        checkpoints.append(evaluation.checkpoint)
-        for name, decoding in rows:
-            if not is_current(evaluation, decoding):
-                evaluation.play(name, decoding)
-    page = render(checkpoints, {name: asdict(decoding) for name, decoding in rows})
+def play_missing(evaluation, rows: Sequence[tuple[str, Decoding]]) -> None:
+    """Play the decodings of an Evaluation (of evaluate.py) that are not on disk as the report needs them."""
+    for name, decoding in rows:
+        if not is_current(evaluation, decoding):
+            evaluation.play(name, decoding)
+
+
+def write(path: str, checkpoints: Sequence[str], rows: Sequence[tuple[str, Decoding]]) -> None:
+    """The report of the checkpoints' whole eval folders."""
+    page = render([Path(checkpoint) for checkpoint in checkpoints], {name: asdict(decoding) for name, decoding in rows})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     atomic_write(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
     print(f"report: {path} ({len(page.encode()) / 1e6:.1f} MB; one file, opens in any browser)")
