@@ -64,11 +64,11 @@ def open_world(name: str, args, made: dict | None = None):
     dtype beside those of RetrieverArgs. Raises WorldError, CheckpointError, UsageError, RetrieverError."""
     settings = choose(args, made or {})
     world = World.open(name)
-    texts = [f"{p.title} {p.text}" for p in world.corpus]
     kind = settings["retriever"]
-    bm25 = BM25Index.build(texts) if kind != "milvus" else None
+    bm25 = BM25Index.build(f"{p.title} {p.text}" for p in world.corpus) if kind != "milvus" else None
     if kind == "bm25":
         return world, bm25, settings
+    texts = [f"{p.title} {p.text}" for p in world.corpus]
     encoder = None
     if kind != "milvus" or "encoder" in settings:
         directory = settings.get("encoder") or str(trained_encoder(world, args.dataset, bm25, args.device))
