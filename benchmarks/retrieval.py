@@ -21,7 +21,8 @@ def figures(world: World, questions: list[Question], ids: np.ndarray) -> tuple[f
     """hit@k and gold recall@k of ids int [Q, k]."""
     found = [[world.corpus[i] for i in row if i >= 0] for row in ids.tolist()]
     shares = [len({p.id for p in passages} & set(q.gold_passages)) / len(set(q.gold_passages)) for q, passages in zip(questions, found) if q.gold_passages]
-    return float(np.mean([hit(passages, q) for q, passages in zip(questions, found)])), float(np.mean(shares)) if shares else float("nan")
+    hits = [any(p.id in q.gold_passages for p in passages) if q.gold_passages is not None else hit(passages, q) for q, passages in zip(questions, found)]
+    return float(np.mean(hits)), float(np.mean(shares)) if shares else float("nan")
 
 
 def settings(kind: str, arguments: argparse.Namespace) -> RetrieverArgs:

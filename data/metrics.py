@@ -12,7 +12,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from data.world import Passage, Question
+from data.world import MULTI_HOP, Passage, Question
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only, as in the official script
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -54,9 +54,17 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     return any(f" {answer} " in padded for answer in normalized if answer and not re.fullmatch("[a-z]", answer))
 
 
+def missing_gold(passages: Sequence[Passage], question: Question) -> list[str]:
+    """Ids of the gold passages that are still to be found, in their order: of a multi-hop question all that are not
+    among `passages`; of any other none once one was found. [] where none are known."""
+    gold, found = question.gold_passages or (), {passage.id for passage in passages}
+    missing = [i for i in gold if i not in found]
+    return missing if question.type in MULTI_HOP or len(missing) == len(gold) else []
+
+
 def hit(passages: Sequence[Passage], question: Question) -> bool:
-    """Whether retrieval found what the question needs: any gold passage, where the gold passages are known
-    (none of them can be hit when the fact is absent from the corpus), else any passage that holds an answer."""
+    """Whether retrieval found what the question needs. Where the gold passages are known: any of them, of a multi-hop
+    question all of them (there is nothing to hit when the fact is absent from the corpus); else any passage that holds an answer."""
     if question.gold_passages is not None:
-        return any(passage.id in question.gold_passages for passage in passages)
+        return bool(question.gold_passages) and not missing_gold(passages, question)
     return any(contains_answer(f"{p.title} {p.text}", question.answers) for p in passages)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 from data.files import WorldError, identifier, json_lines, string, strings
 
 K, QUOTA = 4, 1  # the paper's passages per retrieval and retrievals per question
+MULTI_HOP = ("bridge", "comparison", "bridge_comparison", "compositional", "inference")  # types of HotpotQA and 2WikiMultihopQA
 
 
 class Passage(NamedTuple):
@@ -41,7 +42,7 @@ class Question:
     relation: str | None = None
     popularity: float | None = None
     gold_passages: tuple[str, ...] | None = None  # passage ids; None: unknown; (): known to be absent from the corpus
-    type: str | None = None
+    type: str | None = None  # one of MULTI_HOP: all gold passages are needed, in their order; else any of them will do
 
 
 class World:

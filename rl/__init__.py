@@ -4,7 +4,7 @@ from .episode import Batch, Episode, Turn, collate, observation
 from .parallel import Workers
 from .ppo import Experience, PPOConfig, collect, ppo_update, score
 from .reward import Reward
-from .rollout import GREEDY, Decoding, rollout
+from .rollout import GREEDY, Decoding, Roles, rollout
 
-__all__ = ["GREEDY", "Batch", "Decoding", "Episode", "Experience", "PPOConfig", "RagEnv", "RetrieverError", "Reward", "Turn", "Workers", "collate", "collect",
+__all__ = ["GREEDY", "Batch", "Decoding", "Episode", "Experience", "PPOConfig", "RagEnv", "RetrieverError", "Reward", "Roles", "Turn", "Workers", "collate", "collect",
            "observation", "ppo_update", "rollout", "score"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.metrics import contains_answer, exact_match, f1_score, hit, normalize_answer
+from data.metrics import contains_answer, exact_match, f1_score, hit, missing_gold, normalize_answer
 from data.world import Passage, Question
 
 
@@ -61,3 +61,13 @@ def test_hit_goes_by_gold_passages_where_they_are_known():
     assert hit([other], unknown) and not hit([], unknown)
     assert not hit([stating, other], absent)
     assert hit([Passage("3", "Norland", "")], unknown)  # the title counts
+
+
+def test_a_multi_hop_question_needs_all_its_gold_passages_in_their_order():
+    a, b, c = (Passage(i, i, i) for i in "abc")
+    bridge, single = (Question("q", "?", ("x",), gold_passages=("b", "a"), type=kind) for kind in ("bridge", None))
+    assert missing_gold([c], bridge) == missing_gold([c], single) == ["b", "a"]
+    assert missing_gold([a, c], bridge) == ["b"] and not hit([a, c], bridge)
+    assert missing_gold([a, c], single) == [] and hit([a, c], single)
+    assert missing_gold([a, b], bridge) == [] and hit([a, b], bridge)
+    assert missing_gold([], Question("q", "?", ("x",), gold_passages=(), type="bridge")) == []

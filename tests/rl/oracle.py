@@ -24,6 +24,7 @@ class Reading(NamedTuple):
 
 
 def read(tokens: list[int], tokenizer, quota: int, query_budget: int, answer_budget: int, forced: bool = False) -> Reading:
+    """forced: the first decision was."""
     special = {tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.obs, tokenizer.obs_end, tokenizer.sep, tokenizer.retrieve, tokenizer.answer}
     assert tokens[0] == tokenizer.bos, "an episode opens with <bos>"
     at = 1
@@ -34,7 +35,7 @@ def read(tokens: list[int], tokenizer, quota: int, query_budget: int, answer_bud
         retrieve = tokens[at] == tokenizer.retrieve
         assert retrieve or tokens[at] == tokenizer.answer, f"an action opens with an action token, not {tokens[at]}"
         assert not (retrieve and len(observations) >= quota), "more retrievals than the quota"
-        free, budget, start = not forced and len(observations) < quota, query_budget if retrieve else answer_budget, at
+        free, budget, start = not (forced and not observations) and len(observations) < quota, query_budget if retrieve else answer_budget, at
         kinds.append("decision" if free else "forced")
         at += 1
         while at < len(tokens) and tokens[at - 1] != tokenizer.eos:
@@ -91,7 +92,8 @@ def check(episode, tokenizer, env, forced: bool = False) -> Reading:
         assert passages == [tokenizer.encode(f"{env.corpus[i].title} {env.corpus[i].text}")[:env.passage_tokens] for i in rows]
     gold = episode.question.gold_passages
     if gold is not None:
-        assert episode.hit == any(env.corpus[i].id in gold for rows in found for i in rows)
+        found = {env.corpus[i].id for rows in found for i in rows}
+        assert episode.hit == (set(gold) <= found if episode.question.type in ("bridge", "comparison") and gold else bool(set(gold) & found))
     return reading
 
 

@@ -7,7 +7,7 @@ import torch
 from data import Question, World
 from model import Tokenizer
 from retrieval_cpp import BM25Index
-from rl import GREEDY, Decoding, RagEnv, RetrieverError, Reward, Workers, rollout
+from rl import GREEDY, Decoding, RagEnv, RetrieverError, Reward, Roles, Workers, rollout
 from rl.summary import summarize
 
 from .oracle import check, read
@@ -306,13 +306,13 @@ def test_both_branches_need_a_quota(script):
         script(always(0.5), environment(quota=0), [QUESTIONS[0]] * 2, Decoding(both=True))
 
 
-@pytest.mark.parametrize("force, p", [("answer", 0.99), ("retrieve", 0.01)])
-def test_forced_decisions_are_in_no_mask(script, force, p):
+@pytest.mark.parametrize("force, p, retrieved", [("answer", 0.99, [False]), ("retrieve", 0.01, [True, False]), ("retrieve", 0.99, [True, True, False])])
+def test_the_first_decision_can_be_forced_and_is_then_in_no_mask(script, force, p, retrieved):
     env = environment(quota=2)
     episode, = script(always(p), env, decoding=Decoding(force=force))
     reading = check(episode, TOKENIZER, env, forced=True)
-    assert not any(episode.decision_mask) and episode.behaviour == [] and episode.p_retrieve == pytest.approx(p)
-    assert [action.retrieve for action in reading.actions] == ([False] if force == "answer" else [True, True, False])
+    assert [action.retrieve for action in reading.actions] == retrieved and episode.p_retrieve == pytest.approx(p)
+    assert not reading.actions[0].free and sum(episode.decision_mask) == len(episode.behaviour) == len(retrieved[1:2])  # the second was free
     assert any(episode.action_mask)  # the texts are still the policy's
 
 
@@ -326,9 +326,63 @@ def test_the_question_as_query(script):
     assert episode.reward == pytest.approx(1.8)
 
 
+def test_the_question_is_the_first_query_only(script):
+    env = environment(quota=2)
+    episode, = script(always(0.99), env, decoding=Decoding(force="question"))
+    assert env.index.asked == [QUESTIONS[0].question, "salt road"]
+
+
 def test_an_unknown_force_is_refused():
     with pytest.raises(ValueError, match="force must be"):
         Decoding(force="both")
+
+
+# ------------------------------------------------------------------------------------------------- roles
+
+
+def cast(**plans):
+    """Roles whose players differ: the decider wants to retrieve, everybody writes something of their own."""
+    says = {"decision": always(0.9, "no query", "no answer"), "query": always(0.1, "salt road", "no answer"),
+            "reader": always(0.1, "no query", "Ada Quill"), "direct": always(0.9, "no query", "Caldis")}
+    return Roles(**{part: scripted(plan) for part, plan in (says | plans).items()})
+
+
+def play(roles, env, decoding=GREEDY):
+    return rollout(roles, TOKENIZER, env, QUESTIONS[:1], decoding)[0]
+
+
+def test_every_part_is_played_by_its_own_policy(script):
+    env = environment(quota=2)
+    episode = play(cast(), env)
+    assert [turn.query for turn in episode.turns] == ["salt road"] * 2 and episode.answer == "Ada Quill" and episode.p_retrieve == pytest.approx(0.9)
+    check(episode, TOKENIZER, env)
+    assert play(cast(decision=always(0.1)), env).answer == "Caldis"  # at once: the direct policy, and nobody was asked for a query
+    assert play(cast(), env, Decoding(force="answer")).answer == "Caldis"
+
+
+@pytest.mark.parametrize("learn", [(), ("decision",), ("query",), ("answer",), ("decision", "answer"), ("decision", "query", "answer")])
+def test_only_the_parts_that_learn_are_actions(script, learn):
+    episode = play(cast()._replace(learn=learn), environment())
+    everything = play(cast(), environment())
+    assert episode.tokens == everything.tokens and episode.rewards == everything.rewards
+    of = {"decision": [TOKENIZER.retrieve], "query": text("salt road"), "answer": text("Ada Quill")}
+    own = [t for t, mine in zip(episode.tokens, episode.action_mask) if mine]
+    assert own == [t for part in of for t in of[part] if part in learn]
+    assert sum(episode.decision_mask) == len(episode.behaviour) == ("decision" in learn)
+
+
+def test_one_policy_in_all_roles_is_that_policy():
+    policy, env = random_policy(2), environment(quota=2)
+    alone, split = (rollout(player, TOKENIZER, env, QUESTIONS * 8, KEEN, torch.Generator().manual_seed(3)) for player in (policy, Roles(*[policy] * 4)))
+    assert [e.tokens for e in alone] == [e.tokens for e in split] and len({len(e.turns) for e in alone}) == 3
+
+
+def test_equal_policies_in_different_roles_play_what_one_would():
+    """Rows that are split between players, and sessions that are fed side by side: greedy, so that no random number shifts."""
+    env, questions = environment(quota=2), [*QUESTIONS, *(Question(str(i), f"Ada {i} Quill {'x' * i}?", ("x",)) for i in range(30))]
+    alone = rollout(random_policy(2, eos_bias=3.0), TOKENIZER, env, questions)
+    split = rollout(Roles(*(random_policy(2, eos_bias=3.0) for _ in range(4))), TOKENIZER, env, questions)
+    assert [e.tokens for e in alone] == [e.tokens for e in split] and {len(e.turns) for e in alone} == {0, 1, 2}
 
 
 # ------------------------------------------------------------------------------------------------- real sessions

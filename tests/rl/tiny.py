@@ -77,11 +77,14 @@ class ScriptedSession:
         return [list(plan[1] if token == TOKENIZER.retrieve else plan[2])[:budget] for plan, token in zip(plans, first.tolist())]
 
 
-def scripted(plan: Callable[[list[int]], tuple[float, list[int], list[int]]], context: int = 256):
-    """A policy for ScriptedSession."""
-    policy = SimpleNamespace(plan=plan, config=SimpleNamespace(max_position_embeddings=context), device=torch.device("cpu"))
-    policy.for_inference = lambda: policy
-    return policy
+class scripted:
+    """A policy for ScriptedSession; plan as above."""
+
+    def __init__(self, plan: Callable[[list[int]], tuple[float, list[int], list[int]]], context: int = 256):
+        self.plan, self.config, self.device = plan, SimpleNamespace(max_position_embeddings=context), torch.device("cpu")
+
+    def for_inference(self):
+        return self
 
 
 class TalkativePolicy(Policy):
