@@ -21,10 +21,11 @@ from tqdm import tqdm
 from data.demonstrations import QuestionSampler
 from data.world import Question
 from model import add_adapters, load_policy, trained_modules, weights_sha256
-from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Workers, collect, ppo_update, rollout
+from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Roles, Workers, collect, ppo_update, rollout
 from rl.advantages import class_means, explained_variance
 from rl.ppo import adapt_beta, minibatch_backward, update_value_head
 from rl.retrievers import RetrieverArgs, open_world
+from rl.rollout import PARTS
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
 from rl.summary import by_slice, summarize
 from train_sft import report_cut
@@ -37,14 +38,18 @@ class Args(RetrieverArgs):
     merge: bool = arg(False, "with --lora-rank: write plain weights instead of adapters over OUT/base")
     checkpointing: bool = arg(False, "gradient checkpointing: keep only what lies between layers, compute the rest twice")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world of --init")
-    dataset: str = arg("popqa", "question set to train on")
+    dataset: str = arg("popqa", "question set to train on, or the union of several: popqa,ambignq,hotpotqa")
     out: str = arg("runs/ppo", "where the checkpoints and the log go")
     seed: int = arg(0, "seed of questions, sampling and minibatches")
     iterations: int = arg(150, "rollouts, each followed by an update", least=1)
     episodes: int = arg(512, "episodes per rollout (two per question when both branches are played)", least=2)
     popular_share: float = arg(0.4, "share of popular questions, where the world has slices")
     both: bool = arg(True, "play both branches of every question; else sample the decision")
+    learn: str = arg(",".join(PARTS), "the parts of an episode that learn; the frozen --init plays the others, whose tokens are not trained on")
+    reader: str = arg("", "checkpoint that answers after an observation, frozen; answer must not be among --learn")
+    force: str = arg("", "retrieve: every episode begins with a retrieval; decision must not be among --learn", choices=("", "retrieve"))
     explore: float = arg(0.1, "share of uniform exploration when the decision is sampled")
+    value: bool = arg(True, "use the value head; --no-value is REINFORCE with the mean of the batch as its baseline")
     value_warmup: int = arg(4, "first iterations that train the value head alone")
     lr: float = arg(6e-4, "peak learning rate of the policy (AdamW)")
     lr_warmup: int = arg(4, "iterations of linear warm-up of the learning rate, then linear decay to 10 %", least=1)
@@ -126,7 +131,7 @@ class Trainer:
         self.args, self.workers = args, Workers(args.threads, args.device)
         self.policy, self.tokenizer, made = load_policy(args.init, args.device)
         self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64),
-                      "init_sha256": weights_sha256(args.init)}
+                      "init_sha256": weights_sha256(args.init), "reader_sha256": weights_sha256(args.reader) if args.reader else ""}
         self.world, index, self.facts["open_retriever"] = open_world(self.facts["open_world"], args, made)
         reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=self.facts["passage_tokens"])
@@ -134,43 +139,66 @@ class Trainer:
             raise UsageError(f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two branches to play; give --quota 1 or --no-both")
         self.policy.model.gradient_checkpointing = args.checkpointing
         self.reference = None if args.lora_rank else copy.deepcopy(self.policy).requires_grad_(False)
+        self.roles = self.cast()
+        self.both = args.both and "decision" in self.roles.learn
         if args.lora_rank:
             torch.manual_seed(args.seed)
             add_adapters(self.policy, args.lora_rank, [])  # the rows of new tokens were trained by the warm-up
-        self.config = PPOConfig(clip=args.clip, gamma=args.gamma, lam=args.lam, epochs=args.epochs, minibatch=args.minibatch, temperature=args.temperature,
+        self.config = PPOConfig(value=args.value, clip=args.clip, gamma=args.gamma, lam=args.lam, epochs=args.epochs, minibatch=args.minibatch, temperature=args.temperature,
                                 decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
         self.optimizer = torch.optim.AdamW(self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.value_optimizer = torch.optim.AdamW(self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0)
-        self.questions = self.world.questions(args.dataset, "train")
-        self.dev = self.world.questions(args.dataset, "dev")[:args.eval_rows]
-        self.sampler = QuestionSampler(self.questions, args.popular_share, args.seed)
+        sets = self.world.union(args.dataset, "train")
+        self.questions = [q for questions in sets for q in questions]
+        self.dev = [q for questions in self.world.union(args.dataset, "dev") for q in questions[:-(-args.eval_rows // len(sets))]]
+        self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
         self.beta, self.best, self.iteration = args.kl, float("-inf"), 0
         self.replay: list[tuple[Tensor, Tensor]] = []  # (features bf16 [M, 3 D], returns [M]) of the last iterations
+
+    def cast(self) -> Roles:
+        """Who plays which part: the policy what it learns, frozen ones the rest. Raises UsageError."""
+        args, learn, frozen = self.args, tuple(self.args.learn.split(",")), self.reference
+        if len(set(learn)) < len(learn) or not set(learn) <= set(PARTS):
+            raise UsageError(f"--learn {args.learn}: some of {','.join(PARTS)}, each once")
+        if args.lora_rank and set(learn) < set(PARTS):
+            raise UsageError("--learn with fewer parts does not go with --lora-rank")
+        for flag, part in (("reader", "answer"), ("force", "decision")):
+            if getattr(args, flag) and part in learn:
+                raise UsageError(f"--{flag} {getattr(args, flag)} goes with a --learn without {part}")
+        reader = frozen
+        if args.reader:
+            reader, tokenizer, _ = load_policy(args.reader, args.device)
+            if tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
+                raise UsageError(f"--reader {args.reader} has another tokenizer than --init {args.init}")
+        part = lambda name, other: self.policy if name in learn else other
+        return Roles(part("decision", frozen), part("query", frozen), part("answer", reader), part("answer", frozen), learn)
 
     def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None) -> list[Episode]:
         self.policy.eval()
         with precision(self.args.device, self.args.dtype):
-            return rollout(self.policy, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map)
+            return rollout(self.roles, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map)
 
     def iterate(self) -> dict:
         """One rollout and its update; a pure function of the state and the iteration number."""
         args = self.args
         generator = torch.Generator().manual_seed(1_000_003 * args.seed + self.iteration)
         torch.manual_seed(generator.initial_seed())  # dropout of the value head
-        count = args.episodes // 2 if args.both else args.episodes
+        count = args.episodes // 2 if self.both else args.episodes
         questions = self.sampler.draw(count, self.iteration, stream=5)
-        if args.both:
+        if self.both:
             questions = [q for q in questions for _ in range(2)]
         clock = [time.perf_counter()]
-        episodes = self.play(questions, Decoding(args.temperature, sample_decision=True, explore=args.explore, both=args.both), generator)
+        episodes = self.play(questions, self.sampled(args.explore), generator)
         clock.append(time.perf_counter())
+        learnt = [e for e in episodes if any(e.action_mask)]  # all, unless only a part learns
         with precision(args.device, args.dtype):
-            experience = collect(self.policy, self.reference, episodes, self.tokenizer, self.beta, self.config, paired=args.both, spread=self.workers.map)
+            experience = collect(self.policy, self.reference, learnt, self.tokenizer, self.beta, self.config, paired=self.both, spread=self.workers.map)
         clock.append(time.perf_counter())
         figures = value_figures(experience)
-        self.replay = [*self.replay, (experience.features.bfloat16(), experience.returns)][-args.replay:]
-        features, returns = (torch.cat(x) for x in zip(*self.replay))
-        figures["value_loss"] = update_value_head(self.policy.value_head, self.value_optimizer, features, returns, self.config, generator)
+        if args.value:
+            self.replay = [*self.replay, (experience.features.bfloat16(), experience.returns)][-args.replay:]
+            features, returns = (torch.cat(x) for x in zip(*self.replay))
+            figures["value_loss"] = update_value_head(self.policy.value_head, self.value_optimizer, features, returns, self.config, generator)
         clock.append(time.perf_counter())
         if self.iteration >= args.value_warmup:
             for group in self.optimizer.param_groups:
@@ -183,13 +211,18 @@ class Trainer:
         if args.kl_target:
             self.beta = adapt_beta(self.beta, kl, args.kl_target, len(episodes), args.kl_horizon)
         seconds = {f"seconds_{name}": b - a for name, a, b in zip(("rollout", "score", "value", "update"), clock, clock[1:])}
-        return {"iteration": self.iteration, "reward_policy": policy_reward(episodes, args.both), **summarize(episodes),
+        return {"iteration": self.iteration, "reward_policy": policy_reward(episodes, self.both), **summarize(episodes),
                 "slices": by_slice(episodes), **figures, **seconds, "tokens": sum(len(e.tokens) for e in episodes)}
+
+    def sampled(self, explore: float = 0.0, both: bool | None = None) -> Decoding:
+        """The decoding of training: a frozen decision does not explore."""
+        learns = "decision" in self.roles.learn
+        return Decoding(self.args.temperature, True, explore=explore * learns, both=self.both if both is None else both, force=self.args.force or None)
 
     def evaluate(self) -> tuple[dict, str]:
         """Dev figures, greedy and sampled, per slice; and one episode as text."""
-        greedy = self.play(self.dev, Decoding())
-        sampled = self.play(self.dev, Decoding(self.args.temperature, sample_decision=True), torch.Generator().manual_seed(self.iteration))
+        greedy = self.play(self.dev, Decoding(force=self.args.force or None))
+        sampled = self.play(self.dev, self.sampled(both=False), torch.Generator().manual_seed(self.iteration))
         shown = greedy[self.iteration % len(greedy)]
         return {"greedy": summarize(greedy), "greedy_slices": by_slice(greedy), "sampled": summarize(sampled),
                 "sampled_slices": by_slice(sampled)}, f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
@@ -210,16 +243,16 @@ class Trainer:
 def expected_minutes(trainer: Trainer, episodes: int = 64) -> float:
     """The run's length, from a small rollout that is scored and differentiated but changes nothing."""
     args = trainer.args
-    questions = [q for q in trainer.dev[:episodes // 2] for _ in range(2)]
+    questions = [q for q in trainer.sampler.draw(episodes // 2, 0, stream=6) for _ in range(2)]
     start = time.perf_counter()
-    played = trainer.play(questions, Decoding(args.temperature, sample_decision=True, both=True), torch.Generator().manual_seed(0))
+    played = [e for e in trainer.play(questions, trainer.sampled(), torch.Generator().manual_seed(0)) if any(e.action_mask)]
     with precision(args.device, args.dtype):
-        experience = collect(trainer.policy, trainer.reference, played, trainer.tokenizer, trainer.beta, trainer.config, paired=True, spread=trainer.workers.map)
+        experience = collect(trainer.policy, trainer.reference, played, trainer.tokenizer, trainer.beta, trainer.config, paired=trainer.both, spread=trainer.workers.map)
         middle = time.perf_counter()
         minibatch_backward(trainer.policy, experience, list(range(len(played))), trainer.tokenizer, trainer.config, trainer.workers.map)
     trainer.optimizer.zero_grad(set_to_none=True)
     seconds = (middle - start) + args.epochs * (time.perf_counter() - middle)
-    return seconds * args.episodes / len(played) * (args.iterations - trainer.iteration) / 60
+    return seconds * args.episodes / len(questions) * (args.iterations - trainer.iteration) / 60
 
 
 def describe(trainer: Trainer, run: Run) -> None:

@@ -35,7 +35,8 @@ from rl.summary import summarize
 @dataclass
 class Args(RetrieverArgs):
     world: str = arg("mini", "mini, mini:SEED, tiny, or a directory in the world format")
-    dataset: str = arg("popqa", "question set to train on")
+    dataset: str = arg("popqa", "question set to train on, or the union of several: popqa,ambignq,hotpotqa")
+    quota: int = arg(0, "retrievals per question, 0: the world's")
     init: str = arg("", "Hugging Face checkpoint directory (Llama, Mistral, Qwen2, Qwen3) to start from; empty: a new policy")
     out: str = arg("runs/sft", "where the checkpoint and the log go")
     seed: int = arg(0, "seed of weights, demonstrations and probes")
@@ -160,12 +161,12 @@ def read_batch(demonstrator: Demonstrator, sampler: QuestionSampler, step: int, 
     return demonstrator.demonstrate(questions, (~direct).tolist(), nothing, nothing, rng, forced)
 
 
-def mix_batch(demonstrator: Demonstrator, sampler: QuestionSampler, knows: dict[str, bool], step: int, args: Args) -> list[Episode]:
+def mix_batch(demonstrator: Demonstrator, sampler: QuestionSampler, knows: dict[Question, bool], step: int, args: Args) -> list[Episode]:
     """Demonstrations of one mix step: the probed label on an informed share, a random branch without label on the rest."""
     questions = sampler.draw(args.episodes, step, stream=2)
     rng = np.random.default_rng([args.seed, 3, step])
     informed = rng.random(len(questions)) < args.informed
-    known = [knows[q.id] for q in questions]
+    known = [knows[q] for q in questions]
     retrieve = [not k if i else bool(rng.random() < 0.5) for k, i in zip(known, informed)]
     return demonstrator.demonstrate(questions, retrieve, informed.tolist(), known, rng)
 
@@ -180,12 +181,12 @@ def check(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Que
             "em_given_hit": summarize([e for e in asked if e.hit])["em"], "malformed": summarize(direct + asked)["malformed"]}
 
 
-def probe(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args, workers: Workers) -> dict[str, bool]:
-    """Question id -> whether the policy's own direct answer is right (greedy)."""
+def probe(policy: Policy, tokenizer: Tokenizer, env: RagEnv, questions: list[Question], args: Args, workers: Workers) -> dict[Question, bool]:
+    """Question -> whether the policy's own direct answer is right (greedy)."""
     policy.eval()
     with precision(args.device, args.dtype), tqdm(total=len(questions), desc="probe", unit="question", dynamic_ncols=True) as bar:
         episodes = rollout(policy, tokenizer, env, questions, Decoding(force="answer"), progress=bar.update, spread=workers.map)
-    return {e.question.id: e.exact_match == 1.0 for e in episodes}
+    return {e.question: e.exact_match == 1.0 for e in episodes}
 
 
 class WarmUp:
@@ -195,13 +196,15 @@ class WarmUp:
         self.args, self.workers = args, Workers(args.threads, args.device)
         torch.manual_seed(args.seed)
         self.world, self.index, self.retriever = open_world(args.world, args)
-        self.questions, self.dev = (self.world.questions(args.dataset, split) for split in ("train", "dev"))
-        self.env = RagEnv(self.world, self.index, passage_tokens=args.passage_tokens)
+        sets = self.world.union(args.dataset, "train")
+        self.questions, self.dev = ([q for questions in x for q in questions] for x in (sets, self.world.union(args.dataset, "dev")))
+        self.env = RagEnv(self.world, self.index, quota=args.quota or None, passage_tokens=args.passage_tokens)
         self.phase, self.first = "read", 0  # where the run stands: phase and first step that is still to do
-        self.knows: dict[str, bool] = {}  # question id -> whether the probe answered it directly
+        self.knows: dict[Question, bool] = {}  # whether the probe answered it directly
         self.probed = [self.questions[i] for i in np.random.default_rng([args.seed, 4]).permutation(len(self.questions))[:args.probe]]
-        self.samplers = {"read": QuestionSampler(self.questions, args.popular_share, args.seed),
-                         "mix": QuestionSampler(self.probed, args.popular_share, args.seed)}
+        probed = set(self.probed)
+        self.samplers = {"read": QuestionSampler(sets, args.popular_share, args.seed),
+                         "mix": QuestionSampler([[q for q in questions if q in probed] for questions in sets], args.popular_share, args.seed)}
 
     def build(self) -> None:
         """Tokenizer, policy and optimizers; seconds of work, so only for a run that is not finished."""
@@ -232,13 +235,13 @@ class WarmUp:
         return Policy(config), tokenizer
 
     def save(self, run: Run, step: int) -> None:
-        labels = torch.tensor([self.knows.get(q.id, False) for q in self.probed], dtype=torch.uint8)
+        labels = torch.tensor([self.knows.get(q, False) for q in self.probed], dtype=torch.uint8)
         run.save(trained_modules(self.policy), self.optimizers, {"knows": labels}, {"phase": self.phase, "step": step})
 
     def load(self, run: Run) -> None:
         tensors, facts = run.load(trained_modules(self.policy), self.optimizers)
         self.phase, self.first = facts["phase"], facts["step"]
-        self.knows = {q.id: bool(known) for q, known in zip(self.probed, tensors["knows"].tolist())}
+        self.knows = {q: bool(known) for q, known in zip(self.probed, tensors["knows"].tolist())}
 
     def batch(self, step: int) -> list[Episode]:
         if self.phase == "read":

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .metrics import contains_answer
-from .world import Passage, Question
+from .metrics import contains_answer, missing_gold
+from .world import MULTI_HOP, Passage, Question
 
 # What the teacher asks, with its share: the raw question, the subject, the subject and 1 or 2 keywords.
 TEACHER = (("question", 0.35), ("subject", 0.30), ("one keyword", 0.20), ("two keywords", 0.15))
@@ -92,10 +92,14 @@ class Teacher:
             if best:
                 self.keywords[template] = best, np.array([telling[w] for w in best]) / sum(telling[w] for w in best)
 
-    def query(self, question: Question, rng: np.random.Generator) -> str:
-        """One query. Where nobody asked in these words before, there are no keywords and the subject stands alone."""
+    def query(self, question: Question, rng: np.random.Generator, subject: str = "") -> str:
+        """One query. Where nobody asked in these words before, there are no keywords and the subject stands alone.
+
+        subject: what a follow-up query is about, where that is not what the question names; it never is the raw question."""
         kind = rng.choice([name for name, _ in TEACHER], p=[share for _, share in TEACHER])
-        subject = subject_of(question.question)
+        if kind == "question" and subject:
+            kind = "subject"
+        subject = subject or subject_of(question.question)
         if kind == "question" or not subject:
             return question.question
         count = {"subject": 0, "one keyword": 1, "two keywords": 2}[kind]
@@ -110,26 +114,41 @@ def gold_passage(question: Question, rows: dict[str, int]) -> int | None:
     return next((rows[i] for i in question.gold_passages or () if i in rows), None)
 
 
-def answerable(passages: Sequence[Passage], question: Question) -> bool:
-    """Whether a reader could copy an answer from these passages. Gold passages count where they are known: a stale
-    passage or one about a namesake may hold the same words by accident."""
+def stated(passages: Sequence[Passage], question: Question) -> tuple[int, str] | None:
+    """(position, answer) of the first passage that states an accepted answer, None without one. Gold passages count where
+    they are known: a stale passage or one about a namesake may hold the same words by accident."""
     known = question.gold_passages
-    return any((known is None or p.id in known) and contains_answer(f"{p.title} {p.text}", question.answers) for p in passages)
+    for position, passage in enumerate(passages):
+        if known is None or passage.id in known:
+            for answer in question.answers:
+                if contains_answer(f"{passage.title} {passage.text}", [answer]):
+                    return position, answer
+    return None
+
+
+def answerable(passages: Sequence[Passage], question: Question) -> bool:
+    """Whether a reader could find the answer in these passages: it is stated, or all that it follows from is there."""
+    if question.type in MULTI_HOP and question.gold_passages:
+        return not missing_gold(passages, question)
+    return stated(passages, question) is not None
 
 
 class QuestionSampler:
     """Training questions of step t, a pure function of (seed, t): a resumed run sees what an uninterrupted one saw.
 
-    A share of each draw is popular questions, asked in proportion to their popularity; the others are uniform. Where
-    the world has no slices, every question is drawn uniformly.
+    A share of each draw is popular questions, asked in proportion to their popularity; the others are uniform, an equal
+    part from each question set. Where the world has no slices, there are only others.
     """
 
-    def __init__(self, questions: Sequence[Question], popular_share: float, seed: int):
-        self.questions, self.seed = list(questions), seed
-        popular = np.array([q.slice == "popular" for q in questions])
-        self.popular, self.others = np.flatnonzero(popular), np.flatnonzero(~popular)
-        self.share = popular_share if len(self.popular) and len(self.others) else float(len(self.others) == 0)
-        weights = np.array([questions[i].popularity or 1.0 for i in self.popular])
+    def __init__(self, sets: Sequence[Sequence[Question]], popular_share: float, seed: int):
+        """sets: the questions of each question set."""
+        self.questions, self.seed = [q for questions in sets for q in questions], seed
+        popular = np.array([q.slice == "popular" for q in self.questions])
+        self.popular = np.flatnonzero(popular)
+        member = np.repeat(np.arange(len(sets)), [len(questions) for questions in sets])
+        self.others = [rows for i in range(len(sets)) if len(rows := np.flatnonzero(~popular & (member == i)))]
+        self.share = popular_share if len(self.popular) and self.others else float(not self.others)
+        weights = np.array([self.questions[i].popularity or 1.0 for i in self.popular])
         self.weights = weights / weights.sum() if len(weights) else weights
 
     def draw(self, count: int, step: int, stream: int = 0) -> list[Question]:
@@ -137,5 +156,7 @@ class QuestionSampler:
         rng = np.random.default_rng([self.seed, stream, step])
         popular = round(count * self.share)
         rows = [*rng.choice(self.popular, popular, p=self.weights)] if popular else []
-        rows += [*rng.choice(self.others, count - popular)] if count > popular else []
+        left = count - popular
+        for i, others in enumerate(self.others):
+            rows += [*rng.choice(others, left * (i + 1) // len(self.others) - left * i // len(self.others))]
         return [self.questions[i] for i in rows]

@@ -79,6 +79,13 @@ class World:
         """Names "<set>.<split>" of the question lists, sorted."""
         return sorted(self._questions)
 
+    def union(self, set_names: str, split: str) -> list[list[Question]]:
+        """One split of each of several sets, "popqa,hotpotqa". Raises WorldError, also where a name comes twice."""
+        names = [name.strip() for name in set_names.split(",")]
+        if len(set(names)) < len(names):
+            raise WorldError(f"question sets {set_names!r}: one of them comes twice")
+        return [self.questions(name, split) for name in names]
+
     def questions(self, set_name: str, split: str) -> list[Question]:
         """All questions of one split, in file order. Raises WorldError."""
         key = f"{set_name}.{split}"

@@ -1,16 +1,18 @@
 """Warm-up demonstrations: training questions turned into episodes, with the real index and its real mistakes.
 
 A demonstration answers directly, or asks what the teacher asks (data/demonstrations.py) and copies the answer from what was
-found. Everything that makes a reader rely on the passages instead of its memory happens here: swapped answers, shuffled
-passages, the gold passage put in where the query missed it, and no answer to learn where it could only be guessed.
+found. A multi-hop question is asked about again, as long as the quota allows, where a gold passage is missing whose title
+has been read by then. Everything that makes a reader rely on the passages instead of its memory happens here: swapped answers,
+shuffled passages, the gold passage put in where the query missed it, and no answer to learn where it could only be guessed.
 Left out: which branch a demonstration takes, and the loss (train_sft.py).
 """
 import re
 
 import numpy as np
 
-from data.demonstrations import Teacher, answerable, gold_passage
-from data.world import Question, World
+from data.demonstrations import Teacher, answerable, gold_passage, stated
+from data.metrics import missing_gold
+from data.world import MULTI_HOP, Passage, Question, World
 from model import Tokenizer
 
 from .environment import RagEnv
@@ -23,37 +25,45 @@ class Demonstrator:
         self.world, self.env, self.tokenizer, self.args = world, env, tokenizer, args
         self.rows = {p.id: i for i, p in enumerate(world.corpus)}
         self.room = env.question_room(args.context)
-        gold = [gold_passage(q, self.rows) for q in questions]
-        self.teacher = Teacher(questions, [world.corpus[row] if row is not None else None for row in gold])
+        first = [gold_passage(q, self.rows) for q in questions]
+        self.teacher = Teacher(questions, [world.corpus[row] if row is not None else None for row in first])
+        hops = [q for q in questions if q.type in MULTI_HOP and q.gold_passages]
+        self.follow_up = Teacher(hops, [world.corpus[self.rows[q.gold_passages[-1]]] for q in hops])
         self.others: dict[str | None, list[str]] = {}  # relation -> answers of its training questions
         for question in questions:
             self.others.setdefault(question.relation, []).append(question.answers[0])
 
     def demonstrate(self, questions: list[Question], retrieve: list[bool], label: list[bool], known: list[bool], rng: np.random.Generator,
                     forced: float = 1.0) -> list[Episode]:
-        """One episode per question. label: whether its decision token carries loss. known: whether the policy can answer
-        without passages, and so can learn to when the passages miss. forced < 1: the curriculum, in which the
+        """One episode per question. label: whether its first decision carries loss (later ones always do). known: whether the
+        policy can answer without passages, and so can learn to when the passages miss. forced < 1: the curriculum, in which the
         observation holds 1 + forced * (k - 1) passages and always the gold one."""
-        gold = [gold_passage(q, self.rows) for q in questions]
-        asking = [i for i, r in enumerate(retrieve) if r]
-        queries = [self.teacher.query(questions[i], rng) for i in asking]
-        turns = dict(zip(asking, self.env.search(queries)))
-        prompts = self.tokenizer.encode_batch([q.question for q in questions])
-        episodes = []
-        for i, (question, prompt) in enumerate(zip(questions, prompts)):
-            episode = Episode(question)
+        episodes = [Episode(question) for question in questions]
+        for episode, prompt in zip(episodes, self.tokenizer.encode_batch([q.question for q in questions])):
             episode.state([self.tokenizer.bos, *prompt[:self.room]])
-            answer = self._retrieve(episode, turns[i], gold[i], label[i], known[i], rng, forced) if retrieve[i] else question.answers[0]
-            if answer is not None:
-                ids = [self.tokenizer.answer, *self.tokenizer.encode(answer), self.tokenizer.eos]
-                episode.action(ids, 0.0, decision=label[i] and not retrieve[i])
-            episodes.append(episode)
+        for i, episode in enumerate(episodes):
+            if not retrieve[i]:
+                self._answer(episode, episode.question.answers[0], label[i])
+        asking = {i: self.teacher.query(questions[i], rng) for i, r in enumerate(retrieve) if r}
+        for left in reversed(range(self.env.quota)):
+            again = {}
+            for i, turn in zip(asking, self.env.search(list(asking.values()))):
+                query = self._turn(episodes[i], turn, left, bool(episodes[i].turns) or label[i], known[i], rng, forced)
+                if query is not None:
+                    again[i] = query
+            asking = again
         return episodes
 
-    def _retrieve(self, episode: Episode, turn: Turn, gold: int | None, label: bool, known: bool, rng: np.random.Generator, forced: float) -> str | None:
-        """Append a retrieval; the answer to learn from it, or None where it could only be guessed: the episode then ends
-        with its query. To learn guesses made readers of the same 700 steps copy worse: tail EM given a hit .71 with 30 %
-        of the guesses, .77 with 10 %, .83 with none (dev, one seed)."""
+    def _answer(self, episode: Episode, answer: str, decision: bool) -> None:
+        episode.action([self.tokenizer.answer, *self.tokenizer.encode(answer), self.tokenizer.eos], 0.0, decision)
+
+    def _turn(self, episode: Episode, turn: Turn, left: int, decision: bool, known: bool, rng: np.random.Generator, forced: float) -> str | None:
+        """Append a retrieval, after which `left` more are allowed, and what follows: the answer to be learnt from it, or
+        nothing where it could only be guessed (the episode then ends with its query), or a follow-up query, which is
+        returned. To learn guesses made readers of the same 700 steps copy worse: tail EM given a hit .71 with 30 % of the
+        guesses, .77 with 10 %, .83 with none (dev, one seed)."""
+        question = episode.question
+        gold = self.rows.get(next(iter(missing_gold(self._seen(episode), question)), ""))
         if forced < 1.0:
             turn.passages = turn.passages[:1 + int(forced * self.env.k)]
         if gold is not None and gold not in turn.passages and (forced < 1.0 or rng.random() < self.args.gold):
@@ -61,24 +71,40 @@ class Demonstrator:
         if rng.random() < self.args.shuffle:
             rng.shuffle(turn.passages)
         words = self.tokenizer.encode(turn.query)[:self.env.query_budget - 1]
-        episode.action([self.tokenizer.retrieve, *words, self.tokenizer.eos], 0.0, decision=label)
+        episode.action([self.tokenizer.retrieve, *words, self.tokenizer.eos], 0.0, decision)
         episode.turns.append(turn)
-        if not known and not answerable([self.world.corpus[p] for p in turn.passages], episode.question):
-            return None
-        passages, answer = list(self.env.passage_ids(turn.passages, self.tokenizer)), episode.question.answers[0]
-        if gold in turn.passages and rng.random() < self.args.swap:
-            answer = self._swap(passages, turn.passages.index(gold), gold, episode.question, rng)
-        episode.state(observation(passages, self.tokenizer))
-        return answer
 
-    def _swap(self, passages: list[list[int]], position: int, gold: int, question: Question, rng: np.random.Generator) -> str:
-        """Put another answer of the same relation into the gold passage, and return it: what is read must be copied,
+        seen = self._seen(episode)
+        read = f"{question.question} " + " ".join(f"{p.title} {p.text}" for p in seen)
+        title = next((p.title for p in map(self._passage, missing_gold(seen, question)) if p.title in read), None) if question.type in MULTI_HOP else None
+        asks = left > 0 and title is not None
+        if not (asks or known or answerable(seen, question)):
+            return None
+        tokens, answer = list(self.env.passage_ids(turn.passages, self.tokenizer)), question.answers[0]
+        if found := stated([self.world.corpus[p] for p in turn.passages], question):
+            position, answer = found
+            if rng.random() < self.args.swap and question.type not in ("comparison", "bridge_comparison"):  # whose answer no passage states alone
+                answer = self._swap(tokens, position, turn.passages[position], question, answer, rng)
+        episode.state(observation(tokens, self.tokenizer))
+        if asks:
+            return self.follow_up.query(question, rng, title)
+        self._answer(episode, answer, left > 0)
+        return None
+
+    def _seen(self, episode: Episode) -> list[Passage]:
+        return [self.world.corpus[row] for turn in episode.turns for row in turn.passages]
+
+    def _passage(self, id: str) -> Passage:
+        return self.world.corpus[self.rows[id]]
+
+    def _swap(self, tokens: list[list[int]], position: int, row: int, question: Question, answer: str, rng: np.random.Generator) -> str:
+        """Put another answer of the same relation into the passage that states it, and return it: what is read must be copied,
         because it cannot be remembered (Longpre et al., 2021, use such conflicts to test readers). Where the passage
         does not hold the answer word for word, nothing changes."""
-        passage, answer = self.world.corpus[gold], question.answers[0]
+        passage = self.world.corpus[row]
         other = str(rng.choice(self.others[question.relation]))
         text = re.sub(rf"(?<!\w){re.escape(answer)}(?!\w)", lambda _: other, passage.text)
         if text == passage.text:
             return answer
-        passages[position] = self.tokenizer.encode(f"{passage.title} {text}")[:self.env.passage_tokens]
+        tokens[position] = self.tokenizer.encode(f"{passage.title} {text}")[:self.env.passage_tokens]
         return other

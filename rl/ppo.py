@@ -41,6 +41,7 @@ class PPOConfig:
     text_entropy: float = 0.0
     max_grad_norm: float = 1.0
     target_kl: float = 0.1  # stop an update early when the mean k3 to the old policy exceeds this
+    value: bool = True  # False: no value head, the advantage is the reward to come minus the mean over the rollout
     value_clip: float = 0.5
     value_steps: int = 50
     value_batch: int = 1024
@@ -143,7 +144,8 @@ def collect(policy: Policy, reference: Policy | None, episodes: list[Episode], t
     behaviour = torch.tensor([b for e in episodes for b in e.behaviour], device=log_probs.device)
     weight[decision] = log_probs[decision].exp() / behaviour
 
-    paid = torch.tensor([r for e in episodes for r, own in zip(e.rewards, e.action_mask) if own], device=log_probs.device)
+    values = values if config.value else torch.zeros_like(values)  # whitening takes the mean away
+    paid = torch.tensor([r for e in episodes for r in action_rewards(e)], device=log_probs.device)
     rewards = paid - beta * (log_probs - reference_log_probs)
     mask = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
     grid = lambda x: torch.zeros(mask.shape).masked_scatter(mask, x.cpu())
@@ -152,6 +154,18 @@ def collect(policy: Policy, reference: Policy | None, episodes: list[Episode], t
     if paired:
         advantages = paired_decision_advantages(advantages, returns, log_probs, torch.tensor(offsets[:-1], device=values.device))
     return Experience(episodes, offsets, decision, log_probs, reference_log_probs, weight, values, features, whiten(advantages), returns)
+
+
+def action_rewards(episode: Episode) -> list[float]:
+    """The environment's reward of every action token. What is paid for the tokens of others (a frozen reader's answer)
+    is what the last action before them led to."""
+    paid: list[float] = []
+    for reward, own in zip(episode.rewards, episode.action_mask):
+        if own:
+            paid.append(reward)
+        elif paid:
+            paid[-1] += reward
+    return paid
 
 
 def paired_decision_advantages(advantages: Tensor, returns: Tensor, log_probs: Tensor, first: Tensor) -> Tensor:

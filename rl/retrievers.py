@@ -155,7 +155,7 @@ def examples_of(questions: list[Question], world: World, bm25: BM25Index) -> lis
 
 def trained_encoder(world: World, dataset: str, bm25: BM25Index, device: str) -> Path:
     """Directory of the bi-encoder of a world's training questions, from the cache or trained into it."""
-    questions, config = world.questions(dataset, "train"), BiEncoderConfig()
+    questions, config = [q for one in world.union(dataset, "train") for q in one], BiEncoderConfig()
     directory = CACHE / f"encoder-{key(world.corpus_sha256, [[q.question, q.answers, q.gold_passages] for q in questions], repr(config))}"
     if (directory / "config.json").exists():
         return directory

@@ -185,9 +185,9 @@ def ids(questions) -> list[str]:
 
 def test_the_sampler_is_a_pure_function_of_seed_step_and_stream():
     questions = pool(20, 80)
-    draw = lambda seed=0, step=3, stream=0: ids(QuestionSampler(questions, 0.4, seed).draw(64, step, stream))
+    draw = lambda seed=0, step=3, stream=0: ids(QuestionSampler([questions], 0.4, seed).draw(64, step, stream))
     assert draw() == draw()
-    used = QuestionSampler(questions, 0.4, 0)
+    used = QuestionSampler([questions], 0.4, 0)
     for step in (9, 1, 2):
         used.draw(64, step)
     assert ids(used.draw(64, 3)) == draw()  # whatever was drawn before: a resumed run sees the same
@@ -196,14 +196,14 @@ def test_the_sampler_is_a_pure_function_of_seed_step_and_stream():
 
 @pytest.mark.parametrize("share, count, popular", [(0.4, 50, 20), (0.5, 7, 4), (0.0, 10, 0), (1.0, 10, 10), (0.25, 96, 24)])
 def test_shares_are_exact_at_every_step(share, count, popular):
-    sampler = QuestionSampler(pool(20, 80), share, 0)
+    sampler = QuestionSampler([pool(20, 80)], share, 0)
     for step in range(5):
         drawn = ids(sampler.draw(count, step))
         assert len(drawn) == count and [i[0] for i in drawn] == ["p"] * popular + ["t"] * (count - popular)
 
 
 def test_popular_questions_are_asked_in_proportion_to_their_popularity_and_others_uniformly():
-    sampler = QuestionSampler(pool(4, 5), 0.5, 0)
+    sampler = QuestionSampler([pool(4, 5)], 0.5, 0)
     counts = Counter(i for step in range(40) for i in ids(sampler.draw(1000, step)))
     for i in range(4):
         assert counts[f"p{i}"] / 20_000 == pytest.approx((i + 1) / 10, abs=0.015)
@@ -213,6 +213,6 @@ def test_popular_questions_are_asked_in_proportion_to_their_popularity_and_other
 
 @pytest.mark.parametrize("questions", [pool(0, 10), pool(10, 0), [Question(str(i), "?", ("x",)) for i in range(10)]], ids=["tail", "popular", "no slices"])
 def test_a_world_of_one_kind_is_drawn_whole(questions):
-    sampler = QuestionSampler(questions, 0.4, 0)
+    sampler = QuestionSampler([questions], 0.4, 0)
     drawn = ids(sampler.draw(400, 0))
     assert len(drawn) == 400 and set(drawn) == set(ids(questions))
