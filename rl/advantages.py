@@ -31,7 +31,9 @@ def whiten(x: Tensor) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 - Var(R - V) / Var(R); 0 for a constant prediction, 1 for a perfect one, nan when R is constant."""
+    """1 - Var(R - V) / Var(R); 0 for a constant prediction, 1 for a perfect one, nan when R is constant or there is none."""
+    if not len(returns):
+        return float("nan")
     variance = returns.var(unbiased=False)
     return float(1 - (returns - values).var(unbiased=False) / variance) if variance > 0 else float("nan")
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import evaluate
 import rl.environment
+import rl.modules
 import rl.ppo
 import rl.run
 import train_ppo
@@ -29,7 +30,7 @@ from data.world import World
 from retrieval_cpp import BM25Index
 from tests.shared import ROOT
 
-ENTRY = {"sft": train_sft.train, "ppo": train_ppo.train, "evaluate": evaluate.evaluate}
+ENTRY = {"sft": train_sft.train, "ppo": train_ppo.train, "evaluate": evaluate.evaluate, "modules": rl.modules.train}
 SIZES = ["--hidden-size", "32", "--layers", "2", "--heads", "2", "--vocab-size", "320", "--context", "512", "--threads", "1"]
 SFT = ["--world", "tiny", *SIZES, "--read-steps", "70", "--mix-steps", "4", "--episodes", "24", "--probe", "100",
        "--direct-popular", ".8", "--direct-other", ".7", "--muon-lr", ".04", "--adamw-lr", "1e-2"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data import Passage, Question, World, contains_answer, normalize_answer
-from data.demonstrations import TEACHER, QuestionSampler, Teacher, answerable, gold_passage, keywords_of, subject_of, template_of
+from data.demonstrations import TEACHER, QuestionSampler, Teacher, answerable, gold_passage, keywords_of, stated, subject_of, template_of
 
 
 # ------------------------------------------------------------------------------------------------- the subject
@@ -171,6 +171,26 @@ def test_answerable():
     assert not answerable([right], Question("q", "?", ("Velmor",), gold_passages=("p",)))
 
 
+def test_what_is_stated_and_where():
+    right, stale = Passage("p", "Ada Quill", "Born in Caldis."), Passage("s", "Ada Quill", "Formerly it was said: Caldis.")
+    other = Passage("o", "Ada Quill the younger", "Born in Velmor.")
+    either = Question("q", "?", ("Caldis", "Velmor"), gold_passages=("p", "o"))
+    assert stated([stale, right], either) == (1, "Caldis") and stated([stale, other, right], either) == (1, "Velmor") and stated([stale], either) is None
+
+
+@pytest.mark.parametrize("kind", ["bridge", "comparison"])
+def test_a_multi_hop_question_is_answerable_from_all_its_gold_passages(kind):
+    book, author = Passage("b", "The Salt Road", "Written by Ada Quill."), Passage("a", "Ada Quill", "She was born in Caldis.")
+    question = Question("q", "Where was the author of The Salt Road born?", ("Caldis",), gold_passages=("b", "a"), type=kind)
+    assert answerable([author, book], question) and not answerable([author], question) and not answerable([book], question)
+
+
+def test_a_follow_up_is_about_its_subject_and_never_the_question():
+    rng, mind, question = np.random.default_rng(0), teacher(), BIRTH[0][0]
+    queries = Counter(mind.query(question, rng, "Bo Reed") for _ in range(2000))
+    assert all(query.startswith("Bo Reed") for query in queries) and queries["Bo Reed"] / 2000 == pytest.approx(0.65, abs=0.04) and len(queries) > 3
+
+
 # ------------------------------------------------------------------------------------------------- the sampler
 
 
@@ -209,6 +229,14 @@ def test_popular_questions_are_asked_in_proportion_to_their_popularity_and_other
         assert counts[f"p{i}"] / 20_000 == pytest.approx((i + 1) / 10, abs=0.015)
     for i in range(5):
         assert counts[f"t{i}"] / 20_000 == pytest.approx(0.2, abs=0.015)
+
+
+def test_the_others_come_from_every_set_in_equal_parts():
+    sets = [pool(20, 90), [Question(f"a{i}", "?", ("x",)) for i in range(3)], [Question(f"b{i}", "?", ("x",), slice="bridge") for i in range(30)]]
+    sampler = QuestionSampler(sets, 0.4, 0)
+    for count, parts in ((50, {"p": 20, "t": 10, "a": 10, "b": 10}), (96, {"p": 38, "t": 19, "a": 19, "b": 20})):
+        assert Counter(i[0] for i in ids(sampler.draw(count, 1))) == parts
+    assert {i[0] for i in ids(QuestionSampler([pool(5, 0), sets[1]], 0.4, 0).draw(50, 0))} == {"p", "a"}
 
 
 @pytest.mark.parametrize("questions", [pool(0, 10), pool(10, 0), [Question(str(i), "?", ("x",)) for i in range(10)]], ids=["tail", "popular", "no slices"])

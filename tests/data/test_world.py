@@ -201,3 +201,14 @@ def test_the_real_passages_load():
     rows = {split: len(world.questions(*split.split("."))) for split in world.splits}
     assert rows == {"popqa.train": 744, "popqa.dev": 100, "popqa.test": 156, "hotpotqa.train": 915,
                     "hotpotqa.test": 200, "2wikimultihopqa.test": 163, "nq.test": 2655}
+
+
+def test_the_union_of_sets():
+    world = World.open("tiny")
+    assert world.union("popqa", "dev") == [world.questions("popqa", "dev")]
+    two = World(name="two", corpus=[], questions={"a.dev": [Question("1", "?", ("x",))], "b.dev": [Question("1", "!", ("y",))]})
+    assert two.union("b, a", "dev") == [two.questions("b", "dev"), two.questions("a", "dev")]
+    with pytest.raises(WorldError, match="has no questions 'c.dev'; it has: a.dev, b.dev"):
+        two.union("a,c", "dev")
+    with pytest.raises(WorldError, match="one of them comes twice"):
+        two.union("a,a", "dev")

@@ -6,7 +6,7 @@ import pytest
 
 from data.demonstrations import gold_passage
 from data.metrics import contains_answer
-from data.world import World
+from data.world import Passage, Question, World
 from model import Tokenizer
 from retrieval_cpp import BM25Index
 from rl import RagEnv
@@ -105,3 +105,73 @@ def test_shuffled_passages(tiny):
     plain, shuffled = (demonstrate(tiny, replace(PLAIN, shuffle=x), retrieve=True)[1] for x in (0.0, 1.0))
     pairs = [(a.turns[0].passages, b.turns[0].passages) for a, b in zip(plain, shuffled)]
     assert any(a != b for a, b in pairs) and sum(sorted(a) == sorted(b) for a, b in pairs) > len(pairs) / 2
+
+
+# ------------------------------------------------------------------------------------------------- several facts
+
+CORPUS = [Passage("b", "The Salt Road", "It was written by Ada Quill."), Passage("a", "Ada Quill", "She was born in Caldis."),
+          Passage("x", "The Salt Lake", "It lies in Norland."), Passage("c", "Bo Reed", "He was born in Velmor.")]
+BRIDGE = Question("q", "Where was the author of The Salt Road born?", ("Caldis",), gold_passages=("b", "a"), type="bridge", relation="author>birth")
+COMPARISON = Question("c", "Was Ada Quill or Bo Reed born in Caldis?", ("Ada Quill",), gold_passages=("a", "c"), type="comparison", relation="born")
+
+
+class Finds:
+    """A retriever that answers with the passages whose ids it is told, one list for each call."""
+
+    def __init__(self, *calls: str):
+        self.calls, self.asked = list(calls), []
+
+    def search(self, queries, k):
+        self.asked += queries
+        rows = np.array([["baxc".index(i) for i in self.calls.pop(0)]] * len(queries))
+        return rows, np.ones(rows.shape)
+
+
+def follow(question: Question, *calls: str, args: Args = PLAIN, quota: int = 2, label: bool = True, forced: float = 1.0):
+    world = World(name="four", corpus=CORPUS, questions={"hotpotqa.train": [question]}, k=2, quota=quota)
+    env = RagEnv(world, Finds(*calls))
+    tokenizer = Tokenizer.train([f"{p.title} {p.text}" for p in CORPUS] + [BRIDGE.question, COMPARISON.question], 600)
+    episode, = Demonstrator(world, [question], env, tokenizer, args).demonstrate([question], [True], [label], [False], np.random.default_rng(1), forced)
+    decisions = "".join("?RA"[(t == tokenizer.retrieve) + 2 * (t == tokenizer.answer)] for t, d in zip(episode.tokens, episode.decision_mask) if d)
+    return episode, env.index.asked, decisions, tokenizer.show(episode.tokens).partition("[ANSWER]")[2].strip()
+
+
+def test_a_bridge_is_crossed():
+    episode, asked, decisions, answer = follow(BRIDGE, "bx", "ax")
+    assert len(asked) == 2 and asked[1].startswith("Ada Quill") and [t.query for t in episode.turns] == asked
+    assert decisions == "RR" and answer == "Caldis<eos>"  # after the second of two retrievals [ANSWER] is forced
+    assert follow(BRIDGE, "bx", "ax", quota=3)[2] == "RRA" and follow(BRIDGE, "bx", "ax", label=False)[2] == "R"  # only the first lacks a label
+    assert sum(e in episode.rewards for e in (1.0, -0.2)) == 0
+
+
+def test_what_nobody_has_named_is_not_asked_for():
+    unnamed = replace(BRIDGE, question="Where was that author born?")
+    assert follow(unnamed, "xc")[1:] == ([unnamed.question], "R", "")
+
+
+@pytest.mark.parametrize("calls, quota, retrievals, decisions, answer", [
+    (["ba"], 2, 1, "RA", "Caldis<eos>"),  # one retrieval found it all
+    (["xc", "bx"], 2, 2, "RR", ""),  # the first hop is tried again, its title stands in the question
+    (["bx"], 1, 1, "R", ""),  # the quota is used up, and the answer could only be guessed
+    (["bx", "xc"], 2, 2, "RR", ""),
+    (["bx", "xc", "ax"], 3, 3, "RRR", "Caldis<eos>"),
+])
+def test_a_bridge_is_crossed_only_where_the_way_is_known(calls, quota, retrievals, decisions, answer):
+    episode, asked, taken, said = follow(BRIDGE, *calls, quota=quota)
+    assert (len(asked), taken, said) == (retrievals, decisions, answer)
+
+
+def test_both_sides_of_a_comparison_are_looked_up_and_nothing_is_swapped():
+    episode, asked, decisions, answer = follow(COMPARISON, "ax", "cx", args=replace(PLAIN, swap=1.0))
+    assert asked[1].startswith("Bo Reed") and (decisions, answer) == ("RR", "Ada Quill<eos>")
+
+
+def test_the_gold_passage_of_each_hop_is_put_in():
+    for args, forced in ((replace(PLAIN, gold=1.0), 1.0), (PLAIN, 0.0)):
+        episode, *_, answer = follow(BRIDGE, "xc", "xc", args=args, forced=forced)
+        assert [turn.passages[-1] for turn in episode.turns] == [0, 1] and answer == "Caldis<eos>"
+
+
+def test_of_two_right_answers_the_one_that_was_found_is_learnt():
+    either = Question("q", "Where was the writer born?", ("Velmor", "Caldis"), gold_passages=("c", "a"))
+    assert [follow(either, calls)[3] for calls in ("ax", "xc", "ca")] == ["Caldis<eos>", "Velmor<eos>", "Velmor<eos>"]

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rl import Decoding, Episode, PPOConfig, collate, collect, ppo_update, rollout, score
+from rl import Decoding, Episode, PPOConfig, Roles, collate, collect, ppo_update, rollout, score
 from rl.advantages import whiten
-from rl.ppo import adapt_beta, by_length, minibatch_backward, paired_decision_advantages, policy_loss, update_value_head, value_loss
+from rl.ppo import action_rewards, adapt_beta, by_length, minibatch_backward, paired_decision_advantages, policy_loss, update_value_head, value_loss
 
 from .oracle import slow_advantages
 from .tiny import QUESTIONS, TOKENIZER, environment, random_policy, text
@@ -180,6 +180,46 @@ def test_collect_against_slow_loops(beta, temperature, gamma, lam):
     close(experience.k1, experience.log_probs - experience.reference_log_probs)
     per_episode = torch.tensor([sum(a - b for a, b in zip(x, y)) for x, y in zip(log_probs, reference_log_probs)])
     close(experience.per_episode(experience.k1), per_episode, 1e-3)
+
+
+def test_what_is_paid_for_others_tokens_belongs_to_the_action_before_them():
+    """own query -.2, a frozen reader's answer 2: the query's end is worth 1.8; before any action nothing is earned."""
+    episode = Episode(QUESTIONS[0])
+    episode.state([1, 2])
+    episode.action([3, 4, 5], -0.2, decision=False)
+    episode.state([6])
+    episode.action([7, 8], 2.0, decision=False, text=False)
+    assert action_rewards(episode) == pytest.approx([0.0, 1.8])
+    episode = Episode(QUESTIONS[0])
+    episode.action([3, 4], -0.2, decision=False, text=False)
+    episode.action([7, 8], 2.0, decision=False)
+    assert action_rewards(episode) == [2.0]
+
+
+@pytest.mark.parametrize("learn", [("query",), ("decision", "query"), ("answer",)])
+def test_parts_that_do_not_learn_are_in_no_tensor(learn):
+    policy, frozen = random_policy(0), random_policy(1)
+    roles = Roles(*(policy if part in learn else frozen for part in ("decision", "query", "answer", "answer")), learn)
+    episodes = [e for e in rollout(roles, TOKENIZER, environment(quota=2), QUESTIONS * 8, SAMPLED, torch.Generator().manual_seed(0)) if any(e.action_mask)]
+    experience = collect(policy, random_policy(2), episodes, TOKENIZER, 0.0, replace(CONFIG, value=False))
+    special = {TOKENIZER.retrieve, TOKENIZER.answer}
+    decisions = sum(sum(e.decision_mask) for e in episodes)
+    assert int(experience.decision.sum()) == decisions and (decisions > 0) == ("decision" in learn) and len(episodes) > 8
+    assert not any(mine and t in special for e in episodes for t, mine, d in zip(e.tokens, e.action_mask, e.decision_mask) if not d)
+    total = [e.reward for e in episodes]  # gamma 1, no value, no penalty: the first token's return is all that is paid from there on
+    first = [float(experience.returns[i]) for i in experience.offsets[:-1]]
+    skipped = [sum(r for r, _ in zip(e.rewards, range(e.action_mask.index(True)))) for e in episodes]
+    assert first == pytest.approx([a - b for a, b in zip(total, skipped)], abs=1e-5)
+
+
+def test_without_a_value_head_the_baseline_is_the_mean_of_the_batch():
+    policy, episodes = random_policy(), play(random_policy())
+    experience = collect(policy, policy, episodes, TOKENIZER, 0.3, replace(CONFIG, value=False))
+    to_come = [sum(e.rewards[i:]) for e in episodes for i, mine in enumerate(e.action_mask) if mine]
+    x = torch.tensor(to_come)
+    assert not experience.values.any()
+    close(experience.returns, x)
+    close(experience.advantages, (x - x.mean()) / x.std(unbiased=False))
 
 
 def test_collect_does_not_depend_on_the_scoring_batch():
