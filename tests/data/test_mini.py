@@ -15,11 +15,14 @@ from retrieval_cpp import BM25Index
 from tests.shared import ROOT
 
 SPLITS = ("train", "dev", "test")
+SETS = sorted(f"{name}.{split}" for name in ("ambignq", "hotpotqa", "popqa") for split in SPLITS) + [
+    f"{name}.test" for name in ("nq", "openbookqa", "triviaqa", "2wikimultihopqa")]
+SETS.sort()
 HASH = """
 import hashlib, sys
 from data import World
 world = World.open(sys.argv[1])
-rows = [world.corpus_sha256, *(repr(world.questions("popqa", split)) for split in ("train", "dev", "test"))]
+rows = [world.corpus_sha256, *(repr(world.questions(*split.split("."))) for split in world.splits)]
 print(hashlib.sha256("".join(rows).encode()).hexdigest())
 """
 
@@ -58,7 +61,7 @@ def test_two_processes_generate_the_same_bits():
 def test_names_and_metadata():
     world = World.open("tiny:3")
     assert (world.name, World.open("tiny").name, World.open("tiny:0").name) == ("tiny-3", "tiny", "tiny")
-    assert (world.k, world.quota, world.splits) == (2, 1, ["popqa.dev", "popqa.test", "popqa.train"])
+    assert (world.k, world.quota, world.splits) == (2, 1, SETS)
     with pytest.raises(WorldError, match="^no generated world 'huge'; there are: mini, tiny$"):
         mini.generate("huge", 0)
 
