@@ -34,8 +34,8 @@ def ours(row: dict, where: str) -> Iterable[Asked]:
     """The world format; FlashRAG's; ours with "options" {letter: text} and "answer_key"."""
     question = question_of(row, where, _id(row, where))
     if row.get("options") is not None:
-        choice = choice(question.id, question.question, typed(row, "options", dict, where), string(row, "answer_key", where), where)
-        question = replace(question, question=choice.question, answers=choice.answers)
+        asked = choice(question.id, question.question, typed(row, "options", dict, where), string(row, "answer_key", where), where)
+        question = replace(question, question=asked.question, answers=asked.answers)
     yield Asked(question)
 
 

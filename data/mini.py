@@ -157,13 +157,13 @@ def _other_sets(world: MiniWorld, search: Callable[[list[str], int], Sequence[Se
     for set_name in sorted({name.split()[0] for name in figures}):
         test = world.questions(set_name, "test")
         found = [[world.corpus[i] for i in row if i >= 0] for row in search([question.question for question in test], world.k)]
-        for slice_name in {question.slice for question in test}:
+        for slice_name in sorted({question.slice for question in test}):
             part = [(question, passages) for question, passages in zip(test, found) if question.slice == slice_name]
             figures[f"{set_name} {slice_name}"] |= {
                 "hit": _mean([hit(passages, question) for question, passages in part]),
                 "recall": _mean([len({p.id for p in passages} & set(question.gold_passages)) / len(question.gold_passages)
                                  for question, passages in part])}
-    return dict(figures)
+    return dict(sorted(figures.items()))
 
 
 def _by_slice(questions: list[Question], figures: list[float]) -> dict[str, float]:

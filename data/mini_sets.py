@@ -254,10 +254,10 @@ def _comparisons(cast: Cast, relation: str, label: str, forms: tuple[str, ...], 
 
 
 def _balanced(cast: Cast, relation: str, label: str, forms: tuple[str, ...], count: int, rng: Random) -> list[Question]:
-    """As many questions whose answer is yes as no."""
+    """As many questions whose answer is yes as no, as far as a tiny world has couples with the same value."""
     same = lambda x, y: "yes" if x.value == y.value else "no"
-    return [question for wanted, share in (("yes", count // 2), ("no", count - count // 2))
-            for question in _comparisons(cast, relation, label, forms, same, share, rng, wanted)]
+    agreed = _comparisons(cast, relation, label, forms, same, count // 2, rng, "yes")
+    return agreed + _comparisons(cast, relation, label, forms, same, count - len(agreed), rng, "no")
 
 
 def _born_first(x: Fact, y: Fact) -> str | None:

@@ -237,8 +237,8 @@ SAME_COUNTRY = ("Do {x} and {y} come from the same country?", "Are {x} and {y} f
                 "Is the country of {x} also the country of {y}?", "Were {x} and {y} of the same nation?")
 
 # Only tested from here on: forms that no training question has, in words that training questions or passages have.
-SAME_TRADE = ("Did {x} and {y} have the same job?", "Have {x} and {y} worked in the same trade?")
-SAME_FAITH = ("Did {x} and {y} keep the same faith?", "Is the religion of {x} also that of {y}?")
+SAME_TRADE = ("Do {x} and {y} have the same job?", "Is the trade of {x} also that of {y}?")
+SAME_FAITH = ("Are {x} and {y} of the same faith?", "Is the religion of {x} also that of {y}?")
 
 
 class Unseen(NamedTuple):
@@ -252,7 +252,7 @@ class Unseen(NamedTuple):
 
 
 UNSEEN = (
-    Unseen("occupation", "person", ("Records state that {s} worked in which trade?", "{s} earned money by which job?"),
+    Unseen("occupation", "person", ("Records state that {s} worked in which trade?", "{s} had which job?"),
            ("{n} trade", "what did {n} do for a living"), ("Which is the trade of {s}?", "{s} worked for years as a")),
     Unseen("country", "person", ("{s} was a citizen of which country?", "The passport of {s} was from which nation?"),
            ("{n} nationality", "what country is {n} from"), ("Which is the nation of {s}?", "{s} was a citizen of")),
