@@ -14,7 +14,7 @@ wrong. Left out on purpose: "who is younger", questions of three facts, facts th
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations, islice
 from random import Random
 from typing import NamedTuple
@@ -58,8 +58,7 @@ SIZES = {
 }
 
 
-@dataclass
-class Person(Entity):
+class Homonym(Entity):
     """One of two people of a name: texts tell them apart by the trade."""
 
     def mention(self) -> str:
@@ -89,7 +88,8 @@ def make_sets(scale_name: str, seed: int, entities: list[Entity],
         cast = casts[group] = _cast(group, sizes, people, titles, places, stream(f"cast/{group}"))
         rng = stream(f"sentences/{group}")
         drafts += draft_facts([*cast.people, *cast.works, *(fact for pair in cast.pairs for fact in pair)], rng)
-        drafts += [_profile(profile, rng) for profile in cast.profiles]
+        for profile in cast.profiles:  # one passage for four truths, and one for each stale value
+            drafts += [_profile(profile, rng), *(draft for draft in draft_facts(profile, rng) if not draft[2])]
     corpus = publish(drafts, "s", stream("corpus"))  # from here on facts know their passages
     questions = {}
     for group, sizes in SIZES[scale_name].items():
@@ -118,28 +118,13 @@ def _unused_names(entities: list[Entity], facts: list[Fact], parts: int, rng: Ra
 
 def _cast(group: str, sizes: Sizes, people: Iterator[str], titles: Iterator[str], places: dict[str, list[str]],
           rng: Random) -> Cast:
-    """New entities of a group. People are credited whatever their trade is, so that a credit gives no trade away."""
-    own = [next(people) for _ in range(sizes.people)]
-    credit = lambda: rng.choice(own)
-    draws = {"occupation": lambda: skewed(text.OCCUPATIONS, rng), "religion": lambda: skewed(text.RELIGIONS, rng),
-             "sport": lambda: skewed(text.SPORTS, rng), "year": lambda: rng.choice(text.YEARS),
-             "place of birth": lambda: skewed(places["city"], rng), "country": lambda: skewed(places["country"], rng),
-             **dict.fromkeys((*HOTPOT_CREDITS, *WIKI_CREDITS), credit)}
-    genres = {"song": text.MUSIC_GENRES}
-
-    def fact(entity: Entity, relation: str, other_than: str = "") -> Fact:
-        draw = draws.get(relation) or (lambda: skewed(genres.get(entity.kind, text.STORY_GENRES), rng))
-        value = _other(draw, other_than)
-        stale = _other(draw, value) if rng.random() < STALE_PRESENT else None
-        wording = WORDINGS[entity.kind, relation]
-        return Fact(entity, relation, value, wording, True, stale, wording.keywords)
-
-    def facts(entity: Entity, relations: Iterable[str]) -> list[Fact]:
-        return [fact(entity, relation) for relation in relations]
-
+    """New entities of a group."""
+    names = [next(people) for _ in range(sizes.people)]
+    fact = _fact_maker(names, places, rng)
+    facts = lambda entity, relations: [fact(entity, relation) for relation in relations]
     tested = group == "test"
     of_person = (*HOTPOT_FACTS, "year", *(WIKI_FACTS if tested else ()))
-    of_people = [row for name in own for row in facts(Entity("person", name, group), of_person)]
+    of_people = [row for name in names for row in facts(Entity("person", name, group), of_person)]
     of_works = []
     for i in range(sizes.works):
         work = Entity(tuple(CREDITS)[i % 3], next(titles), group)
@@ -148,12 +133,11 @@ def _cast(group: str, sizes: Sizes, people: Iterator[str], titles: Iterator[str]
     pairs = []
     for i in range(sizes.pairs):
         kinds, relations = PAIRS[i % len(PAIRS)]
-        if kinds == ("person", "person"):
-            name, trade = next(people), draws["occupation"]()
-            both = [Person("person", name, group, values={"occupation": mine}) for mine in (trade, _other(draws["occupation"], trade))]
+        name = next(people if "person" in kinds else titles)
+        if "person" in kinds:
+            both = [Homonym("person", name, group, values={"occupation": trade}) for trade in rng.sample(text.OCCUPATIONS, 2)]
         else:
-            title = next(titles)
-            both = [Entity(kind, title, group) for kind in kinds]
+            both = [Entity(kind, name, group) for kind in kinds]
         for relation in relations:
             first = fact(both[0], relation)
             pairs.append((first, fact(both[1], relation, other_than=first.value)))
@@ -161,10 +145,28 @@ def _cast(group: str, sizes: Sizes, people: Iterator[str], titles: Iterator[str]
         row.value = ALIAS + row.value
     profiles = []
     for i in range(sizes.profiles):
-        kind = ("person", "film")[i % 2]
-        profile = facts(Entity(kind, next(people if kind == "person" else titles), group), PROFILES[kind])
-        profiles.append(rng.sample(profile, len(profile)))
+        kind = tuple(PROFILES)[i % 2]
+        entity = Entity(kind, next(people if kind == "person" else titles), group)
+        profiles.append(facts(entity, rng.sample(PROFILES[kind], 4)))
     return Cast(of_people, of_works, pairs, profiles)
+
+
+def _fact_maker(names: list[str], places: dict[str, list[str]], rng: Random) -> Callable[..., Fact]:
+    """fact(entity, relation, other_than="") draws a value and perhaps a stale one. Works are credited to the people of these
+    names, whatever their trade is, so that a credit gives no trade away."""
+    draws = {"occupation": lambda: skewed(text.OCCUPATIONS, rng), "religion": lambda: skewed(text.RELIGIONS, rng),
+             "sport": lambda: skewed(text.SPORTS, rng), "year": lambda: rng.choice(text.YEARS),
+             "place of birth": lambda: skewed(places["city"], rng), "country": lambda: skewed(places["country"], rng),
+             **dict.fromkeys((*HOTPOT_CREDITS, *WIKI_CREDITS), lambda: rng.choice(names))}
+    genre = lambda kind: lambda: skewed(text.MUSIC_GENRES if kind == "song" else text.STORY_GENRES, rng)
+
+    def fact(entity: Entity, relation: str, other_than: str = "") -> Fact:
+        draw, wording = draws.get(relation) or genre(entity.kind), WORDINGS[entity.kind, relation]
+        value = _other(draw, other_than)
+        stale = _other(draw, value) if rng.random() < STALE_PRESENT else None
+        return Fact(entity, relation, value, wording, True, stale, wording.keywords)
+
+    return fact
 
 
 def _other(draw: Callable[[], str], than: str) -> str:

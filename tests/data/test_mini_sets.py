@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from data import World, contains_answer, hit
+from data import World, contains_answer, hit, mini
 from data import mini_text as text
 from data.formats import choice
 from data.mini_sets import SIZES, TEST_ONLY
@@ -277,3 +277,25 @@ def test_every_tiny_world_has_all_its_rows():
     """Few names and few values: no seed may run out of either."""
     for seed in range(12):
         test_rows(World.open(f"tiny:{seed}"))
+
+
+# ------------------------------------------------------------------------------------------------- figures
+
+
+def test_figures_by_hand():
+    """On a retriever that finds the first gold passage of each question and nothing else."""
+    world = open_world("tiny")
+    rows = {passage.id: row for row, passage in enumerate(world.corpus)}
+    first = {question.question: rows[question.gold_passages[0]] for *_, question in asked(world)}
+    figures = mini.properties(world, lambda queries, k: [[first.get(query, -1)] + [-1] * (k - 1) for query in queries])
+    gold = [len(question.gold_passages) for *_, question in asked(world, "ambignq", splits=("test",))]
+    assert figures["sets"] == {
+        "2wikimultihopqa bridge": {"train": 0, "dev": 0, "test": 18, "hit": 0, "recall": 0.5},
+        "2wikimultihopqa comparison": {"train": 0, "dev": 0, "test": 12, "hit": 0, "recall": 0.5},
+        "ambignq tail": {"train": 90, "dev": 20, "test": 30, "hit": 1, "recall": pytest.approx((gold.count(1) + gold.count(2) / 2) / 30)},
+        "hotpotqa bridge": {"train": 72, "dev": 14, "test": 24, "hit": 0, "recall": 0.5},
+        "hotpotqa comparison": {"train": 48, "dev": 10, "test": 16, "hit": 0, "recall": 0.5},
+        **{f"{name} tail": {"train": 0, "dev": 0, "test": 30, "hit": 1, "recall": 1} for name in ("nq", "openbookqa", "triviaqa")}}
+    table = mini.format_properties(figures).splitlines()
+    assert table[-6].split() == ["ambignq", "tail", "90", "20", "30", "1.000", f"{figures['sets']['ambignq tail']['recall']:.3f}"]
+    assert table[-9].split()[-5:] == ["train", "dev", "test", "hit@2", "recall"]
