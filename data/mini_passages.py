@@ -1,6 +1,7 @@
 """The passages of the mini world: how facts, stale values and namesakes become sentences of the corpus.
 
-Second stage of data/mini.py. Left out on purpose: passages that are found by their number alone, duplicates.
+Second stage of data/mini.py. Left out on purpose: passages on several entities (triviaqa's hold several facts
+of one: data/mini_sets.py), duplicates.
 """
 
 from collections import defaultdict

@@ -28,6 +28,7 @@ from data.world import Passage, Question
 TEST_ONLY = ("triviaqa", "2wikimultihopqa", "nq", "openbookqa")
 HOTPOT_CREDITS, HOTPOT_FACTS = ("director", "composer", "author"), ("occupation", "place of birth", "country")
 WIKI_CREDITS, WIKI_FACTS = ("producer", "screenwriter"), ("religion", "sport")
+CREDIT_RELATIONS = (*HOTPOT_CREDITS, *WIKI_CREDITS)  # whose values are people
 PAIRS = ((("film", "song"), ("composer", "producer", "country")), (("song", "book"), ("author", "genre", "country")),
          (("person", "person"), ("country", "religion", "sport")))  # kinds that share a name, what is asked about them
 PROFILES = {"person": ("occupation", "country", "religion", "sport"), "film": ("director", "composer", "genre", "country")}
@@ -157,7 +158,7 @@ def _fact_maker(names: list[str], places: dict[str, list[str]], rng: Random) -> 
     draws = {"occupation": lambda: skewed(text.OCCUPATIONS, rng), "religion": lambda: skewed(text.RELIGIONS, rng),
              "sport": lambda: skewed(text.SPORTS, rng), "year": lambda: rng.choice(text.YEARS),
              "place of birth": lambda: skewed(places["city"], rng), "country": lambda: skewed(places["country"], rng),
-             **dict.fromkeys((*HOTPOT_CREDITS, *WIKI_CREDITS), lambda: rng.choice(names))}
+             **dict.fromkeys(CREDIT_RELATIONS, lambda: rng.choice(names))}
     genre = lambda kind: lambda: skewed(text.MUSIC_GENRES if kind == "song" else text.STORY_GENRES, rng)
 
     def fact(entity: Entity, relation: str, other_than: str = "") -> Fact:
@@ -187,18 +188,21 @@ def _profile(facts: list[Fact], rng: Random) -> Draft:
 # ---------------------------------------------------------------------------------------------- questions
 
 
+# Each set is a function of the entities of its split, the number of rows and a random stream. Ids are given afterwards.
+
+
 def ambignq(cast: Cast, count: int, rng: Random) -> list[Question]:
+    """Of every pair and relation four questions that leave open which of the two is meant, and one for each of them."""
     rows = []
     for pair in cast.pairs:
         both = rng.sample(pair, 2)
         name, wording = pair[0].entity.name, pair[0].wording
         answers = tuple(dict.fromkeys(answer for fact in both for answer in aliases(fact)))
         for turn, asked in enumerate(rng.sample(text.ask(wording, name), 4)):
-            gold = tuple(fact.gold_passages[0] for fact in both)
-            rows.append((turn // 2, Question("", asked, answers, "tail", pair[0].relation, TAIL_POPULARITY, gold)))
+            rows.append((turn // 2, _single_fact(asked, answers, *both)))
         for turn, fact in enumerate(both):
             asked = rng.choice(text.ask(wording, fact.entity.mention()))
-            rows.append((turn, Question("", asked, aliases(fact), "tail", fact.relation, TAIL_POPULARITY, fact.gold_passages)))
+            rows.append((turn, _single_fact(asked, aliases(fact), fact)))
     return _first(rows, count, rng)
 
 
@@ -207,10 +211,11 @@ def aliases(fact: Fact) -> tuple[str, ...]:
     if fact.relation == "country":
         name = fact.value.removeprefix(ALIAS)
         return name, ALIAS.removeprefix("the ") + name
-    return (fact.value, fact.value.split()[1]) if fact.relation in (*HOTPOT_CREDITS, *WIKI_CREDITS) else (fact.value,)
+    return (fact.value, fact.value.split()[1]) if fact.relation in CREDIT_RELATIONS else (fact.value,)
 
 
 def hotpotqa(cast: Cast, count: int, rng: Random) -> list[Question]:
+    """Three bridge questions to two comparisons, half of which have yes or no for an answer."""
     bridge, compared = count * 3 // 5, count - count * 3 // 5
     forms = lambda fact, subject: text.ask(fact.wording, subject)
     return (_bridges(cast, HOTPOT_CREDITS, HOTPOT_FACTS, forms, bridge, rng)
@@ -219,6 +224,7 @@ def hotpotqa(cast: Cast, count: int, rng: Random) -> list[Question]:
 
 
 def wiki2(cast: Cast, count: int, rng: Random) -> list[Question]:
+    """As hotpotqa, of relations and in forms that training does not combine; all comparisons are yes or no."""
     bridge, compared = count * 3 // 5, count - count * 3 // 5
     forms = lambda fact, subject: [text.capitalized(form.format(s=subject)) for form in UNSEEN["person", fact.relation].triviaqa]
     return (_bridges(cast, WIKI_CREDITS, WIKI_FACTS, forms, bridge, rng)
@@ -267,11 +273,13 @@ def _born_first(x: Fact, y: Fact) -> str | None:
 
 
 def triviaqa(cast: Cast, count: int, rng: Random) -> list[Question]:
+    """The facts in the middle of the long passages."""
     return _single([fact for profile in cast.profiles for fact in profile[1:-1]],
                    lambda fact, forms: [text.capitalized(form.format(s=fact.entity.mention())) for form in forms.triviaqa], count, rng)
 
 
 def nq(cast: Cast, count: int, rng: Random) -> list[Question]:
+    """Lower case, no question mark, sometimes no verb."""
     return _single(cast.people + cast.works, lambda fact, forms: [form.format(n=fact.entity.name, k=fact.entity.kind).lower()
                                                                   for form in forms.nq], count, rng)
 
@@ -281,12 +289,12 @@ def _single(facts: list[Fact], ask: Callable[[Fact, text.Unseen], list[str]], co
     for fact in facts:
         if (fact.entity.kind, fact.relation) in UNSEEN:
             forms = ask(fact, UNSEEN[fact.entity.kind, fact.relation])
-            rows += [(turn, Question("", asked, (fact.value,), "tail", fact.relation, TAIL_POPULARITY, fact.gold_passages))
-                     for turn, asked in enumerate(rng.sample(forms, len(forms)))]
+            rows += [(turn, _single_fact(asked, (fact.value,), fact)) for turn, asked in enumerate(rng.sample(forms, len(forms)))]
     return _first(rows, count, rng)
 
 
 def openbookqa(cast: Cast, count: int, rng: Random) -> list[Question]:
+    """The right value and three that others of the kind have; the option's letter is right as well."""
     values = defaultdict(set)
     for fact in cast.people + cast.works:
         values[fact.entity.kind, fact.relation].add(fact.value)
@@ -298,9 +306,14 @@ def openbookqa(cast: Cast, count: int, rng: Random) -> list[Question]:
                 shown = rng.sample([fact.value, *rng.sample(others, 3)], 4)
                 stem = text.capitalized(form.format(s=fact.entity.mention()))
                 asked = choice("", stem, dict(zip("ABCD", shown)), "ABCD"[shown.index(fact.value)], "openbookqa")
-                rows.append((turn, replace(asked, slice="tail", relation=fact.relation, popularity=TAIL_POPULARITY,
-                                           gold_passages=fact.gold_passages)))
+                rows.append((turn, _single_fact(asked.question, asked.answers, fact)))
     return _first(rows, count, rng)
+
+
+def _single_fact(asked: str, answers: tuple[str, ...], *facts: Fact) -> Question:
+    """A question that any of these facts answers, of the same relation all."""
+    gold = tuple(id for fact in facts for id in fact.gold_passages)
+    return Question("", asked, answers, "tail", facts[0].relation, TAIL_POPULARITY, gold)
 
 
 def _first(rows: list[tuple[int, Question]], count: int, rng: Random) -> list[Question]:
