@@ -34,8 +34,8 @@ def ours(row: dict, where: str) -> Iterable[Asked]:
     """The world format; FlashRAG's; ours with "options" {letter: text} and "answer_key"."""
     question = question_of(row, where, _id(row, where))
     if row.get("options") is not None:
-        choice = _choice(question.id, question.question, typed(row, "options", dict, where), string(row, "answer_key", where), where)
-        question = replace(question, question=choice.question, answers=choice.answers)
+        asked = choice(question.id, question.question, typed(row, "options", dict, where), string(row, "answer_key", where), where)
+        question = replace(question, question=asked.question, answers=asked.answers)
     yield Asked(question)
 
 
@@ -123,7 +123,7 @@ def openbookqa(row: dict, where: str) -> Iterable[Asked]:
     is its gold passage; ARC's labels are A-E or, in some rows, 1-4, which are shown as A-D."""
     question = typed(row, "question", dict, where)
     options = {string(choice, "label", where): string(choice, "text", where) for choice in objects(question, "choices", where)}
-    asked = _choice(_id(row, where), string(question, "stem", where), options, string(row, "answerKey", where), where)
+    asked = choice(_id(row, where), string(question, "stem", where), options, string(row, "answerKey", where), where)
     if "fact1" not in row:
         yield Asked(asked)
     else:
@@ -133,7 +133,7 @@ def openbookqa(row: dict, where: str) -> Iterable[Asked]:
 
 def medqa(row: dict, where: str) -> Iterable[Asked]:
     """MedQA (USMLE), five options or four: question, options {letter: text}, answer_idx."""
-    yield Asked(_choice(_id(row, where), string(row, "question", where), typed(row, "options", dict, where), string(row, "answer_idx", where), where))
+    yield Asked(choice(_id(row, where), string(row, "question", where), typed(row, "options", dict, where), string(row, "answer_idx", where), where))
 
 
 READERS: dict[str, Callable[[dict, str], Iterable[Asked]]] = {
@@ -193,7 +193,7 @@ def _passage(title: str, text: str, where: str) -> Passage:
     return Passage(hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()[:16], title, text)
 
 
-def _choice(id: str, stem: str, options: dict[str, str], key: str, where: str) -> Question:
+def choice(id: str, stem: str, options: dict[str, str], key: str, where: str) -> Question:
     """A multiple-choice question; the options are lettered in their order."""
     letters = dict(zip(options, "ABCDEFGHIJ"))
     if key not in letters:

@@ -7,9 +7,9 @@ does not, because of what the generator puts in on purpose:
 - stale passages that contradict the truth, namesakes, works that share a title, and values that are easy to guess;
 - questions worded unlike the passages, so that the raw question is a poor query and the right keywords a good one.
 
-Stages: facts (data/mini_facts.py) -> passages -> questions, each with a random stream of its own, so that a question
-set added later leaves the others as they are. Left out on purpose: multi-hop sets, aliases of answers.
-`properties` measures what came out.
+Stages: facts (data/mini_facts.py) -> passages (data/mini_passages.py) -> questions, here those of "popqa"; the other sets
+ask about entities of their own (data/mini_sets.py). Each stage has a random stream of its own, so that a question set
+added later leaves the others as they are. `properties` measures what came out.
 """
 
 from collections import Counter, defaultdict
@@ -18,9 +18,11 @@ from random import Random
 
 from data import mini_text as text
 from data.demonstrations import TEACHER
-from data.metrics import exact_match
-from data.mini_facts import SCALES, Entity, Fact, Scale, make_entities, make_facts
-from data.world import Passage, Question, World, WorldError
+from data.metrics import exact_match, hit
+from data.mini_facts import SCALES, Fact, Scale, make_entities, make_facts
+from data.mini_passages import write_passages
+from data.mini_sets import make_sets
+from data.world import Question, World, WorldError
 
 SPLITS = ("train", "dev", "test")
 SLICES = ("popular", "tail", "absent")
@@ -31,8 +33,8 @@ class MiniWorld(World):
 
     def __init__(self, *, facts: list[Fact], asked: dict[str, Fact], **world):
         super().__init__(**world)
-        self.facts = facts
-        self.asked = asked  # question id -> fact
+        self.facts = facts  # of the entities that popqa asks about
+        self.asked = asked  # id of a question of popqa -> fact
 
 
 def generate(scale_name: str, seed: int) -> MiniWorld:
@@ -42,59 +44,16 @@ def generate(scale_name: str, seed: int) -> MiniWorld:
     scale = SCALES[scale_name]
     facts_rng, passages_rng, questions_rng = (
         Random(f"{scale_name}/{seed}/{stage}") for stage in ("facts", "passages", "questions"))
-    facts = make_facts(make_entities(scale, facts_rng), facts_rng)
+    entities = make_entities(scale, facts_rng)
+    facts = make_facts(entities, facts_rng)
     corpus = write_passages(facts, scale, passages_rng)
     questions, asked = write_questions(facts, scale, questions_rng)
+    more_passages, more_questions = make_sets(scale_name, seed, entities, facts)
+    corpus, questions = corpus + more_passages, questions | more_questions
     return MiniWorld(
         name=scale_name if seed == 0 else f"{scale_name}-{seed}", corpus=corpus, questions=questions, k=2, quota=1,
         description=f"Fictional encyclopedia generated from seed {seed}", license="MIT", source="data/mini.py",
         facts=facts, asked=asked)
-
-
-# ---------------------------------------------------------------------------------------------- passages
-
-
-def write_passages(facts: list[Fact], scale: Scale, rng: Random) -> list[Passage]:
-    """One passage for each present fact, each stale value and each fact of a namesake, in random order."""
-    drafts = []  # (title, text, the fact that it states or None)
-    for fact in facts:
-        if fact.present:
-            drafts.append((fact.entity.name, _state(fact.entity, fact.wording, fact.value, text.TRUE_FORMS, rng), fact))
-        if fact.stale_value is not None:
-            stale = _state(fact.entity, fact.wording, fact.stale_value, text.STALE_FORMS, rng)
-            drafts.append((fact.entity.name, stale, None))
-    of_person, values = defaultdict(list), defaultdict(list)
-    for fact in facts:
-        if fact.entity.kind == "person" and fact.relation not in ("father", "mother"):
-            of_person[fact.entity.name].append(fact)
-            values[fact.relation].append(fact.value)
-    for name in rng.sample(list(of_person), scale.namesakes):
-        namesake = Entity("person", f"{name} Jr")
-        for fact in rng.sample(of_person[name], 2):
-            sentence = _state(namesake, fact.wording, rng.choice(values[fact.relation]), text.TRUE_FORMS, rng)
-            drafts.append((namesake.name, sentence, None))
-    rng.shuffle(drafts)
-    corpus = []
-    for number, (title, sentence, fact) in enumerate(drafts):
-        corpus.append(Passage(f"p{number}", title, sentence))
-        if fact:
-            fact.gold_passages = (f"p{number}",)
-            fact.keywords = tuple(sorted(fact.wording.keywords, key=lambda word: word not in sentence.split()))
-    return corpus
-
-
-def _state(entity: Entity, wording: text.Wording, value: str, forms: Sequence[str], rng: Random) -> str:
-    # Truths name their subject more often, so that the subject alone finds them before it finds a stale passage.
-    named = 0.7 if forms is text.TRUE_FORMS else 0.2
-    subject = entity.mention() if rng.random() < named else entity.short_mention()
-    article = "an " if value[0] in "aeiou" else "a "
-    clause = rng.choice(wording.clauses).format(s=subject, v=value, a=article + value)
-    ending = rng.choice(text.ENDINGS) if rng.random() < 0.15 else ""
-    return _capitalized(rng.choice(forms).format(c=clause)) + ending
-
-
-def _capitalized(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
 
 
 # ---------------------------------------------------------------------------------------------- questions
@@ -139,15 +98,14 @@ def write_questions(facts: list[Fact], scale: Scale,
 
 def ask(fact: Fact) -> list[str]:
     """All wordings of the question that asks for a fact."""
-    phrased = [carrier.format(p=phrase) for phrase in fact.wording.phrases for carrier in text.CARRIERS]
-    return [_capitalized(form.format(s=fact.entity.mention())) for form in [*fact.wording.questions, *phrased]]
+    return text.ask(fact.wording, fact.entity.mention())
 
 
 # ---------------------------------------------------------------------------------------------- what came out
 
 
 def properties(world: MiniWorld, search: Callable[[list[str], int], Sequence[Sequence[int]]]) -> dict:
-    """Measure a generated world with a retriever. All figures on the test split, fractions.
+    """Measure a generated world with a retriever. All figures on the test split, fractions; of popqa, but for "sets".
 
     search(queries, k) -> corpus positions [Q, k]. Returns
     sizes      {"entities", "facts", "passages", "questions": {split: {slice: rows}}}
@@ -155,6 +113,8 @@ def properties(world: MiniWorld, search: Callable[[list[str], int], Sequence[Seq
     hit        {query kind: {slice: hit@k}}: the raw question, the subject's name, the expected hit@k of the teacher
                (queries drawn from TEACHER), the best query (subject as questions name it, all keywords)
     guess      {slice: EM of always answering the relation's most frequent train value}
+    sets       {"<other set> <slice>": {"train", "dev", "test": rows, "hit", "recall": of the raw question}}; hit@k: all that
+               a question needs is found (data.metrics.hit), recall@k: share of the gold passages
     """
     test = world.questions("popqa", "test")
     facts = [world.asked[question.id] for question in test]
@@ -183,10 +143,27 @@ def properties(world: MiniWorld, search: Callable[[list[str], int], Sequence[Seq
         absent[relation] = _mean([not fact.present for fact in tail if fact.relation == relation])
     sizes = {"entities": len({id(fact.entity) for fact in world.facts}), "facts": len(world.facts),
              "passages": len(world.corpus),
-             "questions": {split.split(".")[1]: dict(Counter(q.slice for q in world.questions(*split.split("."))))
-                           for split in world.splits}}
+             "questions": {split: dict(Counter(q.slice for q in world.questions("popqa", split))) for split in SPLITS}}
     return {"world": world.name, "k": world.k, "sizes": sizes, "absent": absent, "guess": _by_slice(test, guesses),
-            "hit": {kind: _by_slice(test, hits[kind]) for kind in ("raw question", "subject", "teacher", "best query")}}
+            "hit": {kind: _by_slice(test, hits[kind]) for kind in ("raw question", "subject", "teacher", "best query")},
+            "sets": _other_sets(world, search)}
+
+
+def _other_sets(world: MiniWorld, search: Callable[[list[str], int], Sequence[Sequence[int]]]) -> dict[str, dict[str, float]]:
+    figures = defaultdict(lambda: dict.fromkeys(SPLITS, 0))
+    for set_name, split in (name.split(".") for name in world.splits if not name.startswith("popqa")):
+        for question in world.questions(set_name, split):
+            figures[f"{set_name} {question.slice}"][split] += 1
+    for set_name in sorted({name.split()[0] for name in figures}):
+        test = world.questions(set_name, "test")
+        found = [[world.corpus[i] for i in row if i >= 0] for row in search([question.question for question in test], world.k)]
+        for slice_name in sorted({question.slice for question in test}):
+            part = [(question, passages) for question, passages in zip(test, found) if question.slice == slice_name]
+            figures[f"{set_name} {slice_name}"] |= {
+                "hit": _mean([hit(passages, question) for question, passages in part]),
+                "recall": _mean([len({p.id for p in passages} & set(question.gold_passages)) / len(question.gold_passages)
+                                 for question, passages in part])}
+    return dict(sorted(figures.items()))
 
 
 def _by_slice(questions: list[Question], figures: list[float]) -> dict[str, float]:
@@ -207,10 +184,13 @@ def format_properties(figures: dict) -> str:
     for split in SPLITS:
         rows = sizes["questions"][split]
         lines.append(f"{split + ' questions':<22}" + "".join(f"{rows[name]:>9,}" for name in SLICES))
-    for kind, hit in figures["hit"].items():
+    for kind, hits in figures["hit"].items():
         label = f"hit@{figures['k']} of {kind}"
-        lines.append(f"{label:<22}" + "".join(f"{hit[name]:>9.3f}" for name in SLICES[:2]))
+        lines.append(f"{label:<22}" + "".join(f"{hits[name]:>9.3f}" for name in SLICES[:2]))
     lines.append(f"{'EM of a guess':<22}" + "".join(f"{figures['guess'][name]:>9.3f}" for name in SLICES))
     absent = figures["absent"]
     lines.append("absent from the corpus: " + ", ".join(f"{name} {share:.0%}" for name, share in absent.items()))
+    lines.append(f"{'other sets, raw question':<27}" + "".join(f"{name:>9}" for name in (*SPLITS, f"hit@{figures['k']}", "recall")))
+    for name, row in figures["sets"].items():
+        lines.append(f"{name:<27}" + "".join(f"{row[split]:>9,}" for split in SPLITS) + f"{row['hit']:>9.3f}{row['recall']:>9.3f}")
     return "\n".join(lines)

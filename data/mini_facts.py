@@ -134,7 +134,7 @@ def _give_values(entities: list[Entity], rng: Random) -> None:
         by_kind[entity.kind].append(entity)
     people, cities, countries = by_kind["person"], by_kind["city"], by_kind["country"]
     for i, city in enumerate(cities):
-        country = countries[i] if i < len(countries) else _skewed(countries, rng)
+        country = countries[i] if i < len(countries) else skewed(countries, rng)
         city.values["country"] = country.name
         country.values.setdefault("capital", city.name)
     for person in people:
@@ -149,19 +149,19 @@ def _give_values(entities: list[Entity], rng: Random) -> None:
 
 
 def _give_person(person: Entity, cities: list[Entity], rng: Random) -> None:
-    birthplace = _skewed(cities, rng, exponent=0.4)
-    occupation = _skewed(text.OCCUPATIONS, rng)
+    birthplace = skewed(cities, rng, exponent=0.4)
+    occupation = skewed(text.OCCUPATIONS, rng)
     person.values = {"occupation": occupation, "place of birth": birthplace.name}
     if rng.random() < 0.6:
         person.values["country"] = birthplace.values["country"]
     if rng.random() < 0.7:
-        person.values["religion"] = _skewed(text.RELIGIONS, rng)
+        person.values["religion"] = skewed(text.RELIGIONS, rng)
     if occupation in ("composer", "singer"):
-        person.values["genre"] = _skewed(text.MUSIC_GENRES, rng)
+        person.values["genre"] = skewed(text.MUSIC_GENRES, rng)
     elif occupation in ("writer", "poet", "actor", "director"):
-        person.values["genre"] = _skewed(text.STORY_GENRES, rng)
+        person.values["genre"] = skewed(text.STORY_GENRES, rng)
     elif rng.random() < 0.5:
-        person.values["sport"] = _skewed(text.SPORTS, rng)
+        person.values["sport"] = skewed(text.SPORTS, rng)
 
 
 def _give_parents(people: list[Entity], rng: Random) -> None:
@@ -186,25 +186,25 @@ def _draws(people: list[Entity], countries: list[Entity], rng: Random) -> dict[s
             fitting = [person.name for person in people]
         return lambda: rng.choice(fitting)
 
-    def skewed(values: list[str]) -> Callable[[], str]:
-        return lambda: _skewed(values, rng)
+    def draw(values: list[str]) -> Callable[[], str]:
+        return lambda: skewed(values, rng)
 
-    country = skewed([country.name for country in countries])
+    country = draw([country.name for country in countries])
     producer, composer, author = credit("producer", "banker"), credit("composer", "singer"), credit("writer", "poet")
-    public = {"religion": skewed(text.RELIGIONS), "sport": skewed(text.SPORTS), "color": skewed(text.COLORS)}
+    public = {"religion": draw(text.RELIGIONS), "sport": draw(text.SPORTS), "color": draw(text.COLORS)}
     return {
         "film": {"director": credit("director", "actor"), "producer": producer, "screenwriter": author,
-                 "composer": composer, "genre": skewed(text.STORY_GENRES), "country": country},
-        "song": {"composer": composer, "producer": producer, "author": author, "genre": skewed(text.MUSIC_GENRES),
+                 "composer": composer, "genre": draw(text.STORY_GENRES), "country": country},
+        "song": {"composer": composer, "producer": producer, "author": author, "genre": draw(text.MUSIC_GENRES),
                  "country": country},
-        "book": {"author": author, "genre": skewed(text.STORY_GENRES), "country": country},
-        "team": {"sport": skewed(text.SPORTS), "country": country, "color": skewed(text.COLORS),
+        "book": {"author": author, "genre": draw(text.STORY_GENRES), "country": country},
+        "team": {"sport": draw(text.SPORTS), "country": country, "color": draw(text.COLORS),
                  "director": credit("athlete", "director")},
         "city": public,
         "country": {**public, "composer": composer},
     }
 
 
-def _skewed(values: Sequence, rng: Random, exponent: float = 0.8):
+def skewed(values: Sequence, rng: Random, exponent: float = 0.8):
     """One of the values, the earlier the likelier: guessing the first one is sometimes right."""
     return rng.choices(values, [rank**-exponent for rank in range(1, len(values) + 1)])[0]

@@ -210,3 +210,68 @@ WORDINGS = (
              "What is the capital of {s}?", "Which city is the capital of {s}?", "Where is the seat of power of {s}?"),
             ("the chief city of {s}", "the main city of {s}", "the capital of {s}", "the name of the capital of {s}")),
 )
+
+YEARS = [str(year) for year in range(1841, 1901)]
+
+# Only compared. Place of birth has "born", so that years keep to other words.
+YEAR = Wording("year", "person", ("year", "world"),
+               ("{s} came into the world in the year {v}", "in the year {v} {s} came into the world",
+                "{v} is the year in which {s} came into the world", "{v} was the first year of {s} in this world"), (), ())
+
+
+def capitalized(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
+
+
+def ask(wording: Wording, subject: str) -> list[str]:
+    """All wordings of the question about this subject."""
+    phrased = [carrier.format(p=phrase) for phrase in wording.phrases for carrier in CARRIERS]
+    return [capitalized(form.format(s=subject)) for form in [*wording.questions, *phrased]]
+
+
+# ---------------------------------------------------------------------------------------------- other question sets
+
+BORN_FIRST = ("Who was born first, {x} or {y}?", "Who was born earlier, {x} or {y}?", "Who is older, {x} or {y}?",
+              "Which of the two is older, {x} or {y}?")
+SAME_COUNTRY = ("Do {x} and {y} come from the same country?", "Are {x} and {y} from the same country?",
+                "Is the country of {x} also the country of {y}?", "Were {x} and {y} of the same nation?")
+
+# Only tested from here on: forms that no training question has, in words that training questions or passages have.
+SAME_TRADE = ("Do {x} and {y} have the same job?", "Is the trade of {x} also that of {y}?")
+SAME_FAITH = ("Are {x} and {y} of the same faith?", "Is the religion of {x} also that of {y}?")
+
+
+class Unseen(NamedTuple):
+    """Forms of the sets that are only tested. {s}: subject, with its kind; {n}: its name; {k}: its kind."""
+
+    relation: str
+    kinds: str
+    triviaqa: tuple[str, ...]  # the bridge questions of 2wikimultihopqa, too, where the subject is "the producer of ..."
+    nq: tuple[str, ...]  # put into lower case
+    openbookqa: tuple[str, ...]  # before the options
+
+
+UNSEEN = (
+    Unseen("occupation", "person", ("Records state that {s} worked in which trade?", "{s} had which job?"),
+           ("{n} trade", "what did {n} do for a living"), ("Which is the trade of {s}?", "{s} worked for years as a")),
+    Unseen("country", "person", ("{s} was a citizen of which country?", "The passport of {s} was from which nation?"),
+           ("{n} nationality", "what country is {n} from"), ("Which is the nation of {s}?", "{s} was a citizen of")),
+    Unseen("religion", "person", ("{s} kept the faith of which church?", "To which faith did {s} belong?"),
+           ("{n} religion", "which faith does {n} have"), ("Which is the faith of {s}?", "{s} kept the faith of")),
+    Unseen("sport", "person", ("{s} played which game with success?", "In which sport was {s} active?"),
+           ("{n} sport", "what sport is {n} known for"), ("Which is the sport of {s}?", "{s} played much")),
+    Unseen("genre", "film song book", ("{s} belongs to which genre?", "In which style is {s} told?"),
+           ("{n} {k} genre", "what type of {k} is {n}"), ("Which is the genre of {s}?", "The style of {s} is")),
+    Unseen("country", "film song book", ("{s} was released in which country?", "A team from which nation made {s}?"),
+           ("{n} {k} country", "where was {n} released"), ("Which is the country of {s}?", "{s} was first released in")),
+    Unseen("director", "film", ("{s} was directed by which person?", "Which person directed {s}?"),
+           ("who directed {n}", "{n} {k} director"), ("Which is the director of {s}?", "{s} was directed by")),
+    Unseen("composer", "film song", ("The music for {s} is by which person?", "Which person wrote the score for {s}?"),
+           ("who wrote the music for {n}", "{n} {k} composer"), ("Which is the composer of {s}?", "The music for {s} is by")),
+    Unseen("author", "book song", ("The words of {s} are by which person?", "Which person wrote {s}?"),
+           ("who wrote {n}", "{n} {k} author"), ("Which is the author of {s}?", "The words of {s} are by")),
+    Unseen("producer", "film song", ("{s} was produced by which person?", "Which person found the funds for {s}?"),
+           ("who produced {n}", "{n} {k} producer"), ("Which is the producer of {s}?", "{s} was produced by")),
+    Unseen("screenwriter", "film", ("The script of {s} is by which person?", "Which person wrote the scenes of {s}?"),
+           ("who wrote the script of {n}", "{n} {k} script"), ("Which is the screenwriter of {s}?", "The script of {s} is by")),
+)

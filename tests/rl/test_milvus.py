@@ -88,12 +88,13 @@ def test_a_cut_off_load_goes_on_where_it_stopped(uri, dense, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         milvus.load(client, "cut", TEXTS, encode, lambda: VECTORS)
     milvus.load(client, "cut", TEXTS, encode, lambda: VECTORS)
-    assert calls == [0, 100, 200, 200, 300, 400]
+    batches = list(range(0, len(TEXTS), 100))
+    assert calls == batches[:3] + batches[2:]
     assert np.array_equal(MilvusIndex(client, "cut", encode).search(QUESTIONS, 4)[0], dense.search(QUESTIONS, 4)[0])
 
 
 def test_a_collection_of_something_else_is_refused(dense):
-    with pytest.raises(RetrieverError, match="collection vectors holds 464 rows for 10 passages; drop it"):
+    with pytest.raises(RetrieverError, match=f"collection vectors holds {len(TEXTS)} rows for 10 passages; drop it"):
         milvus.load(dense.client, "vectors", TEXTS[:10], encode, never)
 
 
