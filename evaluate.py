@@ -6,28 +6,34 @@
     ... --force answer|retrieve|question | --sample | --threshold 0.3
     ... --sweep                                             EM and reward against retrieval, for every threshold on P([RETRIEVE])
     ... --report report.html                                a page to look at, from what runs and evaluations left; plays what is missing
+    python evaluate.py --compare --seeds 0,1,2              docs/EXPERIMENTS.md: train what is missing, play every system, one report
 
 Greedy by default. Results of the policy's own decisions go to CHECKPOINT/eval/<world>.<set>.<split>.json and the
 episodes to a .jsonl beside it; other decodings carry their name in the file's.
 """
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+import train_sft
 from data.world import Question
 from model import Tokenizer, is_checkpoint, load_policy, write_json
-from model.checkpoint import atomic_write
 from rl import Decoding, Episode, RagEnv, Workers, report, rollout
+from rl.results import episode_record, none_for_nan, write_result
 from rl.retrievers import RetrieverArgs, open_world
 from rl.run import DEVICES, UsageError, arg, main, parse, precision
+from rl.study import run_study
+from rl.study_table import DETAILS
 from rl.summary import METRICS, by_slice, paired_interval, summarize, table
+from rl.systems import CHOICES, Plan
 
 
 @dataclass
@@ -43,6 +49,13 @@ class Args(RetrieverArgs):
     threshold: float = arg(0.5, "retrieve when P([RETRIEVE]) exceeds this")
     sweep: bool = arg(False, "print and write the figures of every threshold on P([RETRIEVE])")
     report: str = arg("", "write this HTML file from the results on disk; only missing ones are played")
+    compare: bool = arg(False, "the study of docs/EXPERIMENTS.md: joint training against separate modules, ablations, prices; resumable, hours")
+    seeds: str = arg("0", "with --compare: seeds, comma-separated")
+    systems: str = arg("all", f"with --compare: {', '.join(CHOICES)}", choices=CHOICES)
+    study: str = arg("runs/study", "with --compare: folder of its runs and its report")
+    scale: float = arg(1.0, "with --compare: share of all training steps; below 1 for a first look")
+    sft_flags: str = arg("", "with --compare: more flags for every train_sft.py, as one string")
+    ppo_flags: str = arg("", "with --compare: more flags for every train_ppo.py, as one string")
     rows: int = arg(0, "first questions only, 0 = all")
     show: int = arg(3, "episodes to print at the end")
     k: int = arg(0, "passages per retrieval, 0: the world's")
@@ -57,6 +70,7 @@ class Args(RetrieverArgs):
 BASELINES = (("direct only", Decoding(force="answer")), ("always retrieve, raw question", Decoding(force="question")),
              ("always retrieve, own query", Decoding(force="retrieve")), ("own decision", Decoding()))
 COLUMNS = ("rows", *METRICS)
+STUDY_FLAGS = ("compare", "seeds", "systems", "study", "scale", "sft_flags", "ppo_flags", "world", "rows", "device", "threads")
 
 
 def decoding_of(args: Args) -> Decoding:
@@ -98,18 +112,9 @@ class Evaluation:
                                                                 dynamic_ncols=True, leave=False) as bar:
             generator = torch.Generator().manual_seed(self.args.seed)
             episodes = rollout(self.policy, self.tokenizer, self.env, self.questions, decoding, generator, self.args.batch_size, bar.update, self.workers.map)
-        self._write(episodes, decoding, time.perf_counter() - start)
+        about = {**self.facts(), "checkpoint": str(self.checkpoint), "decoding": asdict(decoding)}
+        write_result(self.path(".json", decoding), about, episodes, [self.record(e) for e in episodes], time.perf_counter() - start)
         return episodes
-
-    def _write(self, episodes: list[Episode], decoding: Decoding, seconds: float) -> None:
-        self.path(".json").parent.mkdir(exist_ok=True)
-        pick = lambda figures: {name: figures[name] for name in METRICS}
-        slices = {name: {"rows": s["rows"], **pick(s)} for name, s in by_slice(episodes).items()}
-        lines = "".join(json.dumps(self.episode_record(e), ensure_ascii=False) + "\n" for e in episodes)
-        atomic_write(self.path(".jsonl", decoding), lambda path: path.write_text(lines))
-        write_json(self.path(".json", decoding), none_for_nan({
-            **self.facts(), "checkpoint": str(self.checkpoint), "decoding": asdict(decoding), "metrics": pick(summarize(episodes)), "slices": slices,
-            "truncated_questions": sum(e.truncated for e in episodes), "seconds": seconds}))
 
     def path(self, ending: str, decoding: Decoding = Decoding()) -> Path:
         return self.checkpoint / "eval" / f"{self.world.name}.{self.args.dataset}.{self.args.split}{file_suffix(decoding)}{ending}"
@@ -119,26 +124,8 @@ class Evaluation:
         return {"world": self.world.name, "set": self.args.dataset, "split": self.args.split, "rows": len(self.questions),
                 "retriever": self.retriever, "k": self.env.k, "quota": self.env.quota, "corpus_sha256": self.world.corpus_sha256}
 
-    def episode_record(self, e: Episode) -> dict:
-        corpus = self.world.corpus
-        turns = [{"query": t.query, "passages": [{"id": corpus[i].id, "title": corpus[i].title, "text": corpus[i].text, "score": round(s, 4)}
-                                                 for i, s in zip(t.passages, t.scores)]} for t in e.turns]
-        special = (self.tokenizer.retrieve, self.tokenizer.answer)  # forced decisions are shown, too; text never holds these tokens
-        paid = [[self.tokenizer.show([token]), round(reward, 6)] for token, reward, own in zip(e.tokens, e.rewards, e.action_mask)
-                if own or reward or token in special]
-        return {"id": e.question.id, "question": e.question.question, "answers": e.question.answers, "slice": e.question.slice,
-                "relation": e.question.relation, "popularity": e.question.popularity, "p_retrieve": round(e.p_retrieve, 6), "turns": turns,
-                "answer": e.answer, "em": e.exact_match, "f1": round(e.f1, 6), "hit": e.hit, "malformed": e.malformed, "reward": round(e.reward, 6),
-                "tokens": paid}
-
-
-def none_for_nan(value):
-    """JSON has no NaN: a figure over nothing (hit without any retrieval) is null."""
-    if isinstance(value, dict):
-        return {k: none_for_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [none_for_nan(v) for v in value]
-    return None if isinstance(value, float) and value != value else value
+    def record(self, e: Episode) -> dict:
+        return episode_record(e, self.world.corpus, self.tokenizer)
 
 
 def print_comparison(results: dict[tuple[str, str], list[Episode]]) -> None:
@@ -226,7 +213,7 @@ def asked(ask: str) -> Iterator[tuple[int, str]]:
 
 
 def as_json(evaluation: Evaluation, e: Episode, seconds: float) -> str:
-    record = evaluation.episode_record(e)
+    record = evaluation.record(e)
     fields = {name: record[name] for name in ("question", "p_retrieve", "turns", "answer", "malformed")}
     return json.dumps(none_for_nan({**fields, "truncated": e.truncated, "seconds": round(seconds, 4)}), ensure_ascii=False)
 
@@ -243,8 +230,24 @@ def as_text(evaluation: Evaluation, e: Episode, seconds: float) -> str:
     return "\n".join([*lines, f"  answer: {answer}   {seconds:.2f} s"])
 
 
+def compare(args: Args) -> None:
+    """Print the study's report but for its last, long section; all of it is in --study. Raises UsageError."""
+    for f in fields(Args):
+        if f.name not in STUDY_FLAGS and getattr(args, f.name) != f.default:
+            raise UsageError(f"--{f.name.replace('_', '-')} does not go with --compare, whose systems are fixed")
+    if not re.fullmatch("[0-9]+(,[0-9]+)*", args.seeds):
+        raise UsageError(f"--seeds must be whole numbers with commas between them, not {args.seeds!r}")
+    plan = Plan(train_sft.Args.read_steps, train_sft.Args.mix_steps, sft_flags=args.sft_flags, ppo_flags=args.ppo_flags).scaled(args.scale)
+    world, seeds = args.world or "mini", list(dict.fromkeys(map(int, args.seeds.split(","))))
+    report = run_study(Path(args.study), seeds, args.systems, plan, world, lambda dataset, made: open_world(world, replace(args, dataset=dataset), made),
+                       args.threads or torch.get_num_threads(), args.device, args.rows)
+    print(report.partition(f"## {DETAILS}")[0] + f"per set and slice, and every figure: {args.study}/report.md, {args.study}/study.json")
+
+
 def evaluate() -> None:
     args = parse(Args, __doc__)
+    if args.compare:
+        return compare(args)
     workers = Workers(args.threads, args.device)
     decoding = decoding_of(args)
     if args.json and args.ask is None:

@@ -23,8 +23,9 @@ from typing import NamedTuple
 from model.checkpoint import atomic_write
 
 from .charts import Axis, Line, chart, grid, html_table, percent, thin, whisker
+from .results import read_lines
 from .rollout import Decoding
-from .run import UsageError, read_json
+from .run import read_json
 from .summary import paired_interval
 
 TEMPLATE = Path(__file__).with_name("report.template.html")
@@ -96,19 +97,6 @@ def read_result(file: Path) -> Result | None:
         return None
     about, records = read_json(file), read_lines(file.with_suffix(".jsonl"))
     return Result(about, records) if all("tokens" in r for r in records) and len(records) == about.get("rows") else None
-
-
-def read_lines(file: Path) -> list[dict]:
-    rows = []
-    with open(file, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                raise UsageError(f"{file}:{number}: not JSON") from None
-            if not isinstance(rows[-1], dict):
-                raise UsageError(f"{file}:{number}: not a JSON object")
-    return rows
 
 
 def read_groups(checkpoints: Sequence[Path], decodings: dict[str, dict]) -> tuple[list[Group], list[str]]:

@@ -185,6 +185,14 @@ def test_bad_flag(script, argv, expected):
     assert message(script, *argv) == f"{expected} (--help lists what there is)"
 
 
+def test_a_study_needs_questions_to_train_on(world, tmp_path):
+    for file in (world / "questions").glob("*.dev.jsonl"):
+        file.unlink()
+    assert message("evaluate", "--compare", "--world", world, "--study", tmp_path / "study") == (
+        f"--compare: world '{world}' has train, dev and test questions of none of popqa, ambignq, hotpotqa")
+    assert not (tmp_path / "study").exists()
+
+
 def test_bad_choice_lists_the_choices():
     text = message("sft", "--dtype", "fp8")
     assert text.startswith("argument --dtype: invalid choice: 'fp8'") and "bf16" in text and "fp32" in text
@@ -196,6 +204,8 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
     assert message("evaluate", "--checkpoint", sft, "--force", "answer", "--sample") == "--force and --sample exclude each other"
     assert "goes with neither --force nor --sample" in message("evaluate", "--checkpoint", sft, "--sample", "--threshold", ".3")
     assert message("evaluate", "--checkpoint", sft, "--threshold", "1.5") == "--threshold must lie between 0 and 1, not 1.5"
+    assert message("evaluate", "--compare", "--quota", "1") == "--quota does not go with --compare, whose systems are fixed"
+    assert message("evaluate", "--compare", "--seeds", "0,x") == "--seeds must be whole numbers with commas between them, not '0,x'"
     assert message("ppo", "--init", sft, "--out", sft) == f"--out {sft} is --init: the warm-up checkpoint would be overwritten"
     assert message("sft", "--world", "tiny", "--hidden-size", "30", "--out", tmp_path / "out") == (
         "hidden_size 30 is not a multiple of num_attention_heads 4")
@@ -429,7 +439,7 @@ def recompute(records: list[dict], gold: dict[str, tuple]) -> dict[str, float]:
         reward = -0.2 * len(r["turns"]) + (-1.0 if r["malformed"] else em + f1)
         found = any(p["id"] in gold[r["id"]] for turn in r["turns"] for p in turn["passages"])
         assert (r["em"], r["hit"]) == (em, found) and r["f1"] == pytest.approx(f1, abs=1e-5) and r["reward"] == pytest.approx(reward, abs=1e-5)
-        totals.update(em=em, f1=f1, retrieval=float(bool(r["turns"])), reward=reward, malformed=float(r["malformed"]), p_retrieve=r["p_retrieve"])
+        totals.update(em=em, f1=f1, retrieval=float(bool(r["turns"])), queries=len(r["turns"]), reward=reward, malformed=float(r["malformed"]), p_retrieve=r["p_retrieve"])
         hits += [found] if r["turns"] else []
     return {k: v / len(records) for k, v in totals.items()} | {"hit": sum(hits) / len(hits) if hits else None}
 

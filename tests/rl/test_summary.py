@@ -20,10 +20,10 @@ EPISODES = [made("popular", 1.0, 1.0, reward=2.0, p=0.1), made("tail", 0.0, 0.5,
 
 def test_figures_by_hand():
     figures = summarize(EPISODES)
-    assert figures == pytest.approx({"rows": 4, "em": 0.5, "f1": 0.625, "retrieval": 0.5, "hit": 0.5, "reward": 0.725, "malformed": 0.25, "p_retrieve": 0.5})
+    assert figures == pytest.approx({"rows": 4, "em": 0.5, "f1": 0.625, "retrieval": 0.5, "queries": 0.75, "hit": 0.5, "reward": 0.725, "malformed": 0.25, "p_retrieve": 0.5})
     slices = by_slice(EPISODES)
     assert list(slices) == ["popular", "tail", "absent"]
-    assert slices["tail"] == pytest.approx({"rows": 2, "em": 0.5, "f1": 0.75, "retrieval": 1.0, "hit": 0.5, "reward": 0.95, "malformed": 0.0, "p_retrieve": 0.85})
+    assert slices["tail"] == pytest.approx({"rows": 2, "em": 0.5, "f1": 0.75, "retrieval": 1.0, "queries": 1.5, "hit": 0.5, "reward": 0.95, "malformed": 0.0, "p_retrieve": 0.85})
     assert math.isnan(slices["popular"]["hit"])  # nobody retrieved: no hit rate, not a rate of 0
 
 
