@@ -163,11 +163,11 @@ def test_bad_line_of_a_world(world, tmp_path, file, line, problem):
 
 
 def test_unknown_set_or_split_lists_those_that_exist(trained):
-    there_are = "it has: popqa.dev, popqa.test, popqa.train"
+    there_are = f"it has: {', '.join(World.open('tiny').splits)}"
     sft = trained / "sft"
-    assert message("evaluate", "--checkpoint", sft, "--dataset", "nq") == f"world 'tiny' has no questions 'nq.test'; {there_are}"
+    assert message("evaluate", "--checkpoint", sft, "--dataset", "squad") == f"world 'tiny' has no questions 'squad.test'; {there_are}"
     assert message("evaluate", "--checkpoint", sft, "--split", "validation") == f"world 'tiny' has no questions 'popqa.validation'; {there_are}"
-    assert message("ppo", "--init", sft, "--dataset", "nq", "--out", trained / "none") == f"world 'tiny' has no questions 'nq.train'; {there_are}"
+    assert message("ppo", "--init", sft, "--dataset", "squad", "--out", trained / "none") == f"world 'tiny' has no questions 'squad.train'; {there_are}"
     assert not (trained / "none").exists()
 
 
