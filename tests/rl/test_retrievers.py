@@ -115,15 +115,16 @@ def test_vectors_are_computed_once_and_a_killed_run_goes_on(encoder, monkeypatch
     torn.flush()
     assert (torn.any(axis=1)).sum() == 200
     found = open_world("tiny", args)[1].search(QUESTIONS, 4)
-    assert calls == [100, 100, 100, 100, 100, 65], "what two chunks had done but for the torn row was not done again"
+    left = len(TEXTS) - 199
+    assert calls == [100] * (3 + left // 100) + [left % 100], "what two chunks had done but for the torn row was not done again"
     assert np.allclose(np.load(cache), encode(SentenceEncoder.load(encoder), TEXTS), atol=1e-6)
-    again = open_world("tiny", args)[1].search(QUESTIONS, 4)
-    assert len(calls) == 6 and all(np.array_equal(a, b) for a, b in zip(found, again))
+    before, again = len(calls), open_world("tiny", args)[1].search(QUESTIONS, 4)
+    assert len(calls) == before and all(np.array_equal(a, b) for a, b in zip(found, again))
     open_world("tiny:1", args), open_world("tiny", arguments(retriever="dense", encoder=encoder, passage_prefix="p: "))
     assert len(list(Path("runs/cache").iterdir())) == 3, "another corpus or another prefix is another file"
 
 
-@pytest.mark.parametrize("spoil", [lambda c: c.write_bytes(b"no array"), lambda c: np.save(c, np.zeros((464, 31), np.float32))])
+@pytest.mark.parametrize("spoil", [lambda c: c.write_bytes(b"no array"), lambda c: np.save(c, np.zeros((len(TEXTS), 31), np.float32))])
 def test_a_spoilt_cache_is_an_error_that_says_what_to_do(encoder, spoil):
     args = arguments(retriever="dense", encoder=encoder)
     open_world("tiny", args)
@@ -189,7 +190,7 @@ def test_examples_follow_gold_passages_or_the_best_hit_that_holds_an_answer():
 
 
 def test_the_bi_encoder_learns_to_find_and_is_the_same_every_time():
-    """Questions that it was trained on find their passage among 464, those of a twin of one step half as often: shared words go a
+    """Questions that it was trained on find their passage among 842, those of a twin of one step half as often: shared words go a
     long way in random vectors. And two runs give the same bits."""
     examples = examples_of(WORLD.questions("popqa", "train")[:60], WORLD, BM25Index.build(TEXTS))
 
