@@ -27,7 +27,7 @@ from rl.ppo import adapt_beta, minibatch_backward, update_value_head
 from rl.retrievers import RetrieverArgs, open_world
 from rl.rollout import PARTS
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
-from rl.summary import by_slice, summarize
+from rl.summary import by_slice, collapsed, summarize
 from train_sft import report_cut
 
 
@@ -271,7 +271,7 @@ def dev_evaluation(trainer: Trainer, run: Run) -> None:
     tqdm.write(f"iteration {trainer.iteration}: dev reward {g['reward']:.3f}  EM {g['em']:.3f}  hit {g['hit']:.3f}  retrieval {g['retrieval']:.3f}"
                + "".join(f"  {name} {s['retrieval']:.2f}" for name, s in slices.items()) + f"\n  {text}")
     rates = [s["retrieval"] for s in slices.values()] or [g["retrieval"]]
-    if min(rates) > 0.95 or max(rates) < 0.05:
+    if collapsed(rates):
         tqdm.write(f"  warning: the decision has collapsed: retrieval is {min(rates):.0%} to {max(rates):.0%} on every slice")
     if g["reward"] > trainer.best:
         trainer.best = g["reward"]

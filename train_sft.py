@@ -225,7 +225,7 @@ class WarmUp:
         return policy, tokenizer
 
     def new_policy(self) -> tuple[Policy, Tokenizer]:
-        args, texts = self.args, [f"{p.title} {p.text}" for p in self.world.corpus]
+        args, texts = self.args, [p.full_text for p in self.world.corpus]
         tokenizer = Tokenizer.train(texts + [t for q in self.questions for t in (q.question, q.answers[0])], args.vocab_size)
         try:
             config = Config(vocab_size=len(tokenizer), hidden_size=args.hidden_size, intermediate_size=3 * args.hidden_size, num_hidden_layers=args.layers,

@@ -32,7 +32,7 @@ from rl.run import precision
 def random_checkpoint(world: World, directory: Path) -> Path:
     """A policy of the default size that has learnt nothing, with a real tokenizer."""
     torch.manual_seed(0)
-    tokenizer = Tokenizer.train((f"{p.title} {p.text}" for p in world.corpus), 2048)
+    tokenizer = Tokenizer.train((p.full_text for p in world.corpus), 2048)
     policy = Policy(Config(vocab_size=len(tokenizer)))
     # Tied random weights echo their input, and an echoed [RETRIEVE] is an empty query, which ends an episode of ours:
     # without embeddings the special tokens are never written, and every episode goes its whole way on both sides.
@@ -189,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     world = World.open("mini")
     questions = world.questions("popqa", "test")[:args.questions]
-    env = RagEnv(world, BM25Index.build(f"{p.title} {p.text}" for p in world.corpus))
+    env = RagEnv(world, BM25Index.build(p.full_text for p in world.corpus))
     tokens = None if args.checkpoint else args.tokens
     with tempfile.TemporaryDirectory() as temporary:
         checkpoint = Path(args.checkpoint) if args.checkpoint else random_checkpoint(world, Path(temporary))

@@ -121,7 +121,7 @@ def stated(passages: Sequence[Passage], question: Question) -> tuple[int, str] |
     for position, passage in enumerate(passages):
         if known is None or passage.id in known:
             for answer in question.answers:
-                if contains_answer(f"{passage.title} {passage.text}", [answer]):
+                if contains_answer(passage.full_text, [answer]):
                     return position, answer
     return None
 

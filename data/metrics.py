@@ -67,4 +67,4 @@ def hit(passages: Sequence[Passage], question: Question) -> bool:
     question all of them (there is nothing to hit when the fact is absent from the corpus); else any passage that holds an answer."""
     if question.gold_passages is not None:
         return bool(question.gold_passages) and not missing_gold(passages, question)
-    return any(contains_answer(f"{p.title} {p.text}", question.answers) for p in passages)
+    return any(contains_answer(p.full_text, question.answers) for p in passages)

@@ -301,7 +301,7 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
 
 
 def _sizes(splits: dict[str, list[Question]], corpus: list[Passage]) -> dict:
-    words = [len(f"{passage.title} {passage.text}".split()) for passage in corpus]
+    words = [len(passage.full_text.split()) for passage in corpus]
     return {
         "splits": {split: len(questions) for split, questions in splits.items()},
         "relations": {relation: {split: sum(question.relation == relation for question in questions)

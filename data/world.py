@@ -32,6 +32,11 @@ class Passage(NamedTuple):
     title: str
     text: str
 
+    @property
+    def full_text(self) -> str:
+        """What is indexed, encoded and shown to the policy."""
+        return f"{self.title} {self.text}"
+
 
 @dataclass(frozen=True)
 class Question:

@@ -75,7 +75,7 @@ class Demonstrator:
         episode.turns.append(turn)
 
         seen = self._seen(episode)
-        read = f"{question.question} " + " ".join(f"{p.title} {p.text}" for p in seen)
+        read = f"{question.question} " + " ".join(p.full_text for p in seen)
         title = next((p.title for p in map(self._passage, missing_gold(seen, question)) if p.title in read), None) if question.type in MULTI_HOP else None
         asks = left > 0 and title is not None
         if not (asks or known or answerable(seen, question)):

@@ -77,7 +77,7 @@ class RagEnv:
         """Tokens of "title text" for rows of the corpus, cut to `passage_tokens`; each passage is tokenised once."""
         known = self._passages.setdefault(tokenizer, {})
         new = [i for i in passages if i not in known]
-        for i, ids in zip(new, tokenizer.encode_batch([f"{self.corpus[i].title} {self.corpus[i].text}" for i in new])):
+        for i, ids in zip(new, tokenizer.encode_batch([self.corpus[i].full_text for i in new])):
             known[i] = ids[:self.passage_tokens]
         return [known[i] for i in passages]
 

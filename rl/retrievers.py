@@ -65,10 +65,10 @@ def open_world(name: str, args, made: dict | None = None):
     settings = choose(args, made or {})
     world = World.open(name)
     kind = settings["retriever"]
-    bm25 = BM25Index.build(f"{p.title} {p.text}" for p in world.corpus) if kind != "milvus" else None
+    bm25 = BM25Index.build(p.full_text for p in world.corpus) if kind != "milvus" else None
     if kind == "bm25":
         return world, bm25, settings
-    texts = [f"{p.title} {p.text}" for p in world.corpus]
+    texts = [p.full_text for p in world.corpus]
     encoder = None
     if kind != "milvus" or "encoder" in settings:
         directory = settings.get("encoder") or str(trained_encoder(world, args.dataset, bm25, args.device))
@@ -146,7 +146,7 @@ def examples_of(questions: list[Question], world: World, bm25: BM25Index) -> lis
     found, _ = bm25.search([q.question for q in questions], min(20, len(world.corpus)))
     examples = []
     for question, hits in zip(questions, found.tolist()):
-        holding = [i for i in hits if i >= 0 and contains_answer(f"{world.corpus[i].title} {world.corpus[i].text}", question.answers)]
+        holding = [i for i in hits if i >= 0 and contains_answer(world.corpus[i].full_text, question.answers)]
         right = holding[:1] if question.gold_passages is None else [rows[i] for i in question.gold_passages]
         if right:
             examples.append(Example(question.question, tuple(right), tuple(i for i in hits if i >= 0 and i not in holding and i not in right)))
@@ -168,7 +168,7 @@ def trained_encoder(world: World, dataset: str, bm25: BM25Index, device: str) ->
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
 
-        encoder = train_biencoder(examples, [f"{p.title} {p.text}" for p in world.corpus], config, device, progress)
+        encoder = train_biencoder(examples, [p.full_text for p in world.corpus], config, device, progress)
     temporary = directory.with_name(f"{directory.name}.{os.getpid()}")
     encoder.save(temporary)
     try:

@@ -36,7 +36,7 @@ def any_world(request):
 
 
 def bm25(world):
-    index = BM25Index.build([f"{passage.title} {passage.text}" for passage in world.corpus], k1=0.9, b=0.4)
+    index = BM25Index.build([passage.full_text for passage in world.corpus], k1=0.9, b=0.4)
     return lambda queries, k: index.search(queries, k)[0]
 
 

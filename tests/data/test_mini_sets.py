@@ -242,7 +242,7 @@ def test_training_has_none_of_the_forms_of_the_unseen_sets(world):
 def test_unseen_sets_put_known_words_into_new_forms():
     """A small model can only be asked in words that it has read; nq aside, whose lower-case names are the point of it."""
     world = open_world("mini")
-    known = {word for passage in world.corpus for word in words(f"{passage.title} {passage.text}")}
+    known = {word for passage in world.corpus for word in words(passage.full_text)}
     known |= {word for *_, question in asked(world, *TRAINED, splits=("train",)) for word in words(question.question)}
     for set_name, _, question in asked(world, "triviaqa", "2wikimultihopqa", "openbookqa"):
         assert set(words(question.question)) <= known | set("ABCD"), question
@@ -254,7 +254,7 @@ def test_triviaqa_states_facts_in_the_middle(world):
         (gold,) = (passages[id] for id in question.gold_passages)
         sentences = gold.text.removesuffix(".").split(". ")
         assert len(sentences) == 4 and question.answers[0] in sentences[1] + sentences[2]
-        assert len(re.findall(r"\w+|[^\w\s]", f"{gold.title} {gold.text}")) < 60  # passages are cut at 64 tokens
+        assert len(re.findall(r"\w+|[^\w\s]", gold.full_text)) < 60  # passages are cut at 64 tokens
 
 
 def test_nq_is_typed_into_a_search_engine(world):

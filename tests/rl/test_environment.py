@@ -85,7 +85,7 @@ def test_a_retriever_that_fails_raises_with_its_reason():
 def test_observations_are_cut_and_hold_no_special_token():
     env = environment(Retriever((3, 1)), passage_tokens=5)
     turn, = env.search(["x"])
-    first, second = (TOKENIZER.encode(f"{CORPUS[i].title} {CORPUS[i].text}")[:5] for i in (3, 1))
+    first, second = (TOKENIZER.encode(CORPUS[i].full_text)[:5] for i in (3, 1))
     for _ in range(2):  # the second time from what was kept
         assert env.observe(turn, TOKENIZER) == [TOKENIZER.obs, *first, TOKENIZER.sep, *second, TOKENIZER.obs_end]
     assert environment(Retriever((-1, -1))).search(["x"])[0].passages == []

@@ -12,7 +12,7 @@ from rl import RagEnv, RetrieverError
 from rl.run import UsageError
 
 WORLD = World.open("tiny")
-TEXTS = [f"{p.title} {p.text}" for p in WORLD.corpus]
+TEXTS = [p.full_text for p in WORLD.corpus]
 QUESTIONS = [q.question for q in WORLD.questions("popqa", "test")]
 RNG = np.random.default_rng(0)
 UNIT = lambda x: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)

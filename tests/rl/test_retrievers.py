@@ -19,7 +19,7 @@ from rl.run import UsageError
 from tests.test_scripts import SFT, SHORT, call, message
 
 WORLD = World.open("tiny")
-TEXTS = [f"{p.title} {p.text}" for p in WORLD.corpus]
+TEXTS = [p.full_text for p in WORLD.corpus]
 QUESTIONS = [q.question for q in WORLD.questions("popqa", "test")]
 SMALL = BiEncoderConfig(vocab_size=1000, hidden_size=32, layers=1, heads=2, max_tokens=32, steps=3, questions=8)
 

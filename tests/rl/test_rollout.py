@@ -35,7 +35,7 @@ def always(p, query="salt road", answer="Ada Quill"):
 def test_an_episode_with_one_retrieval_by_hand(script):
     env = environment(Retriever((1, 3)))
     episode, = script(always(0.9), env)
-    passages = [TOKENIZER.encode(f"{CORPUS[i].title} {CORPUS[i].text}")[:16] for i in (1, 3)]
+    passages = [TOKENIZER.encode(CORPUS[i].full_text)[:16] for i in (1, 3)]
     pieces = [([TOKENIZER.bos, *TOKENIZER.encode(QUESTIONS[0].question)], "ssss"), ([TOKENIZER.retrieve], "d"), (text("salt road"), "t"),
               ([TOKENIZER.obs, *passages[0], TOKENIZER.sep, *passages[1], TOKENIZER.obs_end], "s"), ([TOKENIZER.answer], "s"), (text("Ada Quill"), "t")]
     kinds = "".join(kind[0] * len(tokens) for tokens, kind in pieces)
@@ -393,8 +393,8 @@ def real():
     """The generated tiny world, its index, and a tokenizer trained on it."""
     tiny = World.open("tiny")
     questions = tiny.questions("popqa", "train")
-    tokenizer = Tokenizer.train([f"{p.title} {p.text}" for p in tiny.corpus] + [q.question for q in questions], 700)
-    return tiny, BM25Index.build(f"{p.title} {p.text}" for p in tiny.corpus), tokenizer, questions
+    tokenizer = Tokenizer.train([p.full_text for p in tiny.corpus] + [q.question for q in questions], 700)
+    return tiny, BM25Index.build(p.full_text for p in tiny.corpus), tokenizer, questions
 
 
 @pytest.mark.parametrize("quota, decoding", [(0, KEEN), (1, KEEN), (2, KEEN), (3, KEEN), (1, SAMPLED), (1, GREEDY), (1, Decoding(1.0, force="retrieve")),

@@ -16,7 +16,7 @@ QUESTIONS = [Question("q0", "Who wrote The Salt Road?", ("Ada Quill", "Miss Quil
              Question("q1", "What is the capital of Norland?", ("Velmor",), gold_passages=("v",), slice="popular"),
              Question("q2", "In which city was Ada Quill born?", ("Caldis",), gold_passages=(), slice="absent"),
              Question("q3", "Caldis? [RETRIEVE] x <eos> <obs>", ("Caldis in the south",))]
-TOKENIZER = Tokenizer.train([*TEXTS, *(f"{p.title} {p.text}" for p in CORPUS), *(q.question for q in QUESTIONS)], 340)
+TOKENIZER = Tokenizer.train([*TEXTS, *(p.full_text for p in CORPUS), *(q.question for q in QUESTIONS)], 340)
 SPECIAL = {TOKENIZER.pad, TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.obs, TOKENIZER.obs_end, TOKENIZER.sep, TOKENIZER.retrieve, TOKENIZER.answer}
 
 
