@@ -88,6 +88,19 @@ def test_scores_do_not_depend_on_padding_or_company():
         close(getattr(together, field), torch.cat([getattr(x, field) for x in alone]), 1e-5)
 
 
+@pytest.mark.parametrize("spare", [0, 1, 9])
+def test_rounded_shapes_stay_inside_the_context(spare):
+    """An episode may fill the context to its last position, whatever its length is rounded to."""
+    wide = random_policy()
+    episodes = play(wide)
+    longest = max(len(e.tokens) for e in episodes)
+    assert longest % 8 and longest % 8 != 7  # so that rounding up would go beyond both narrow contexts
+    narrow = random_policy(max_position_embeddings=longest + spare)
+    narrow.load_state_dict(wide.state_dict())
+    for a, b in zip(score(wide, collate(episodes, TOKENIZER.pad), TOKENIZER), score(narrow, collate(episodes, TOKENIZER.pad), TOKENIZER)):
+        close(a, b, 1e-6)
+
+
 def test_cached_generation_has_the_log_probs_of_the_full_pass():
     """The decision's probability at sampling (cache) is the one at scoring (full pass), for the first and the second."""
     policy = random_policy()
