@@ -129,8 +129,8 @@ public:
         const std::size_t groups = queries_.groups();
         for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
             const std::uint8_t* const data = index_.panels.data + panel * index_.panel_bytes();
-            // Each group fetches its share of the next panel; for a single query the hardware's streams do better.
-            const bool fetches = queries_.count > 1 && panel + 1 < last_panel;
+            // Each group fetches its share of the next panel.
+            const bool fetches = panel + 1 < last_panel;
             const std::size_t stride = fetches ? std::min<std::size_t>(64, (kStepBytes + groups - 1) / groups) : 0;
             const std::uint8_t* const ahead = fetches ? data + index_.panel_bytes() : data;
             for (std::size_t group = 0; group < groups; ++group) score_group(panel, group, data, ahead + group * stride * index_.steps(), stride);
