@@ -11,7 +11,7 @@
 // so whatever scores more than 2 slack below the k-th best so far cannot be among the k best; the few others are
 // scored again on the float rows.
 //
-//   N rows of D floats, in panels of 64; B queries in groups of 6; score = dot product
+//   N rows of D floats, in panels of 64; B queries in groups of up to 6; score = dot product
 #pragma once
 
 #include <algorithm>
@@ -77,12 +77,15 @@ struct DenseQueries {
     DenseQueries(const DenseIndex& index, const float* queries, std::size_t count_)
         : count(count_), lanes(index.steps() * index.parts()), exact(queries), packed(count * lanes * 4), scales(count, 1.0f), sums(count), slack(count) {
         const std::size_t dimension = index.dimension();
-        for (std::size_t q = 0; q < count; ++q) {
+        for (std::size_t q = 0, group = 0; q < count; ++q) {
+            if (q == group_begin(group + 1)) ++group;
+            const std::size_t first = group_begin(group), stride = 4 * (group_begin(group + 1) - first);
+            std::uint8_t* const place = packed.data() + 4 * (first * lanes + q - first);
             const float* const query = queries + q * dimension;
             double norm = 0, error = 0;
             for (std::size_t d = 0; d < dimension; ++d) norm += double{query[d]} * query[d];
-            if (index.meta.storage == Storage::kInt8) error = pack_bytes(q, query, dimension);
-            else for (std::size_t d = 0; d < dimension; ++d) std::memcpy(lane(q, d), query + d, 4);
+            if (index.meta.storage == Storage::kInt8) error = pack_bytes(q, query, dimension, place, stride);
+            else for (std::size_t d = 0; d < dimension; ++d) std::memcpy(place + d * stride, query + d, 4);
             if (std::sqrt(norm) * (index.meta.greatest_norm + index.meta.greatest_error) > std::numeric_limits<float>::max()) {
                 throw std::domain_error("queries are so long that scores overflow float32");
             }
@@ -94,22 +97,20 @@ struct DenseQueries {
         }
     }
 
-    std::size_t group_size(std::size_t first) const { return std::min(kTileQueries, count - first); }
+    // Groups differ by one query at most: a small one takes as many loads of rows for fewer multiply-adds.
+    std::size_t groups() const { return (count + kTileQueries - 1) / kTileQueries; }
+    std::size_t group_begin(std::size_t group) const { return count * group / groups(); }
 
 private:
-    std::uint8_t* lane(std::size_t q, std::size_t i) {
-        const std::size_t first = q / kTileQueries * kTileQueries;
-        return packed.data() + 4 * (first * lanes + i * group_size(first) + q - first);
-    }
     // Rounds a query; returns the square of what that cost.
-    double pack_bytes(std::size_t q, const float* query, std::size_t dimension) {
+    double pack_bytes(std::size_t q, const float* query, std::size_t dimension, std::uint8_t* place, std::size_t stride) {
         float greatest = 0;
         double error = 0;
         for (std::size_t d = 0; d < dimension; ++d) greatest = std::max(greatest, std::fabs(query[d]));
         scales[q] = int8_scale(greatest);
         for (std::size_t d = 0; d < dimension; ++d) {
             const auto byte = static_cast<std::int8_t>(std::lrint(query[d] / scales[q]));
-            lane(q, d / 4)[d % 4] = static_cast<std::uint8_t>(byte);
+            place[d / 4 * stride + d % 4] = static_cast<std::uint8_t>(byte);
             sums[q] += byte;
             error += std::pow(double{query[d]} - double{scales[q]} * byte, 2);
         }
@@ -125,15 +126,14 @@ public:
           candidates_(queries.count), bars_(queries.count, -std::numeric_limits<float>::infinity()) {}
 
     void scan(std::size_t first_panel, std::size_t last_panel) {
-        const std::size_t groups = (queries_.count + kTileQueries - 1) / kTileQueries;
+        const std::size_t groups = queries_.groups();
         for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
             const std::uint8_t* const data = index_.panels.data + panel * index_.panel_bytes();
-            // Each group fetches its share of the next panel; for a single query the hardware's streams do better.
-            const std::size_t lines = queries_.count > 1 && panel + 1 < last_panel ? index_.panel_bytes() / 64 : 0;
-            for (std::size_t group = 0; group < groups; ++group) {
-                const std::size_t begin = lines * group / groups, end = lines * (group + 1) / groups;
-                score_group(panel, group, data, data + index_.panel_bytes() + 64 * begin, end - begin);
-            }
+            // Each group fetches its share of the next panel.
+            const bool fetches = panel + 1 < last_panel;
+            const std::size_t stride = fetches ? std::min<std::size_t>(64, (kStepBytes + groups - 1) / groups) : 0;
+            const std::uint8_t* const ahead = fetches ? data + index_.panel_bytes() : data;
+            for (std::size_t group = 0; group < groups; ++group) score_group(panel, group, data, ahead + group * stride * index_.steps(), stride);
         }
     }
 
@@ -151,19 +151,20 @@ public:
     }
 
 private:
-    void score_group(std::size_t panel, std::size_t group, const std::uint8_t* data, const std::uint8_t* ahead, std::size_t ahead_lines) {
-        const std::size_t first = group * kTileQueries;
+    void score_group(std::size_t panel, std::size_t group, const std::uint8_t* data, const std::uint8_t* ahead, std::size_t ahead_stride) {
+        const std::size_t first = queries_.group_begin(group);
         std::uint64_t found[kTileQueries] = {};
         Tile tile{};
         tile.panel = data;
         tile.steps = index_.steps();
         tile.queries = queries_.packed.data() + 4 * first * queries_.lanes;
-        tile.count = queries_.group_size(first);
+        tile.count = queries_.group_begin(group + 1) - first;
         tile.bars = bars_.data() + first;
         tile.found = found;
         tile.scores = scores_;
+        tile.next = group + 1 < queries_.groups() ? data : data + index_.panel_bytes();
         tile.ahead = ahead;
-        tile.ahead_lines = ahead_lines;
+        tile.ahead_stride = ahead_stride;
         if (index_.row_scales.size != 0) tile.row_scales = index_.row_scales.data + panel * kPanel;
         tile.query_scales = queries_.scales.data() + first;
         tile.query_sums = queries_.sums.data() + first;

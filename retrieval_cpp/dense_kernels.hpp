@@ -30,8 +30,9 @@ struct Tile {
     const float* bars;                 // [count]
     std::uint64_t* found;              // [count] bit r: row r is above the bar
     float* scores;                     // [count, kPanel]
-    const std::uint8_t* ahead;         // memory of the next panel to prefetch meanwhile ...
-    std::size_t ahead_lines;           // ... so many cache lines of it
+    const std::uint8_t* next;          // the panel of the next call
+    const std::uint8_t* ahead;         // memory to prefetch meanwhile ...
+    std::size_t ahead_stride;          // ... so many bytes further in each step, at most a cache line
     const float* row_scales;           // int8 only, as are these: [kPanel]
     const float* query_scales;         // [count]
     const std::int32_t* query_sums;    // [count] of a query's bytes
