@@ -7,7 +7,8 @@ the exact expectation over its two actions, R_a - E_pi[R], instead of a sample o
 from (1 - explore) pi + explore / 2 instead, with that exact probability as the denominator of its weight.
 
 The figures to watch are in metrics.jsonl: P([RETRIEVE]) per slice, KL per episode, clip fraction, explained variance
-beside that of a class oracle, malformed rate, reward, EM, F1, hit. OUT is the last policy, OUT/best the best on dev.
+beside that of a class oracle, malformed rate, reward, EM, F1, hit. OUT is the mean of the policies of the
+last quarter of the iterations, OUT/best the best on dev.
 """
 import copy
 import time
@@ -43,7 +44,7 @@ class Args(RetrieverArgs):
     seed: int = arg(0, "seed of questions, sampling and minibatches")
     iterations: int = arg(150, "rollouts, each followed by an update", least=1)
     episodes: int = arg(512, "episodes per rollout (two per question when both branches are played)", least=2)
-    popular_share: float = arg(0.4, "share of popular questions, where the world has slices")
+    popular_share: float = arg(0.45, "share of popular questions, where the world has slices")
     both: bool = arg(True, "play both branches of every question; else sample the decision")
     learn: str = arg(",".join(PARTS), "the parts of an episode that learn; the frozen --init plays the others, whose tokens are not trained on")
     reader: str = arg("", "checkpoint that answers after an observation, frozen; answer must not be among --learn")
@@ -52,6 +53,7 @@ class Args(RetrieverArgs):
     value: bool = arg(True, "use the value head; --no-value is REINFORCE with the mean of the batch as its baseline")
     value_warmup: int = arg(4, "first iterations that train the value head alone")
     lr: float = arg(6e-4, "peak learning rate of the policy (AdamW)")
+    average: float = arg(0.25, "share of the iterations, the last ones, over whose policies OUT is the mean; 0: the last policy alone")
     lr_warmup: int = arg(4, "iterations of linear warm-up of the learning rate, then linear decay to 10 %", least=1)
     value_lr: float = arg(2e-3, "learning rate of the value head")
     replay: int = arg(10, "iterations whose value features are kept for the value head", least=1)
@@ -154,6 +156,7 @@ class Trainer:
         self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
         self.beta, self.best, self.iteration = args.kl, float("-inf"), 0
         self.replay: list[tuple[Tensor, Tensor]] = []  # (features bf16 [M, 3 D], returns [M]) of the last iterations
+        self.mean: list[Tensor] = []  # of the policy's parameters over the last iterations
 
     def cast(self) -> Roles:
         """Who plays which part: the policy what it learns, frozen ones the rest. Raises UsageError."""
@@ -230,13 +233,29 @@ class Trainer:
     def modules(self) -> tuple[dict, dict]:
         return trained_modules(self.policy), {"policy": self.optimizer, "value": self.value_optimizer}
 
+    @torch.no_grad()
+    def average(self) -> None:
+        """Count this iteration's policy into the mean (Polyak averaging), which takes the policy's place after the last one:
+        greedy decisions and the answers that it knows by heart differ more from one iteration to the next than the rewards do."""
+        first = self.args.iterations - round(self.args.average * self.args.iterations)
+        parameters = self.policy.trunk_parameters()
+        if self.iteration >= first:
+            self.mean = self.mean or [torch.zeros_like(p) for p in parameters]
+            for mean, p in zip(self.mean, parameters):
+                mean.lerp_(p, 1 / (self.iteration - first + 1))
+        if self.mean and self.iteration == self.args.iterations - 1:
+            for mean, p in zip(self.mean, parameters):
+                p.copy_(mean)
+
     def save(self, run: Run) -> None:
         tensors = {f"{kind}{i}": x for i, pair in enumerate(self.replay) for kind, x in zip(("features", "returns"), pair)}
+        tensors |= {f"mean{i}": x for i, x in enumerate(self.mean)}
         run.save(*self.modules(), tensors, {"iteration": self.iteration, "beta": self.beta, "best": self.best})
 
     def load(self, run: Run) -> None:
         tensors, facts = run.load(*self.modules())
-        self.replay = [tuple(tensors[f"{kind}{i}"].to(self.args.device) for kind in ("features", "returns")) for i in range(len(tensors) // 2)]
+        read = lambda kind: [tensors[f"{kind}{i}"].to(self.args.device) for i in range(sum(name.startswith(kind) for name in tensors))]
+        self.replay, self.mean = [*zip(read("features"), read("returns"))], read("mean")
         self.iteration, self.beta, self.best = facts["iteration"], facts["beta"], facts["best"]
 
 
@@ -306,6 +325,7 @@ def train() -> None:
         except FloatingPointError as error:
             raise FloatingPointError(f"iteration {trainer.iteration}: {error}; {run.kept}") from None
         run.log(figures)
+        trainer.average()
         bar.set_postfix(reward=f"{figures['reward_policy']:.3f}", hit=f"{figures['hit']:.2f}", p=f"{figures['p_retrieve']:.2f}", kl=f"{figures['kl']:.2f}",
                         refresh=False)
         bar.update()

@@ -169,3 +169,21 @@ def test_killed_from_outside(whole, tmp_path, script):
     assert again.returncode == 0, again.stderr
     same(out, whole / script)
     assert "resuming" in again.stdout or "iteration 0" in again.stdout
+
+
+def test_the_last_policy_is_the_mean_over_the_last_iterations(tmp_path, monkeypatch):
+    """Half of five iterations: the mean of the policies after the last two."""
+    import train_ppo
+    assert call("sft", *SFT, "--out", tmp_path / "sft").code == 0
+    seen, average = [], train_ppo.Trainer.average
+
+    def recorded(self):
+        seen.append([p.detach().clone() for p in self.policy.trunk_parameters()])
+        average(self)
+        seen[-1:] = [seen[-1]] if self.iteration < 4 else [seen[-1], [p.detach().clone() for p in self.policy.trunk_parameters()]]
+    monkeypatch.setattr(train_ppo.Trainer, "average", recorded)
+    assert call("ppo", "--init", tmp_path / "sft", *PPO, "--average", "0.4", "--out", tmp_path / "ppo").code == 0
+    *_, before, last, final = seen
+    for a, b, mean in zip(before, last, final, strict=True):
+        torch.testing.assert_close(mean, (a + b) / 2)
+    assert any(not torch.equal(a, b) for a, b in zip(before, last))
