@@ -6,7 +6,7 @@
     ... --force answer|retrieve|question | --sample | --threshold 0.3
     ... --sweep                                             EM and reward against retrieval, for every threshold on P([RETRIEVE])
     ... --report report.html                                a page to look at, from what runs and evaluations left; plays what is missing
-    python evaluate.py --compare --seeds 0,1,2              docs/EXPERIMENTS.md: train what is missing, play every system, one report
+    python evaluate.py --compare --seeds 0,1,2              docs/EXPERIMENTS.md: train what is missing, play every system, one report and its page
 
 Greedy by default. Results of the policy's own decisions go to CHECKPOINT/eval/<world>.<set>.<split>.json and the
 episodes to a .jsonl beside it; other decodings carry their name in the file's.
@@ -48,7 +48,7 @@ class Args(RetrieverArgs):
     sample: bool = arg(False, "sample text and decision at temperature 1, as in training")
     threshold: float = arg(0.5, "retrieve when P([RETRIEVE]) exceeds this")
     sweep: bool = arg(False, "print and write the figures of every threshold on P([RETRIEVE])")
-    report: str = arg("", "write this HTML file from the results on disk; only missing ones are played")
+    report: str = arg("", "write this HTML file from the results on disk; only missing ones are played; with --compare: its page, else STUDY/report.html")
     compare: bool = arg(False, "the study of docs/EXPERIMENTS.md: joint training against separate modules, ablations, prices; resumable, hours")
     seeds: str = arg("0", "with --compare: seeds, comma-separated")
     systems: str = arg("all", f"with --compare: {', '.join(CHOICES)}", choices=CHOICES)
@@ -70,7 +70,7 @@ class Args(RetrieverArgs):
 BASELINES = (("direct only", Decoding(force="answer")), ("always retrieve, raw question", Decoding(force="question")),
              ("always retrieve, own query", Decoding(force="retrieve")), ("own decision", Decoding()))
 COLUMNS = ("rows", *METRICS)
-STUDY_FLAGS = ("compare", "seeds", "systems", "study", "scale", "sft_flags", "ppo_flags", "world", "rows", "device", "threads")
+STUDY_FLAGS = ("compare", "seeds", "systems", "study", "scale", "sft_flags", "ppo_flags", "world", "rows", "report", "device", "threads")
 
 
 def decoding_of(args: Args) -> Decoding:
@@ -239,9 +239,10 @@ def compare(args: Args) -> None:
         raise UsageError(f"--seeds must be whole numbers with commas between them, not {args.seeds!r}")
     plan = Plan(train_sft.Args.read_steps, train_sft.Args.mix_steps, sft_flags=args.sft_flags, ppo_flags=args.ppo_flags).scaled(args.scale)
     world, seeds = args.world or "mini", list(dict.fromkeys(map(int, args.seeds.split(","))))
-    report = run_study(Path(args.study), seeds, args.systems, plan, world, lambda dataset, made: open_world(world, replace(args, dataset=dataset), made),
-                       args.threads or torch.get_num_threads(), args.device, args.rows)
-    print(report.partition(f"## {DETAILS}")[0] + f"per set and slice, and every figure: {args.study}/report.md, {args.study}/study.json")
+    page = args.report or f"{args.study}/report.html"
+    text = run_study(Path(args.study), seeds, args.systems, plan, world, lambda dataset, made: open_world(world, replace(args, dataset=dataset), made),
+                       args.threads or torch.get_num_threads(), args.device, args.rows, Path(page))
+    print(text.partition(f"## {DETAILS}")[0] + f"per set and slice, and every figure: {args.study}/report.md, {args.study}/study.json; to look at: {page}")
 
 
 def evaluate() -> None:

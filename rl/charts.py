@@ -19,6 +19,7 @@ class Line(NamedTuple):
     color: int
     kind: str = "line"  # "line", "faint" (behind, no markers), "dashed" or "dots" (no line)
     last: bool = True  # whether the legend prints the last value
+    mark: str = ""  # a short text beside each point, and before the label in the legend
 
 
 class Axis(NamedTuple):
@@ -70,14 +71,26 @@ def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis, note: str = "") -
         for p in line.points if line.kind != "faint" and len(line.points) <= 40 else ():
             if len(p) == 4:
                 parts.append(f'<line class="c{line.color} whisker" x1="{at_x(p[0]):.1f}" x2="{at_x(p[0]):.1f}" y1="{at_y(p[2]):.1f}" y2="{at_y(p[3]):.1f}"/>')
-            where = x.names[int(p[0])] if x.names else x.text(p[0])
+            where = x.names[round(p[0])] if x.names else x.text(p[0])
             interval = f" [{y.text(p[2])}, {y.text(p[3])}]" if len(p) == 4 else ""
             parts.append(f'<circle class="c{line.color}" r="{4 if line.kind == "dots" else 2.6}" cx="{at_x(p[0]):.1f}" cy="{at_y(p[1]):.1f}">'
                          f'<title>{escape(f"{line.label}: {y.text(p[1])}{interval} at {x.label} {where}")}</title></circle>')
+    marked = [(line.mark, at_x(p[0]), at_y(p[1])) for line in lines if line.mark for p in line.points]
+    taken = [point for _, *point in marked]
+    for mark, *point in marked:
+        taken.append(beside(point, taken))
+        parts.append(f'<text text-anchor="middle" x="{taken[-1][0]:.1f}" y="{taken[-1][1] + 3.5:.1f}">{escape(mark)}</text>')
     values = [f" <b>{escape(y.text(line.points[-1][1]))}</b>" if line.last else "" for line in lines]
-    legend = "".join(f'<li><span class="swatch c{line.color} {line.kind}"></span>{escape(line.label)}{value}</li>' for line, value in zip(lines, values))
+    legend = "".join(f'<li><span class="swatch c{line.color} {line.kind}"></span>{escape(f"{line.mark} {line.label}".strip())}{value}</li>'
+                     for line, value in zip(lines, values))
     note = f'<p class="note">{escape(note)}</p>' if note else ""
     return f'<figure><figcaption>{escape(title)}</figcaption>{"".join(parts)}</svg><ul class="legend">{legend}</ul>{note}</figure>'
+
+
+def beside(point: Sequence[float], taken: Sequence[Sequence[float]], distance: float = 11) -> tuple[float, float]:
+    """Of eight places around a point, from above it clockwise, the one that is farthest from all that is `taken`, the point itself included."""
+    places = [(point[0] + distance * math.sin(i * math.pi / 4), point[1] - distance * math.cos(i * math.pi / 4)) for i in range(8)]
+    return max(places, key=lambda place: round(min(math.dist(place, other) for other in taken), 3))
 
 
 def grid(charts: Iterable[str], kind: str = "") -> str:
@@ -104,8 +117,12 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def whisker(mean: float, low: float, high: float, reach: float, text: Callable[[float], str]) -> str:
     """An interval as numbers, and as a bar on a scale from -reach to +reach with a mark at 0."""
-    at = lambda v: 60 + 55 * max(-1.0, min(1.0, v / reach))
-    sign = "up" if low > 0 else "down" if high < 0 else "even"
-    return (f'<span class="interval {sign}"><svg viewBox="0 0 120 16" aria-hidden="true"><line class="grid" x1="60" x2="60" y1="0" y2="16"/>'
+    return span(mean, low, high, -reach, reach, text, "up" if low > 0 else "down" if high < 0 else "even", '<line class="grid" x1="60" x2="60" y1="0" y2="16"/>')
+
+
+def span(mean: float, low: float, high: float, left: float, right: float, text: Callable[[float], str], kind: str = "", behind: str = "") -> str:
+    """A range as numbers, and as a bar on a scale from left to right; `behind`: SVG, 120 wide and 16 high."""
+    at = lambda v: 60 + 55 * max(-1.0, min(1.0, (2 * v - left - right) / (right - left)))
+    return (f'<span class="interval {kind}"><svg viewBox="0 0 120 16" aria-hidden="true">{behind}'
             f'<line class="whisker" x1="{at(low):.1f}" x2="{at(high):.1f}" y1="8" y2="8"/><circle r="3.5" cx="{at(mean):.1f}" cy="8"/></svg>'
             f'<b>{text(mean)}</b> [{text(low)}, {text(high)}]</span>')

@@ -72,9 +72,14 @@ def play_missing(evaluation, rows: Sequence[tuple[str, Decoding]]) -> None:
 def write(path: str, checkpoints: Sequence[str], rows: Sequence[tuple[str, Decoding]]) -> None:
     """The report of the checkpoints' whole eval folders."""
     page = render([Path(checkpoint) for checkpoint in checkpoints], {name: asdict(decoding) for name, decoding in rows})
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(Path(path), lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    save(Path(path), page)
     print(f"report: {path} ({len(page.encode()) / 1e6:.1f} MB; one file, opens in any browser)")
+
+
+def save(path: Path, page: str) -> None:
+    """Write a page, all of it or nothing. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 
 def is_current(evaluation, decoding: Decoding) -> bool:
@@ -313,9 +318,13 @@ def render(checkpoints: Sequence[Path], decodings: dict[str, dict]) -> str:
     sections.append(f"<section><h2>Training</h2>{curves}</section>" if curves else "")
     skipped = (f'<details class="note"><summary>{len(left_out)} results are left out: older than the weights, or than what this page needs</summary>'
                f'{escape(", ".join(left_out))}</details>') if left_out else ""
+    return fill("what the policies do", escape(", ".join(names)), skipped + "".join(sections), browsed(groups, names))
+
+
+def fill(title: str, about: str, sections: str, data: dict) -> str:
+    """The template with its browser's `data` (of browsed) and HTML for the rest."""
     template = TEMPLATE.read_text(encoding="utf-8")
     script = re.search("<script>(.*?)</script>", template, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    values = {"script_sha256": digest, "checkpoints": escape(", ".join(names)), "sections": "".join(sections), "skipped": skipped,
-              "data": embedded(browsed(groups, names))}
+    values = {"script_sha256": digest, "title": title, "about": about, "sections": sections, "data": embedded(data)}
     return re.sub(r"\{\{(\w+)\}\}", lambda m: values[m[1]], template)

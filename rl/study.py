@@ -1,6 +1,6 @@
 """Does joint training beat the same modules trained separately? (docs/EXPERIMENTS.md)
 
-    run_study(...)     trains and plays what is missing, then writes report.md and study.json (study_table.py)
+    run_study(...)     trains and plays what is missing, then writes report.md, study.json (study_table.py) and a page (study_page.py)
 
 Everything lies under OUT/seed-S: a run's checkpoint in NAME/, its output in NAME.log, the episodes in eval/.
 Left out: anything that chooses on test. Dev chooses one number, the confidence threshold.
@@ -21,6 +21,7 @@ from data.world import Question, World
 from model import Policy, Tokenizer, load_policy, write_json
 from model.checkpoint import atomic_write
 
+from . import report, study_page
 from .environment import RagEnv
 from .episode import Episode, collate
 from .jobs import run_jobs
@@ -73,7 +74,7 @@ class Player:
     def result(self, system: System, set_name: str, split: str) -> Result:
         """From disk when weights, questions and settings are the same as then, else played now."""
         questions = self.world.questions(set_name, split)[:self.limit or None]
-        file = self.folder / "eval" / f"{system.name.replace(' ', '-')}.{set_name}.{split}.json"
+        file = self.folder / "eval" / system.file(set_name, split)
         about = {"system": system.name, "roles": list(system.roles), "decoding": asdict(system.decoding), "world": self.world.name, "set": set_name,
                  "split": split, "rows": len(questions), "k": self.world.k, "quota": system.quota, "corpus_sha256": self.world.corpus_sha256}
         newest = max((self.folder / role / "model.safetensors").stat().st_mtime for role in system.roles)
@@ -139,9 +140,10 @@ def best_threshold(sets: Sequence[tuple[Sequence[Row], Sequence[Row]]]) -> float
 # ---------------------------------------------------------------------------------------------- the whole of it
 
 
-def run_study(out: Path, seeds: Sequence[int], choice: str, plan: Plan, world_name: str, open_world: Callable, cores: int, device: str, rows: int = 0) -> str:
-    """Train and play what is missing; writes report.md and study.json into `out` and returns the report. `open_world`:
-    (training sets, run.json of a warm-up) -> as rl.retrievers.open_world. Raises UsageError."""
+def run_study(out: Path, seeds: Sequence[int], choice: str, plan: Plan, world_name: str, open_world: Callable, cores: int, device: str, rows: int,
+              page: Path) -> str:
+    """Train and play what is missing; writes report.md and study.json into `out`, the `page`, and returns the report. `open_world`:
+    (training sets, run.json of a warm-up) -> as rl.retrievers.open_world. Raises UsageError, OSError."""
     splits = World.open(world_name).splits
     trained = [name for name in TRAINED if {f"{name}.train", f"{name}.dev", f"{name}.test"} <= set(splits)]
     unseen = [name for name in UNSEEN if f"{name}.test" in splits]
@@ -164,7 +166,8 @@ def run_study(out: Path, seeds: Sequence[int], choice: str, plan: Plan, world_na
                     played = {name: player.result(system, name, "test") for name in sets}
                 study.add(seed, system, played, compute([job for job in needed(jobs[seed], system.roles) if job.out.name != "warm-up"]))
                 bar.update()
-    report = study.report()
-    atomic_write(out / "report.md", lambda path: path.write_text(report, encoding="utf-8"))
+    text = study.report()
+    atomic_write(out / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
     write_json(out / "study.json", none_for_nan(study.as_json()))
-    return report
+    report.save(page, study_page.render(study, text, out))
+    return text

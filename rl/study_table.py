@@ -16,6 +16,10 @@ HEADS = {"reward": "reward", "em": "EM, %", "f1": "F1, %", "retrieval": "retriev
          "malformed": "malformed, %", "seconds": "ms per question"}
 FORMS = {"reward": (1, ".3f"), "queries": (1, ".2f"), "seconds": (1000, ".1f")}  # factor and format; the others are percent
 TESTED_PRICES = (0.0, 0.1, 0.2, 0.4, 0.5)
+SWEPT = ("reward", "em", "retrieval", "queries")  # figures of the sweep
+CLAIMS = {"H1": "more reward than every separate system", "H2": "without retrieving more or answering worse", "H3": "retrieves where it pays",
+          "H4": "the gain carries over to unseen sets", "H5": "every part of the recipe is needed", "H6": "a second retrieval pays on bridge questions",
+          "H7": "retrieval follows its price"}
 
 
 def together(figures: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -79,6 +83,11 @@ class Study:
         sets = lambda part: part.partition(":")[0]
         return [TOGETHER, *sorted((p for p in found if p != TOGETHER), key=lambda p: [*self.trained, *self.unseen].index(sets(p)))]
 
+    @property
+    def leaves(self) -> list[str]:
+        """The slices of the training sets, and those sets that have none."""
+        return [p for p in self.parts if p != TOGETHER and not any(q.startswith(f"{p}: ") for q in self.parts) and p.partition(":")[0] in self.trained]
+
     def group(self, *groups: str) -> list[str]:
         return [name for name, s in self.systems.items() if s.group in groups]
 
@@ -101,8 +110,7 @@ class Study:
         """Whether a system that decides for itself retrieves on nearly all or nearly none of every slice, in any seed."""
         if (decoding := self.systems[system].decoding) and decoding.force:
             return False
-        leaves = [p for p in self.parts if p != TOGETHER and not any(q.startswith(f"{p}: ") for q in self.parts) and p.partition(":")[0] in self.trained]
-        return any(collapsed([self.figures[seed, system, p]["retrieval"] for p in leaves]) for seed in self.seeds)
+        return any(collapsed([self.figures[seed, system, p]["retrieval"] for p in self.leaves]) for seed in self.seeds)
 
     # ------------------------------------------------------------------------------------------ tables
 
@@ -145,6 +153,15 @@ class Study:
             cells = [f"**{spread(v, 1, '.3f')}**" if best[price] == trained else spread(v, 1, ".3f") for price, v in at.items()]
             rows.append([f"{trained:g}", *(spread(self.values(PRICES[trained], TOGETHER, f), *FORMS.get(f, ())) for f in ("retrieval", "queries")), *cells])
         return markdown(["price in training", HEADS["retrieval"], HEADS["queries"], *(f"reward at {p:g}" for p in TESTED_PRICES)], rows)
+
+    def sweep(self) -> dict[float, dict[str, list[float]]]:
+        """threshold on joint's P([RETRIEVE]) -> its figures together, per seed; {} where nothing was swept."""
+        swept = {self.systems[name].decoding.threshold: name for name in (*self.group("sweep"), JOINT)} if self.group("sweep") else {}
+        return {t: {f: self.values(swept[t], TOGETHER, f) for f in SWEPT} for t in sorted(swept)}
+
+    def sweep_table(self) -> str:
+        return markdown(["retrieves when P([RETRIEVE]) exceeds", *(HEADS[f] for f in SWEPT)], [
+            ["**0.5**, joint" if t == 0.5 else f"{t:g}", *(spread(values, *FORMS.get(f, ())) for f, values in at.items())] for t, at in self.sweep().items()])
 
     def quota_table(self) -> str:
         names = {n: f"joint, N = {n}" if n != 2 else JOINT for n in (1, 2, 3)}
@@ -203,13 +220,16 @@ class Study:
             section("Joint minus each system, together, paired 95 % intervals", self.differences(others, [TOGETHER]), self.differences(others, [TOGETHER], "em"))
             section("Unseen sets: reward of joint minus each system, mean over seeds", markdown(["system", *self.unseen, "above 0"], [
                 [name, *(f"{d:+.3f}" for d in at.values()), f"{sum(d > 0 for d in at.values())} of {len(at)}"] for name, at in self.unseen_signs(others).items()]))
+        if self.sweep():
+            section("The threshold of joint's decision, together", self.sweep_table(), "The other systems' points are those of the main comparison.\n")
         if ablations := self.group("ablations"):
             section("Ablations, together", self.table([JOINT, *ablations], TOGETHER), self.differences(ablations, [TOGETHER]))
         if len(self.prices()) > 1:
             section("The price of a retrieval, together", self.price_table(), "Rewards of the same episodes at each price; the best policy at each price is bold.\n")
         if "hotpotqa" in self.trained:
             section("Quota: joint on hotpotqa", self.quota_table())
-        section("Hypotheses", markdown(["", "outcome", "figures"], [[name, "holds" if holds else "fails", why] for name, (holds, why) in self.hypotheses().items()]))
+        section("Hypotheses", markdown(["", "claim", "outcome", "figures"], [
+            [name, CLAIMS[name], "holds" if holds else "fails", why] for name, (holds, why) in self.hypotheses().items()]))
         if self.thresholds:
             text.append("Confidence thresholds, chosen on dev: " + ", ".join(f"seed {s} {t:.3f}" for s, t in self.thresholds.items()) + ".\n")
         section(DETAILS, *(self.by_part(f) for f in FIGURES), *([self.differences(others, self.parts[1:])] if others else []))
@@ -221,4 +241,5 @@ class Study:
             systems.setdefault(name, {}).setdefault(str(seed), {"compute": self.compute[seed, name], "figures": {}})["figures"][part] = figures
         return {"world": self.world, "trained": self.trained, "unseen": self.unseen, "seeds": self.seeds, "systems": systems,
                 "hypotheses": {name: {"holds": holds, "figures": why} for name, (holds, why) in self.hypotheses().items()},
-                "prices": {str(t): {str(p): v for p, v in at.items()} for t, at in self.prices().items()}, "thresholds": self.thresholds}
+                "prices": {str(t): {str(p): v for p, v in at.items()} for t, at in self.prices().items()}, "sweep": {str(t): at for t, at in self.sweep().items()},
+                "thresholds": self.thresholds}

@@ -17,6 +17,7 @@ from .rollout import Decoding
 
 TRAINED, UNSEEN = ("popqa", "ambignq", "hotpotqa"), ("triviaqa", "2wikimultihopqa", "nq", "openbookqa")
 CHOICES = ("all", "main", "ablations", "costs")
+THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)  # of the sweep, on P([RETRIEVE]); joint's own is .5
 QUOTA, EPISODES, STEP = 2, 384, 96  # retrievals at most; episodes of a PPO iteration; demonstrations of a supervised step
 
 
@@ -37,25 +38,29 @@ class Plan:
 
 class System(NamedTuple):
     name: str
-    group: str  # main, ablations, costs, or quota
+    group: str  # main, ablations, costs, quota, or sweep
     roles: tuple[str, str, str, str]  # the jobs that decide, write queries, answer after an observation, answer at once
     decoding: Decoding | None = Decoding()  # None: one of two other systems' episodes, by the confidence of the first
     quota: int = QUOTA
     sets: tuple[str, ...] = (*TRAINED, *UNSEEN)
+
+    def file(self, set_name: str, split: str) -> str:
+        """Of its figures, in a seed's eval/; the episodes lie beside it in a .jsonl."""
+        return f"{self.name.replace(' ', '-')}.{set_name}.{split}.json"
 
 
 def _alone(job: str) -> tuple[str, str, str, str]:
     return job, job, job, job
 
 
-DIRECT, RETRIEVE, JOINT = "direct only", "always retrieve, own query", "joint"
+DIRECT, RETRIEVE, SFT, JOINT = "direct only", "always retrieve, own query", "SFT, adaptive", "joint"
 SEPARATE = ("separate (a)", "separate (b)", "separate (b), rejection sampling", "separate, always retrieve", "confidence")
 PRICES = {0.0: "no retrieval cost", 0.1: "cost .1", 0.2: JOINT, 0.4: "cost .4"}  # price in training -> system
 SYSTEMS = (
     System(DIRECT, "main", _alone("warm-up"), Decoding(force="answer")),
     System("always retrieve, raw question", "main", _alone("warm-up"), Decoding(force="question"), 1),
     System(RETRIEVE, "main", _alone("warm-up"), Decoding(force="retrieve"), 1),
-    System("SFT, adaptive", "main", _alone("warm-up")),
+    System(SFT, "main", _alone("warm-up")),
     System("separate (a)", "main", ("decision-right", "rewriter-ppo", "reader", "warm-up")),
     System("separate (b)", "main", ("decision-reward", "rewriter-ppo", "reader", "warm-up")),
     System("separate (b), rejection sampling", "main", ("decision-reward-rs", "rewriter-rs", "reader", "warm-up")),
@@ -73,14 +78,16 @@ SYSTEMS = (
     System("cost .4", "costs", _alone("cost-.4")),
     System("joint, N = 1", "quota", _alone("joint"), quota=1, sets=("hotpotqa",)),
     System("joint, N = 3", "quota", _alone("joint"), quota=3, sets=("hotpotqa",)),
+    *(System(f"joint, threshold {t:g}", "sweep", _alone("joint"), Decoding(threshold=t), sets=TRAINED) for t in THRESHOLDS),
 )
 
 
 def systems_of(choice: str) -> list[System]:
-    """What --systems names, each system once; joint and its quotas belong to every choice."""
+    """What --systems names, each system once; joint and its quotas belong to every choice, its sweep to main."""
+    groups = {choice, "quota", *(["sweep"] if choice == "main" else [])}
     kept: dict[str, System] = {}
     for system in SYSTEMS:
-        if choice in ("all", system.group) or system.group == "quota" or system.name == JOINT:
+        if choice == "all" or system.group in groups or system.name == JOINT:
             kept.setdefault(system.name, system)
     return list(kept.values())
 

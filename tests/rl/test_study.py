@@ -82,6 +82,14 @@ def test_names_that_tables_look_up_exist():
     assert PRICES[0.2] == JOINT and [s.quota for s in SYSTEMS if s.name == JOINT] == [2]
 
 
+def test_the_sweep_is_part_of_main_and_of_all():
+    for choice in ("main", "all"):
+        swept = [s for s in systems_of(choice) if s.group == "sweep"]
+        assert {s.decoding for s in swept} == {Decoding(threshold=t) for t in (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1)}
+        assert all(s._replace(name=JOINT, group="main", decoding=Decoding(), sets=(*TRAINED, *UNSEEN)) in SYSTEMS and s.sets == TRAINED for s in swept)
+    assert not any(s.group == "sweep" for choice in ("ablations", "costs") for s in systems_of(choice))
+
+
 def test_a_scaled_plan():
     plan = Plan(1500, 500, sft_flags="--layers 2").scaled(0.02)
     assert plan == Plan(30, 10, 2, 1, 4, "--layers 2", "") and PLAN.scaled(1.0) == PLAN
@@ -296,6 +304,14 @@ def test_only_what_is_missing_or_older_than_its_weights_is_played(player, tmp_pa
     assert len(count) == 5
 
 
+@pytest.mark.parametrize("threshold, first", [(0, "[RETRIEVE]"), (1, "[ANSWER]")])
+def test_a_threshold_of_the_sweep_decides(player, threshold, first):
+    system = next(s for s in SYSTEMS if s.name == f"joint, threshold {threshold}")
+    player.result(system, "popqa", "test")
+    lines = (player.folder / "eval" / system.file("popqa", "test")).with_suffix(".jsonl").read_text().splitlines()
+    assert {json.loads(line)["tokens"][0][0] for line in lines} == {first}
+
+
 # ---------------------------------------------------------------------------------------------- figures
 
 
@@ -387,6 +403,19 @@ def test_hypotheses_by_hand():
     assert holds() == {"H1": False, "H2": True, "H3": False, "H4": False, "H5": False, "H6": False, "H7": False}
 
 
+def test_the_curve_of_the_sweep_by_hand():
+    study = played("main")
+    for seed, values in ((0, (1.0, 0.5, 0.25, 0.25)), (1, (1.2, 0.7, 0.75, 1.75))):
+        study.figures[seed, "joint, threshold 0.3", TOGETHER] |= dict(zip(("reward", "em", "retrieval", "queries"), values))
+    curve = study.sweep()
+    assert list(curve) == sorted(curve) and {0.0, 0.5, 1.0} <= curve.keys()
+    assert curve[0.3] == {"reward": [1.0, 1.2], "em": [0.5, 0.7], "retrieval": [0.25, 0.75], "queries": [0.25, 1.75]} == study.as_json()["sweep"]["0.3"]
+    lines = study.sweep_table().splitlines()
+    assert "| 0.3 | 1.100 [1.000, 1.200] | 60.0 [50.0, 70.0] | 50.0 [25.0, 75.0] | 1.00 [0.25, 1.75] |" in lines and len(lines) == 2 + len(curve)
+    assert "| **0.5**, joint | 1.689 [1.689, 1.689] | 88.9 [88.9, 88.9] | 44.4 [44.4, 44.4] | 0.44 [0.44, 0.44] |" in lines  # as in the main table
+    assert played("costs").sweep() == {}
+
+
 def test_collapse_is_marked_for_own_decisions_alone():
     study = played()
     assert not study.is_collapsed(JOINT)  # popular 0, tail 1
@@ -394,9 +423,9 @@ def test_collapse_is_marked_for_own_decisions_alone():
 
 
 @pytest.mark.parametrize("choice, there, missing", [
-    ("all", ["Main comparison", "Ablations", "price of a retrieval", "Unseen sets", "Quota"], []),
-    ("main", ["Main comparison", "Unseen sets", "Quota"], ["Ablations", "price of a retrieval"]),
-    ("ablations", ["Ablations", "Quota"], ["Main comparison"]), ("costs", ["price of a retrieval"], ["Main comparison", "Ablations"])])
+    ("all", ["Main comparison", "Ablations", "price of a retrieval", "Unseen sets", "Quota", "threshold of joint"], []),
+    ("main", ["Main comparison", "Unseen sets", "Quota", "threshold of joint"], ["Ablations", "price of a retrieval"]),
+    ("ablations", ["Ablations", "Quota"], ["Main comparison", "threshold of joint"]), ("costs", ["price of a retrieval"], ["Main comparison", "Ablations"])])
 def test_the_report_of_every_choice(choice, there, missing):
     study = played(choice)
     report = study.report()
