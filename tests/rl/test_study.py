@@ -209,9 +209,13 @@ def test_two_studies_do_not_train_into_one_folder(fake):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_stops_the_children(fake, number):
     job = fake("a", seconds=60)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a shell has started the tests in the background
     threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_jobs([job], 1, poll=0.02)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs([job], 1, poll=0.02)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not is_locked(job.log) and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
