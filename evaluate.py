@@ -241,7 +241,7 @@ def compare(args: Args) -> None:
     world, seeds = args.world or "mini", list(dict.fromkeys(map(int, args.seeds.split(","))))
     page = args.report or f"{args.study}/report.html"
     text = run_study(Path(args.study), seeds, args.systems, plan, world, lambda dataset, made: open_world(world, replace(args, dataset=dataset), made),
-                       args.threads or torch.get_num_threads(), args.device, args.rows, Path(page))
+                     args.threads or torch.get_num_threads(), args.device, args.rows, Path(page))
     print(text.partition(f"## {DETAILS}")[0] + f"per set and slice, and every figure: {args.study}/report.md, {args.study}/study.json; to look at: {page}")
 
 

@@ -23,9 +23,8 @@ from data.metrics import hit
 from data.mini import MiniWorld, format_properties, properties
 from data.world import Question
 from model import Config, Policy, Tokenizer, add_adapters, open_pretrained, trained_modules, training_memory, weights_sha256
-from rl import Decoding, Episode, RagEnv, Workers, collate, rollout, score
+from rl import Decoding, Episode, RagEnv, Workers, collate, parallel, rollout, score
 from rl.demonstrator import Demonstrator
-from rl.parallel import set_gradients
 from rl.ppo import by_length
 from rl.retrievers import RetrieverArgs, open_world
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
@@ -131,9 +130,7 @@ def backward(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args
     def differentiate(group: list[int]) -> tuple[float, tuple[Tensor, ...]]:
         loss = loss_of(policy, [episodes[i] for i in group], tokenizer, args) / count
         return float(loss.detach()), torch.autograd.grad(loss, trunk)
-    losses, gradients = zip(*workers.map(differentiate, by_length(episodes, args.micro_batch)[::-1]))
-    set_gradients(trunk, gradients)
-    return sum(losses)
+    return sum(parallel.backward(trunk, differentiate, by_length(episodes, args.micro_batch)[::-1], workers.map))
 
 
 def train_step(policy: Policy, optimizers: dict, episodes: list[Episode], tokenizer: Tokenizer, args: Args, workers: Workers) -> float:

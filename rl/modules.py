@@ -27,7 +27,7 @@ from model import load_policy, weights_sha256
 
 from .environment import RagEnv
 from .episode import Episode, collate
-from .parallel import Workers, set_gradients
+from .parallel import Workers, backward
 from .ppo import by_length, score
 from .retrievers import RetrieverArgs, open_world
 from .rollout import Decoding, Roles, rollout
@@ -72,7 +72,7 @@ class Module:
         others = [load_policy(path, args.device) if path else (self.frozen, self.tokenizer) for path in (args.query, args.reader)]
         if any(tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab() for _, tokenizer, *_ in others):
             raise UsageError(f"--query and --reader need the tokenizer of --init {args.init}")
-        self.roles = Roles(self.frozen, others[0][0].eval(), others[1][0].eval(), self.frozen, ())
+        self.roles = Roles(self.frozen, others[0][0].eval(), others[1][0].eval(), self.frozen, ("query",) if kind == "rewriter" else ())
         name = args.world or made.get("open_world", "mini")
         self.world, index, retriever = open_world(name, args, made)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=made.get("passage_tokens", 64))
@@ -91,7 +91,6 @@ class Module:
         if self.kind == "reader":
             return [e for episode in self.play(questions, Decoding(1.0, True, force="retrieve"), generator) if (e := self.to_read(episode))]
         if self.kind == "rewriter":
-            self.roles = self.roles._replace(learn=("query",))
             return [Example(e) for e in self.play(questions, Decoding(1.0, True, force="retrieve"), generator) if e.hit]
         direct, asked = (self.play(questions, Decoding(force=branch)) for branch in ("answer", "retrieve"))
         if self.kind == "decision-right":
@@ -146,8 +145,7 @@ class Module:
             with precision(args.device, args.dtype):
                 loss = -(weight * score(self.policy, batch, self.tokenizer).log_probs).sum() / count
             return float(loss.detach()), torch.autograd.grad(loss, trunk)
-        losses, gradients = zip(*self.workers.map(differentiate, by_length([e for e, _ in examples], 32)[::-1]))
-        set_gradients(trunk, gradients)
+        losses = backward(trunk, differentiate, by_length([e for e, _ in examples], 32)[::-1], self.workers.map)
         if not torch.isfinite(torch.nn.utils.clip_grad_norm_(trunk, 1.0)):
             raise FloatingPointError("the gradient is NaN or infinite")
         for group in self.optimizer.param_groups:

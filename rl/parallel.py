@@ -41,3 +41,11 @@ def set_gradients(parameters: list[nn.Parameter], gradients: Iterable[tuple[Tens
     """.grad of the parameters = the sum over micro-batches, in their order, of torch.autograd.grad's tuples."""
     for parameter, *parts in zip(parameters, *gradients, strict=True):
         parameter.grad = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+
+def backward(parameters: list[nn.Parameter], differentiate: Callable, groups: Iterable, spread: Callable = map) -> tuple:
+    """One gradient from micro-batches: differentiate(group) -> (what was seen, torch.autograd.grad's tuple) on each, spread over
+    the workers. Sets .grad to the sum and returns what was seen, in the groups' order."""
+    seen, gradients = zip(*spread(differentiate, groups))
+    set_gradients(parameters, gradients)
+    return seen

@@ -25,7 +25,7 @@ from model import Policy, Tokenizer, adapters_off
 
 from .advantages import generalized_advantages, whiten
 from .episode import Batch, Episode, collate
-from .parallel import set_gradients
+from .parallel import backward
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,7 @@ def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int]
             log_ratio = scores.log_probs - experience.log_probs[at]
             return {"clip_fraction": ((ratio - 1).abs() > config.clip).float(), "log_ratio": log_ratio, "k3_old": torch.expm1(log_ratio) - log_ratio,
                     "entropy": scores.entropy.detach(), "decision": batch.decision}, gradient
-    seen, gradients = zip(*spread(differentiate, by_length([episodes[i] for i in chosen], size)[::-1]))  # longest first: no thread waits
-    set_gradients(trunk, gradients)
+    seen = backward(trunk, differentiate, by_length([episodes[i] for i in chosen], size)[::-1], spread)  # longest first: no thread waits
     return {name: torch.cat([x[name] for x in seen]) for name in seen[0]}
 
 

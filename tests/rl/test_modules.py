@@ -19,7 +19,7 @@ def module(kind: str, played: list[Episode] | None = None, **env) -> Module:
     """A module without policies: `play` returns what it is given."""
     m = Module.__new__(Module)
     m.kind, m.tokenizer, m.env = kind, TOKENIZER, environment(**env)
-    m.world, m.roles = SimpleNamespace(corpus=m.env.corpus), SimpleNamespace(_replace=lambda learn: None)
+    m.world = SimpleNamespace(corpus=m.env.corpus)
     m.play = lambda questions, decoding, generator=None: [e for e in played if bool(e.turns) == (decoding.force != "answer")]
     return m
 
