@@ -26,11 +26,9 @@ def is_checkpoint(directory: str | Path) -> bool:
 
 
 class ValueHead(nn.Module):
-    """V(state) from value features [N, 3 D] -> [N]; starts at exactly 0 (last layer zero).
+    """V(state) from value features [N, 3 D] -> [N]; starts at exactly 0 (last layer zero)."""
 
-    The dropout is heavy because returns are mostly noise: with .1 the head remembers its replay and knows little of the next rollout."""
-
-    def __init__(self, width: int, hidden: int = 96, dropout: float = 0.4):
+    def __init__(self, width: int, hidden: int = 96, dropout: float = 0.1):
         super().__init__()
         self.up = nn.Linear(3 * width, hidden)
         self.down = nn.Linear(hidden, 1)

@@ -47,7 +47,7 @@ class Args(RetrieverArgs):
     seed: int = arg(0, "seed of questions and sampling")
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
-    popular_share: float = arg(0.35, "share of popular questions, where the world has slices")
+    popular_share: float = arg(0.45, "share of popular questions, where the world has slices")
     lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")

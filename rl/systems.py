@@ -26,7 +26,7 @@ class Plan:
     """How long everything trains; with `scale` below 1 for a first look."""
     read_steps: int
     mix_steps: int
-    iterations: int = 120  # joint, ablations, costs
+    iterations: int = 100  # joint, ablations, costs
     rewriter_iterations: int = 50
     module_steps: int = 200  # of each supervised module
     sft_flags: str = ""  # more flags, verbatim

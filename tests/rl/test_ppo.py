@@ -618,7 +618,6 @@ def test_one_update_of_the_value_head_stays_near_the_old_values():
     policy = random_policy()
     for parameter in policy.value_head.down.parameters():
         parameter.data.zero_()
-    policy.value_head.dropout = 0.0  # whose noise would say who is clipped
     features, returns = torch.randn(100, 96), torch.full((100,), 50.0)
     optimizer = torch.optim.SGD(policy.value_head.down.parameters(), lr=1e-5)
     update_value_head(policy.value_head, optimizer, features, returns, replace(CONFIG, value_steps=400, value_batch=100))
