@@ -44,7 +44,7 @@ class Args(RetrieverArgs):
     seed: int = arg(0, "seed of questions, sampling and minibatches")
     iterations: int = arg(150, "rollouts, each followed by an update", least=1)
     episodes: int = arg(512, "episodes per rollout (two per question when both branches are played)", least=2)
-    popular_share: float = arg(0.45, "share of popular questions, where the world has slices")
+    popular_share: float = arg(0.35, "share of popular questions, where the world has slices")
     both: bool = arg(True, "play both branches of every question; else sample the decision")
     learn: str = arg(",".join(PARTS), "the parts of an episode that learn; the frozen --init plays the others, whose tokens are not trained on")
     reader: str = arg("", "checkpoint that answers after an observation, frozen; answer must not be among --learn")
