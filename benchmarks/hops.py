@@ -7,10 +7,10 @@ second query names it; of those, the share whose passages then held the second f
 names another person than the passage does is shown. Left out: comparisons, episodes of more than two retrievals.
 """
 import argparse
-import json
 from pathlib import Path
 
 from data.world import World
+from rl.results import read_lines
 
 
 def steps(episodes: list[dict], bridges: dict[str, str]) -> tuple[list[list[bool]], list[str]]:
@@ -46,7 +46,7 @@ def main() -> None:
     titles = {p.id: p.title for p in world.corpus}
     bridges = {q.id: titles[q.gold_passages[-1]] for q in world.questions(args.dataset, args.split) if q.type == "bridge"}
     for path in args.files:
-        episodes = [episode for line in path.read_text().splitlines() if (episode := json.loads(line))["id"] in bridges]
+        episodes = [episode for episode in read_lines(path) if episode["id"] in bridges]
         through, wrong = steps(episodes, bridges)
         print(f"{path}: {len(episodes)} bridge questions")
         for name, passed in zip(("the first passages name the bridge entity", "the second query names it", "its passages hold the second fact", "exact match"), through):

@@ -1,7 +1,7 @@
 """Data parallelism on a CPU: micro-batches in threads of one process, one torch thread each.
 
     workers = Workers(threads)
-    gradients = list(workers.map(gradient_of, micro_batches))
+    seen = backward(parameters, differentiate, micro_batches, workers.map)
 
 At this size a matmul is too small to be split: a second thread inside every operation makes a training step 1.3 times
 as fast, a second micro-batch beside the first one 1.5 times. Torch releases Python's lock during every operation and
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Workers:
@@ -37,15 +37,10 @@ class Workers:
         return self._pool.map(call, *items)
 
 
-def set_gradients(parameters: list[nn.Parameter], gradients: Iterable[tuple[Tensor, ...]]) -> None:
-    """.grad of the parameters = the sum over micro-batches, in their order, of torch.autograd.grad's tuples."""
-    for parameter, *parts in zip(parameters, *gradients, strict=True):
-        parameter.grad = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-
-
 def backward(parameters: list[nn.Parameter], differentiate: Callable, groups: Iterable, spread: Callable = map) -> tuple:
     """One gradient from micro-batches: differentiate(group) -> (what was seen, torch.autograd.grad's tuple) on each, spread over
-    the workers. Sets .grad to the sum and returns what was seen, in the groups' order."""
+    the workers. Sets .grad to the sum, in the groups' order, and returns what was seen, in that order, too."""
     seen, gradients = zip(*spread(differentiate, groups))
-    set_gradients(parameters, gradients)
+    for parameter, *parts in zip(parameters, *gradients, strict=True):
+        parameter.grad = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
     return seen

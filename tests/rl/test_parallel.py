@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rl import Workers
-from rl.parallel import set_gradients
+from rl.parallel import backward
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def test_gradients_of_micro_batches_add_up(workers):
     module, x = torch.nn.Linear(3, 2, dtype=torch.float64), torch.randn(8, 3, dtype=torch.float64)
     module(x).pow(2).sum().backward()
     whole = [p.grad.clone() for p in module.parameters()]
-    gradient = lambda rows: torch.autograd.grad(module(rows).pow(2).sum(), list(module.parameters()))
+    differentiate = lambda rows: (len(rows), torch.autograd.grad(module(rows).pow(2).sum(), list(module.parameters())))
     for parts in (x.split(8), x.split(3)):
-        set_gradients(list(module.parameters()), list(workers.map(gradient, parts)))
+        assert backward(list(module.parameters()), differentiate, parts, workers.map) == tuple(map(len, parts))
         for parameter, expected in zip(module.parameters(), whole, strict=True):
             torch.testing.assert_close(parameter.grad, expected)
