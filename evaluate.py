@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import train_sft
 from data.world import Question
 from model import Tokenizer, is_checkpoint, load_policy, write_json
 from rl import Decoding, Episode, RagEnv, Workers, report, rollout
@@ -237,7 +236,7 @@ def compare(args: Args) -> None:
             raise UsageError(f"--{f.name.replace('_', '-')} does not go with --compare, whose systems are fixed")
     if not re.fullmatch("[0-9]+(,[0-9]+)*", args.seeds):
         raise UsageError(f"--seeds must be whole numbers with commas between them, not {args.seeds!r}")
-    plan = Plan(train_sft.Args.read_steps, train_sft.Args.mix_steps, sft_flags=args.sft_flags, ppo_flags=args.ppo_flags).scaled(args.scale)
+    plan = Plan(sft_flags=args.sft_flags, ppo_flags=args.ppo_flags).scaled(args.scale)
     world, seeds = args.world or "mini", list(dict.fromkeys(map(int, args.seeds.split(","))))
     page = args.report or f"{args.study}/report.html"
     text = run_study(Path(args.study), seeds, args.systems, plan, world, lambda dataset, made: open_world(world, replace(args, dataset=dataset), made),

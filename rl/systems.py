@@ -25,8 +25,8 @@ POPULAR_SHARE = 0.45  # of the questions that anything after the warm-up trains 
 @dataclass(frozen=True)
 class Plan:
     """How long everything trains; with `scale` below 1 for a first look."""
-    read_steps: int
-    mix_steps: int
+    read_steps: int = 2500  # more than the default of train_sft.py, which is for one set
+    mix_steps: int = 500
     iterations: int = 100  # joint, ablations, costs
     rewriter_iterations: int = 50
     module_steps: int = 200  # of each supervised module

@@ -1,4 +1,5 @@
 """Warm-up demonstrations of the tiny world: what stands in an episode, and what of it is learnt."""
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from data.world import Passage, Question, World
 from model import Tokenizer
 from retrieval_cpp import BM25Index
 from rl import RagEnv
-from rl.demonstrator import Demonstrator
+from rl.demonstrator import Demonstrator, rename
 from train_sft import Args
 
 PLAIN = Args(world="tiny", swap=0.0, shuffle=0.0, gold=0.0)
@@ -128,12 +129,19 @@ class Finds:
 
 
 def follow(question: Question, *calls: str, args: Args = PLAIN, quota: int = 2, label: bool = True, forced: float = 1.0):
+    """(episode, what the index was asked, free decisions, answer)."""
+    episode, asked, tokenizer = demonstrate_one(question, *calls, args=args, quota=quota, label=label, forced=forced)
+    decisions = "".join("?RA"[(t == tokenizer.retrieve) + 2 * (t == tokenizer.answer)] for t, d in zip(episode.tokens, episode.decision_mask) if d)
+    return episode, asked, decisions, tokenizer.show(episode.tokens).partition("[ANSWER]")[2].strip()
+
+
+def demonstrate_one(question: Question, *calls: str, args: Args, quota: int = 2, label: bool = True, forced: float = 1.0, others: tuple = (), seed: int = 1):
     world = World(name="four", corpus=CORPUS, questions={"hotpotqa.train": [question]}, k=2, quota=quota)
     env = RagEnv(world, Finds(*calls))
     tokenizer = Tokenizer.train([p.full_text for p in CORPUS] + [BRIDGE.question, COMPARISON.question], 600)
-    episode, = Demonstrator(world, [question], env, tokenizer, args).demonstrate([question], [True], [label], [False], np.random.default_rng(1), forced)
-    decisions = "".join("?RA"[(t == tokenizer.retrieve) + 2 * (t == tokenizer.answer)] for t, d in zip(episode.tokens, episode.decision_mask) if d)
-    return episode, env.index.asked, decisions, tokenizer.show(episode.tokens).partition("[ANSWER]")[2].strip()
+    demonstrator = Demonstrator(world, [question, *others], env, tokenizer, args)
+    episode, = demonstrator.demonstrate([question], [True], [label], [False], np.random.default_rng(seed), forced)
+    return episode, env.index.asked, tokenizer
 
 
 def test_a_bridge_is_crossed():
@@ -142,6 +150,36 @@ def test_a_bridge_is_crossed():
     assert decisions == "RR" and answer == "Caldis<eos>"  # after the second of two retrievals [ANSWER] is forced
     assert follow(BRIDGE, "bx", "ax", quota=3)[2] == "RRA" and follow(BRIDGE, "bx", "ax", label=False)[2] == "R"  # only the first lacks a label
     assert sum(e in episode.rewards for e in (1.0, -0.2)) == 0
+
+
+OTHER = Question("o", "Where was the head of The Salt Lake born?", ("Velmor",), gold_passages=("x", "c"), type="bridge", relation="author>birth")
+
+
+def test_a_renamed_bridge_is_crossed_under_its_other_name():
+    names = set()
+    for seed in range(30):
+        episode, asked, tokenizer = demonstrate_one(BRIDGE, "bx", "ac", args=replace(PLAIN, swap=1.0), others=(OTHER,), seed=seed)
+        first, second = re.findall("<obs>(.*?)</obs>", shown := tokenizer.show(episode.tokens))
+        query = re.findall(r"\[RETRIEVE\](.*?)<eos>", shown)[1].strip()
+        name = next(f"{a} {b}" for a in ("Ada", "Bo") for b in ("Quill", "Reed") if f"{a} {b}" in query)
+        names.add(name)
+        assert asked[1].startswith("Ada Quill") and query == asked[1].replace("Ada Quill", name)  # the index knows only the true name
+        assert f"It was written by {name}." in first and "The Salt Lake It lies in Norland." in first
+        town = shown.partition("[ANSWER]")[2].strip().removesuffix("<eos>")
+        assert f"{name} She was born in {town}." in second and "Bo Reed He was born in Velmor." in second
+    assert names == {"Ada Quill", "Ada Reed", "Bo Quill", "Bo Reed"}
+
+
+def test_a_bridge_keeps_its_name_where_the_answer_shares_it():
+    family = replace(BRIDGE, question="Which family is the author of The Salt Road of?", answers=("Quill",))
+    for seed in range(30):
+        episode, _, tokenizer = demonstrate_one(family, "bx", "ac", args=replace(PLAIN, swap=1.0), others=(OTHER,), seed=seed)
+        assert re.search(r"\[RETRIEVE\] ?Ada Quill", tokenizer.show(episode.tokens))
+
+
+@pytest.mark.parametrize("text, expected", [("Silas Mercer, Mercer's.", "Una Vale, Vale's."), ("Mercerton of silas", "Mercerton of silas"), ("", "")])
+def test_renaming_replaces_whole_words(text, expected):
+    assert rename(text, {"Silas": "Una", "Mercer": "Vale"}) == expected and rename(text, {}) == text
 
 
 def test_what_nobody_has_named_is_not_asked_for():
