@@ -12,7 +12,7 @@ last quarter of the iterations, OUT/best the best on dev.
 """
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -73,6 +73,7 @@ class Args(RetrieverArgs):
     exact_match: float = arg(1.0, "reward of an exact match")
     f1: float = arg(1.0, "reward of F1")
     retrieval: float = arg(-0.2, "reward of each retrieval")
+    price_warmup: float = arg(0.0, "share of the iterations over which the price of a retrieval rises from 0 to that of --retrieval")
     malformed: float = arg(-1.0, "reward of a malformed action")
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")
@@ -90,6 +91,12 @@ def learning_rate(iteration: int, args: Args) -> float:
     done = iteration - args.value_warmup
     left = (args.iterations - iteration) / max(1, args.iterations - args.value_warmup)
     return args.lr * min(1.0, (done + 1) / args.lr_warmup, 0.1 + 0.9 * left)
+
+
+def retrieval_reward(iteration: int, args: Args) -> float:
+    """The price rises linearly: while queries are poor, a retrieval is worth less than it will be, and the full price would
+    drive the policy away from what it could have learnt there."""
+    return args.retrieval * min(1.0, iteration / max(1.0, args.price_warmup * args.iterations))
 
 
 def value_classes(experience: Experience) -> Tensor:
@@ -135,8 +142,8 @@ class Trainer:
         self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64),
                       "init_sha256": weights_sha256(args.init), "reader_sha256": weights_sha256(args.reader) if args.reader else ""}
         self.world, index, self.facts["open_retriever"] = open_world(self.facts["open_world"], args, made)
-        reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
-        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, reward, passage_tokens=self.facts["passage_tokens"])
+        self.reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
+        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, self.reward, passage_tokens=self.facts["passage_tokens"])
         if args.both and self.env.quota < 1:
             raise UsageError(f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two branches to play; give --quota 1 or --no-both")
         self.policy.model.gradient_checkpointing = args.checkpointing
@@ -176,8 +183,9 @@ class Trainer:
         part = lambda name, other: self.policy if name in learn else other
         return Roles(part("decision", frozen), part("query", frozen), part("answer", reader), part("answer", frozen), learn)
 
-    def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None) -> list[Episode]:
+    def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None, reward: Reward | None = None) -> list[Episode]:
         self.policy.eval()
+        self.env.reward = reward or self.reward
         with precision(self.args.device, self.args.dtype):
             return rollout(self.roles, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map)
 
@@ -191,7 +199,8 @@ class Trainer:
         if self.both:
             questions = [q for q in questions for _ in range(2)]
         clock = [time.perf_counter()]
-        episodes = self.play(questions, self.sampled(args.explore), generator)
+        reward = replace(self.reward, retrieval=retrieval_reward(self.iteration, args))
+        episodes = self.play(questions, self.sampled(args.explore), generator, reward)
         clock.append(time.perf_counter())
         learnt = [e for e in episodes if any(e.action_mask)]  # all, unless only a part learns
         with precision(args.device, args.dtype):
@@ -214,7 +223,7 @@ class Trainer:
         if args.kl_target:
             self.beta = adapt_beta(self.beta, kl, args.kl_target, len(episodes), args.kl_horizon)
         seconds = {f"seconds_{name}": b - a for name, a, b in zip(("rollout", "score", "value", "update"), clock, clock[1:])}
-        return {"iteration": self.iteration, "reward_policy": policy_reward(episodes, self.both), **summarize(episodes),
+        return {"iteration": self.iteration, "reward_policy": policy_reward(episodes, self.both), "retrieval_reward": reward.retrieval, **summarize(episodes),
                 "slices": by_slice(episodes), **figures, **seconds, "tokens": sum(len(e.tokens) for e in episodes)}
 
     def sampled(self, explore: float = 0.0, both: bool | None = None) -> Decoding:

@@ -20,6 +20,7 @@ CHOICES = ("all", "main", "ablations", "costs")
 THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)  # of the sweep, on P([RETRIEVE]); joint's own is .5
 QUOTA, EPISODES, STEP = 2, 384, 96  # retrievals at most; episodes of a PPO iteration; demonstrations of a supervised step
 POPULAR_SHARE = 0.45  # of the questions that anything after the warm-up trains on
+PRICE_WARMUP = 0.5  # of the iterations of every PPO run: the price of a retrieval rises that long
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def jobs_of(seed: int, folder: Path, world: str, datasets: Sequence[str], plan: 
         jobs[name] = Job(folder / name, command, tuple(map(Path, paths.values())), lines, episodes)
 
     def ppo(name: str, *flags: str, iterations: int = plan.iterations, **needs: str) -> None:
-        flags = ["--iterations", str(iterations), "--episodes", str(EPISODES), "--popular-share", str(POPULAR_SHARE), *flags, *shlex.split(plan.ppo_flags)]
+        flags = ["--iterations", str(iterations), "--episodes", str(EPISODES), "--popular-share", str(POPULAR_SHARE),
+                 "--price-warmup", str(PRICE_WARMUP), *flags, *shlex.split(plan.ppo_flags)]
         add(name, [str(ROOT / "train_ppo.py")], flags, {"--init": "warm-up"} | {f"--{k}": v for k, v in needs.items()}, iterations, EPISODES)
 
     def module(name: str, kind: str, **needs: str) -> None:

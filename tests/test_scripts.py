@@ -289,6 +289,17 @@ def test_nan_loss_in_ppo(trained, tmp_path, monkeypatch):
     assert content(tmp_path) == saves[-1] and len(saves) == 2
 
 
+def test_the_price_rises_in_training_and_stays_in_dev_evaluations(trained, tmp_path):
+    result = call("ppo", "--init", trained / "sft", *PPO, "--iterations", 5, "--price-warmup", 0.6, "--retrieval", -0.3, "--out", tmp_path)
+    assert result.code == 0, result.err
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    paid = lambda figures, price: pytest.approx(figures["em"] + figures["f1"] + price * figures["queries"] - figures["malformed"])
+    assert [line["retrieval_reward"] for line in lines if "kl" in line] == pytest.approx([0, -0.1, -0.2, -0.3, -0.3])
+    assert all(line["reward"] == paid(line, line["retrieval_reward"]) for line in lines if "kl" in line)
+    dev = [line["dev"][how] for line in lines if "dev" in line for how in ("greedy", "sampled")]
+    assert len(dev) == 8 and all(figures["reward"] == paid(figures, -0.3) for figures in dev) and any(figures["queries"] for figures in dev)
+
+
 def test_nan_before_anything_was_saved(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(rl.ppo, "value_loss", stop_at(1, rl.ppo.value_loss, lambda loss: loss * float("inf")))
     assert message("ppo", "--init", trained / "sft", *PPO, "--out", tmp_path) == (
