@@ -60,7 +60,7 @@ class Args(RetrieverArgs):
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")
     seed: int = arg(0, "seed of --sample")
-    batch_size: int = arg(256, "questions per batch", least=1)
+    batch_size: int = arg(512, "questions per batch", least=1)
     dtype: str = arg("bf16", "bf16 or fp32 multiplications", choices=("bf16", "fp32"))
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     threads: int = arg(0, "CPU threads, 0 = all")

@@ -9,7 +9,8 @@ stops by itself. Rounds are interleaved: one of each contender, again and again,
 
 The peer is tuned first, one choice after the other: dtype, attention, cache, batch size, and whether the second turn
 continues the first one's cache (prompts padded on the left, observations padded in between) or reads everything again.
-Ours runs with the defaults of the scripts. Left out: GPUs, beams, speculative decoding.
+Ours runs with the defaults of the scripts: training samples in batches of 256, evaluation is greedy in batches of 512.
+Left out: GPUs, beams, speculative decoding.
 """
 import argparse
 import statistics
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+import evaluate
 from data.world import Question, World
 from model import Config, Policy, Session, Tokenizer, load_policy, save_policy
 from retrieval_cpp import BM25Index
@@ -61,10 +63,11 @@ class Ours:
     def __init__(self, policy: Policy, tokenizer: Tokenizer, env: RagEnv, dtype: str, temperature: float, tokens: int | None):
         self.policy, self.tokenizer, self.env, self.dtype, self.tokens = policy, tokenizer, env, dtype, tokens
         self.decoding = Decoding(temperature, force="retrieve")
+        self.options = {} if temperature else {"batch_size": evaluate.Args.batch_size}  # training samples, evaluation is greedy
 
     def play(self, questions: list[Question]) -> list[tuple[str, str]]:
         with fixed_length(self.tokens), precision("cpu", self.dtype):
-            episodes = rollout(self.policy, self.tokenizer, self.env, questions, self.decoding, torch.Generator().manual_seed(0))
+            episodes = rollout(self.policy, self.tokenizer, self.env, questions, self.decoding, torch.Generator().manual_seed(0), **self.options)
         return [(e.turns[0].query if e.turns else "", e.answer) for e in episodes]
 
 
@@ -127,7 +130,7 @@ def tune(make, questions: list[Question]) -> dict:
     """The peer's best options, chosen one after the other: each choice is the fastest of two passes over the questions."""
     best: dict = {}
     for name, values in (("dtype", ("fp32", "bf16")), ("attention", ("sdpa", "eager")), ("again", (False, True)), ("cache", ("dynamic", "static")),
-                         ("batch_size", (256, 64, 128, 512))):
+                         ("batch_size", (256, 64, 128, 512, 1024))):
         rates = {}
         for value in values:
             if name == "cache" and value == "static" and not best["again"]:
@@ -203,7 +206,7 @@ def main() -> None:
         agree = {again: [a == b for a, b in zip(Ours(policy, tokenizer, env, "fp32", 0.0, tokens).play(sample), make(again=again).play(sample))] for again in (False, True)}
         print(f"greedy fp32 episodes that are word for word the same on both sides: {sum(agree[False])} of {len(sample)} (cache continued), {sum(agree[True])} (read again)")
         print("tuning the peer")
-        best = tune(make, questions[:512])
+        best = tune(make, questions[:1024])
         contenders = {f"{name}, {kind}": contender for kind, t in (("greedy", 0.0), ("sampled", 1.0)) for name, contender in
                       (("ours bf16", Ours(policy, tokenizer, env, "bf16", t, tokens)), ("ours fp32", Ours(policy, tokenizer, env, "fp32", t, tokens)),
                        ("transformers", make(t, **best)), ("transformers, plain", make(t, **best | {"again": True})))}
