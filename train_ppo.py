@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.demonstrations import QuestionSampler
+from data.demonstrations import QuestionSampler, divide
 from data.world import Question
 from model import add_adapters, load_policy, trained_modules, weights_sha256
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Roles, Workers, collect, ppo_update, rollout
@@ -157,7 +157,7 @@ class Trainer:
                                 decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
         self.optimizer = torch.optim.AdamW(self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.value_optimizer = torch.optim.AdamW(self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0)
-        sets = self.world.union(args.dataset, "train")
+        _, sets = divide(self.world.union(args.dataset, "train"), made.get("hold_out", 0.0))
         self.questions = [q for questions in sets for q in questions]
         self.dev = [q for questions in self.world.union(args.dataset, "dev") for q in questions[:-(-args.eval_rows // len(sets))]]
         self.sampler = QuestionSampler(sets, args.popular_share, args.seed)

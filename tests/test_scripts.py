@@ -26,7 +26,8 @@ import rl.ppo
 import rl.run
 import train_ppo
 import train_sft
-from data.world import World
+from data.demonstrations import QuestionSampler
+from data.world import Question, World
 from retrieval_cpp import BM25Index
 from tests.shared import ROOT
 
@@ -298,6 +299,21 @@ def test_the_price_rises_in_training_and_stays_in_dev_evaluations(trained, tmp_p
     assert all(line["reward"] == paid(line, line["retrieval_reward"]) for line in lines if "kl" in line)
     dev = [line["dev"][how] for line in lines if "dev" in line for how in ("greedy", "sampled")]
     assert len(dev) == 8 and all(figures["reward"] == paid(figures, -0.3) for figures in dev) and any(figures["queries"] for figures in dev)
+
+
+def test_what_comes_after_the_warm_up_trains_on_what_was_kept_from_it(tmp_path, monkeypatch):
+    drawn: dict[int, set[Question]] = {}
+    draw = QuestionSampler.draw
+
+    def recorded(self, count, step, stream=0):
+        drawn.setdefault(stream, set()).update(self.questions)
+        return draw(self, count, step, stream)
+    monkeypatch.setattr(QuestionSampler, "draw", recorded)
+    assert call("sft", *SFT, *SHORT, "--hold-out", 0.5, "--out", tmp_path / "sft").code == 0
+    assert call("ppo", "--init", tmp_path / "sft", *PPO, "--iterations", 1, "--out", tmp_path / "ppo").code == 0
+    seen, later = drawn[0] | drawn[2], drawn[5]
+    assert {q.slice for q in seen & later} == {"popular"} and {q.slice for q in seen - later} == {q.slice for q in later - seen} == {"tail", "absent"}
+    assert message("sft", *SFT, "--hold-out", 1, "--out", tmp_path / "all").startswith("--hold-out 1.0 must be at least 0 and below 1")
 
 
 def test_nan_before_anything_was_saved(trained, tmp_path, monkeypatch):
