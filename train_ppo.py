@@ -96,7 +96,8 @@ def learning_rate(iteration: int, args: Args) -> float:
 def retrieval_reward(iteration: int, args: Args) -> float:
     """The price rises linearly: while queries are poor, a retrieval is worth less than it will be, and the full price would
     drive the policy away from what it could have learnt there."""
-    return args.retrieval * min(1.0, iteration / max(1.0, args.price_warmup * args.iterations))
+    rise = args.price_warmup * args.iterations
+    return args.retrieval * (min(1.0, iteration / rise) if rise else 1.0)
 
 
 def value_classes(experience: Experience) -> Tensor:

@@ -301,6 +301,10 @@ def test_the_price_rises_in_training_and_stays_in_dev_evaluations(trained, tmp_p
     assert len(dev) == 8 and all(figures["reward"] == paid(figures, -0.3) for figures in dev) and any(figures["queries"] for figures in dev)
 
 
+def test_the_price_is_whole_from_the_first_iteration_unless_asked_otherwise():
+    assert [train_ppo.retrieval_reward(i, train_ppo.Args(retrieval=-0.3)) for i in (0, 1, 149)] == [-0.3] * 3
+
+
 def test_what_comes_after_the_warm_up_trains_on_what_was_kept_from_it(tmp_path, monkeypatch):
     drawn: dict[int, set[Question]] = {}
     draw = QuestionSampler.draw
