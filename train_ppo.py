@@ -25,6 +25,7 @@ from model import add_adapters, load_policy, trained_modules, weights_sha256
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Roles, Workers, collect, ppo_update, rollout
 from rl.advantages import class_means, explained_variance
 from rl.ppo import adapt_beta, minibatch_backward, update_value_head
+from rl.renaming import Renamer
 from rl.retrievers import RetrieverArgs, open_world
 from rl.rollout import PARTS
 from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
@@ -45,6 +46,7 @@ class Args(RetrieverArgs):
     iterations: int = arg(150, "rollouts, each followed by an update", least=1)
     episodes: int = arg(512, "episodes per rollout (two per question when both branches are played)", least=2)
     popular_share: float = arg(0.35, "share of popular questions, where the world has slices")
+    rename: float = arg(0.0, "share of the other questions that are played under new names (rl/renaming.py)")
     both: bool = arg(True, "play both branches of every question; else sample the decision")
     learn: str = arg(",".join(PARTS), "the parts of an episode that learn; the frozen --init plays the others, whose tokens are not trained on")
     reader: str = arg("", "checkpoint that answers after an observation, frozen; answer must not be among --learn")
@@ -160,6 +162,7 @@ class Trainer:
         self.value_optimizer = torch.optim.AdamW(self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0)
         _, sets = divide(self.world.union(args.dataset, "train"), made.get("hold_out", 0.0))
         self.questions = [q for questions in sets for q in questions]
+        self.renamer = Renamer(self.questions, self.world.corpus)
         self.dev = [q for questions in self.world.union(args.dataset, "dev") for q in questions[:-(-args.eval_rows // len(sets))]]
         self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
         self.beta, self.best, self.iteration = args.kl, float("-inf"), 0
@@ -184,11 +187,12 @@ class Trainer:
         part = lambda name, other: self.policy if name in learn else other
         return Roles(part("decision", frozen), part("query", frozen), part("answer", reader), part("answer", frozen), learn)
 
-    def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None, reward: Reward | None = None) -> list[Episode]:
+    def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None, reward: Reward | None = None,
+             names: list[dict[str, str]] = []) -> list[Episode]:
         self.policy.eval()
         self.env.reward = reward or self.reward
         with precision(self.args.device, self.args.dtype):
-            return rollout(self.roles, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map)
+            return rollout(self.roles, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map, names=names)
 
     def iterate(self) -> dict:
         """One rollout and its update; a pure function of the state and the iteration number."""
@@ -197,11 +201,12 @@ class Trainer:
         torch.manual_seed(generator.initial_seed())  # dropout of the value head
         count = args.episodes // 2 if self.both else args.episodes
         questions = self.sampler.draw(count, self.iteration, stream=5)
+        names = self.renamer.names(questions, args.rename, [args.seed, 8, self.iteration])
         if self.both:
-            questions = [q for q in questions for _ in range(2)]
+            questions, names = ([x for x in items for _ in range(2)] for items in (questions, names))
         clock = [time.perf_counter()]
         reward = replace(self.reward, retrieval=retrieval_reward(self.iteration, args))
-        episodes = self.play(questions, self.sampled(args.explore), generator, reward)
+        episodes = self.play(questions, self.sampled(args.explore), generator, reward, names)
         clock.append(time.perf_counter())
         learnt = [e for e in episodes if any(e.action_mask)]  # all, unless only a part learns
         with precision(args.device, args.dtype):

@@ -18,6 +18,7 @@ from model import Tokenizer
 
 from .environment import RagEnv
 from .episode import Episode, Turn, observation
+from .renaming import rename
 
 
 class Demonstrator:
@@ -128,8 +129,3 @@ class Demonstrator:
         other = str(rng.choice(self.others[question.relation]))
         changed = text[:title] + re.sub(rf"(?<!\w){re.escape(answer)}(?!\w)", lambda _: other, text[title:])
         return (changed, other) if changed != text else (text, answer)
-
-
-def rename(text: str, names: dict[str, str]) -> str:
-    """Replace whole words: {"Silas": "Una"} makes "Una Mercer" of "Silas Mercer"."""
-    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text) if names else text

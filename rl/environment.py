@@ -15,6 +15,7 @@ from data.world import Question, World
 from model import Tokenizer
 
 from .episode import Episode, Turn, observation
+from .renaming import rename
 from .reward import Reward
 
 
@@ -81,13 +82,17 @@ class RagEnv:
             known[i] = ids[:self.passage_tokens]
         return [known[i] for i in passages]
 
-    def observe(self, turn: Turn, tokenizer: Tokenizer) -> list[int]:
-        """The observation tokens of a retrieval."""
-        return observation(self.passage_ids(turn.passages, tokenizer), tokenizer)
+    def observe(self, turn: Turn, tokenizer: Tokenizer, names: dict[str, str] = {}) -> list[int]:
+        """The observation tokens of a retrieval, under other `names` where there are some (rl/renaming.py)."""
+        passages = self.passage_ids(turn.passages, tokenizer)
+        if names:
+            texts = [rename(self.corpus[i].full_text, names) for i in turn.passages]
+            passages = [ids[:self.passage_tokens] for ids in tokenizer.encode_batch(texts)]
+        return observation(passages, tokenizer)
 
     def judge(self, episode: Episode, answer: str) -> float:
         """Record the answer's figures in the episode and return what it is paid; hits are recorded as they are retrieved."""
         question: Question = episode.question
-        episode.answer = answer
+        episode.answer = answer = rename(answer, episode.names)
         episode.exact_match, episode.f1 = exact_match(answer, question.answers), f1_score(answer, question.answers)
         return self.reward.answer(episode.exact_match, episode.f1)

@@ -30,7 +30,7 @@ class Turn:
 @dataclass
 class Episode:
     question: Question
-    tokens: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  # under other names where there are `names`; turns and answer are in the world's own words
     action_mask: list[bool] = field(default_factory=list)
     decision_mask: list[bool] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)  # the environment's, token by token; without the KL penalty
@@ -43,6 +43,7 @@ class Episode:
     hit: bool = False
     malformed: bool = False
     truncated: bool = False  # the question was cut to fit the context
+    names: dict[str, str] = field(default_factory=dict)  # words that change places between the world and what the policy reads
 
     def state(self, tokens: Sequence[int]) -> None:
         """Append tokens that the policy did not choose."""

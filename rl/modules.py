@@ -29,6 +29,7 @@ from .environment import RagEnv
 from .episode import Episode, collate
 from .parallel import Workers, backward
 from .ppo import by_length, score
+from .renaming import Renamer, rename
 from .retrievers import RetrieverArgs, open_world
 from .rollout import Decoding, Roles, rollout
 from .run import DEVICES, Run, UsageError, arg, main, parse, precision
@@ -48,6 +49,7 @@ class Args(RetrieverArgs):
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
     popular_share: float = arg(0.45, "share of popular questions, where the world has slices")
+    rename: float = arg(0.0, "share of the other questions that are played under new names (rl/renaming.py)")
     lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")
@@ -78,22 +80,23 @@ class Module:
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=made.get("passage_tokens", 64))
         _, sets = divide(self.world.union(args.dataset, "train"), made.get("hold_out", 0.0))
         self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
+        self.renamer = Renamer([q for questions in sets for q in questions], self.world.corpus)
         self.optimizer = torch.optim.AdamW(self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         hashes = {flag: weights_sha256(getattr(args, flag)) for flag in ("init", "query", "reader") if getattr(args, flag)}
         self.facts = {"kind": kind, "world": self.world.name, "open_world": name, "corpus_sha256": self.world.corpus_sha256, "open_retriever": retriever,
                       "passage_tokens": self.env.passage_tokens, **{f"{flag}_sha256": value for flag, value in hashes.items()}}
 
-    def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None) -> list[Episode]:
+    def play(self, questions: list[Question], names: list[dict[str, str]], decoding: Decoding, generator: torch.Generator | None = None) -> list[Episode]:
         with precision(self.args.device, self.args.dtype):
-            return rollout(self.roles, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map)
+            return rollout(self.roles, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map, names=names)
 
-    def examples(self, questions: list[Question], generator: torch.Generator) -> list[Example]:
-        """What one step learns from these questions."""
+    def examples(self, questions: list[Question], names: list[dict[str, str]], generator: torch.Generator) -> list[Example]:
+        """What one step learns from these questions, each under its `names`."""
         if self.kind == "reader":
-            return [e for episode in self.play(questions, Decoding(1.0, True, force="retrieve"), generator) if (e := self.to_read(episode))]
+            return [e for episode in self.play(questions, names, Decoding(1.0, True, force="retrieve"), generator) if (e := self.to_read(episode))]
         if self.kind == "rewriter":
-            return [Example(e) for e in self.play(questions, Decoding(1.0, True, force="retrieve"), generator) if e.hit]
-        direct, asked = (self.play(questions, Decoding(force=branch)) for branch in ("answer", "retrieve"))
+            return [Example(e) for e in self.play(questions, names, Decoding(1.0, True, force="retrieve"), generator) if e.hit]
+        direct, asked = (self.play(questions, names, Decoding(force=branch)) for branch in ("answer", "retrieve"))
         if self.kind == "decision-right":
             first = [self.to_decide(d, d.exact_match < 1.0) for d in direct]
         else:
@@ -109,7 +112,7 @@ class Module:
             return None
         copy = Episode(question)
         copy.state(episode.tokens[:len(episode.tokens) - 1 - episode.tokens[::-1].index(answer)])
-        copy.action([answer, *self.tokenizer.encode(question.answers[0]), self.tokenizer.eos], 0.0, decision=False)
+        copy.action([answer, *self.tokenizer.encode(rename(question.answers[0], episode.names)), self.tokenizer.eos], 0.0, decision=False)
         return Example(copy)
 
     def to_decide(self, episode: Episode, retrieve: bool, weight: float = 1.0) -> Example:
@@ -134,7 +137,8 @@ class Module:
         """A pure function of (arguments, weights and optimizer, number)."""
         args, trunk = self.args, self.policy.trunk_parameters()
         generator = torch.Generator().manual_seed(1_000_003 * args.seed + number)
-        examples = self.examples(self.sampler.draw(args.episodes, number, stream=7), generator)
+        questions = self.sampler.draw(args.episodes, number, stream=7)
+        examples = self.examples(questions, self.renamer.names(questions, args.rename, [args.seed, 8, number]), generator)
         tokens = sum(len(e.tokens) for e, _ in examples)
         if not examples:
             return {"examples": 0, "tokens": 0}

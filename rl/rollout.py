@@ -17,6 +17,7 @@ from model import Policy, Session, Tokenizer
 
 from .environment import RagEnv
 from .episode import Episode
+from .renaming import rename
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ class Roles(NamedTuple):
 @torch.no_grad()
 def rollout(policy: Policy | Roles, tokenizer: Tokenizer, env: RagEnv, questions: Sequence[Question], decoding: Decoding = GREEDY,
             generator: torch.Generator | None = None, batch_size: int = 256, progress: Callable[[int], None] | None = None,
-            spread: Callable = map) -> list[Episode]:
-    """One episode per question, in order. `progress` is called with the number of episodes finished by each batch.
+            spread: Callable = map, names: Sequence[dict[str, str]] = ()) -> list[Episode]:
+    """One episode per question, in order, each under its `names` where they are given (rl/renaming.py).
 
+    `progress` is called with the number of episodes finished by each batch.
     `spread` plays the batches (`Workers.map` in parallel); each has a generator of its own, seeded from `generator`.
     """
     roles = policy if isinstance(policy, Roles) else Roles(policy, policy, policy, policy)
@@ -72,7 +74,9 @@ def rollout(policy: Policy | Roles, tokenizer: Tokenizer, env: RagEnv, questions
 
     def play(start: int, seed: int | None) -> list[Episode]:
         batch = [Episode(question) for question in questions[start:start + batch_size]]
-        for episode, ids in zip(batch, tokenizer.encode_batch([e.question.question for e in batch])):
+        for episode, exchanged in zip(batch, names[start:start + batch_size]):
+            episode.names = exchanged
+        for episode, ids in zip(batch, tokenizer.encode_batch([rename(e.question.question, e.names) for e in batch])):
             episode.truncated = len(ids) > room
             episode.state([tokenizer.bos, *ids[:room]])
         with torch.inference_mode(), torch.autocast(roles.decision.device.type, enabled=False):
@@ -97,11 +101,11 @@ def _run(roles: Roles, tokenizer: Tokenizer, env: RagEnv, episodes: list[Episode
         going = [i for i, query in enumerate(queries) if query is not None]
         if not going:
             return
-        turns = env.search([queries[i] for i in going])
+        turns = env.search([rename(queries[i], episodes[i].names) for i in going])
         for i, turn in zip(going, turns):
             episodes[i].turns.append(turn)
             episodes[i].hit = hit([env.corpus[row] for t in episodes[i].turns for row in t.passages], episodes[i].question)
-            episodes[i].state(env.observe(turn, tokenizer))
+            episodes[i].state(env.observe(turn, tokenizer, episodes[i].names))
         # The sessions still stand before the action: feed the action and its observation in one chunk.
         session = sessions[roles.decision]
         lengths, rows = session.length.tolist(), torch.tensor(going, device=session.length.device)
@@ -158,7 +162,7 @@ def _finish_action(env: RagEnv, tokenizer: Tokenizer, episode: Episode, text: li
                    learn: tuple[str, ...]) -> str | None:
     """Append the action with its reward; the query if the episode goes on, None if it has ended."""
     if given:
-        query = episode.question.question
+        query = rename(episode.question.question, episode.names)
         episode.action([tokenizer.retrieve, *tokenizer.encode(query)[:env.query_budget - 1], tokenizer.eos], env.reward.retrieval, False, text=False)
         return query
     decision, own = [tokenizer.retrieve if retrieve else tokenizer.answer], ("query" if retrieve else "answer") in learn

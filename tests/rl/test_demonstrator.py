@@ -11,7 +11,7 @@ from data.world import Passage, Question, World
 from model import Tokenizer
 from retrieval_cpp import BM25Index
 from rl import RagEnv
-from rl.demonstrator import Demonstrator, rename
+from rl.demonstrator import Demonstrator
 from train_sft import Args
 
 PLAIN = Args(world="tiny", swap=0.0, shuffle=0.0, gold=0.0)
@@ -175,11 +175,6 @@ def test_a_bridge_keeps_its_name_where_the_answer_shares_it():
     for seed in range(30):
         episode, _, tokenizer = demonstrate_one(family, "bx", "ac", args=replace(PLAIN, swap=1.0), others=(OTHER,), seed=seed)
         assert re.search(r"\[RETRIEVE\] ?Ada Quill", tokenizer.show(episode.tokens))
-
-
-@pytest.mark.parametrize("text, expected", [("Silas Mercer, Mercer's.", "Una Vale, Vale's."), ("Mercerton of silas", "Mercerton of silas"), ("", "")])
-def test_renaming_replaces_whole_words(text, expected):
-    assert rename(text, {"Silas": "Una", "Mercer": "Vale"}) == expected and rename(text, {}) == text
 
 
 def test_what_nobody_has_named_is_not_asked_for():

@@ -20,7 +20,7 @@ def module(kind: str, played: list[Episode] | None = None, **env) -> Module:
     m = Module.__new__(Module)
     m.kind, m.tokenizer, m.env = kind, TOKENIZER, environment(**env)
     m.world = SimpleNamespace(corpus=m.env.corpus)
-    m.play = lambda questions, decoding, generator=None: [e for e in played if bool(e.turns) == (decoding.force != "answer")]
+    m.play = lambda questions, names, decoding, generator=None: [e for e in played if bool(e.turns) == (decoding.force != "answer")]
     return m
 
 
@@ -47,7 +47,7 @@ def learnt(example) -> list[tuple[int, bool]]:
 
 def test_the_reader_learns_the_right_answer_where_the_passages_hold_it():
     found, missed = episode([1, 3]), episode([0, 3])
-    example, = module("reader", [found, missed]).examples([], None)
+    example, = module("reader", [found, missed]).examples([], [], None)
     assert learnt(example) == [(t, False) for t in text("Ada Quill")] and example.weight == 1.0
     reading = read(example.episode.tokens, TOKENIZER, 1, 8, 6)
     assert reading.actions[-1].words == "Ada Quill" and example.episode.tokens[:len(found.tokens) - len(text("Caldis"))] == found.tokens[:-len(text("Caldis"))]
@@ -55,12 +55,12 @@ def test_the_reader_learns_the_right_answer_where_the_passages_hold_it():
 
 def test_the_rewriter_learns_from_what_was_found():
     found, missed = episode([1, 3]), episode([0, 3])
-    assert [e.episode for e in module("rewriter", [found, missed]).examples([], None)] == [found]
+    assert [e.episode for e in module("rewriter", [found, missed]).examples([], [], None)] == [found]
 
 
 def test_the_decision_learns_whether_the_direct_answer_is_right():
     right, wrong = episode(answer="Ada Quill"), episode()
-    examples = module("decision-right", [right, wrong]).examples([], None)
+    examples = module("decision-right", [right, wrong]).examples([], [], None)
     assert [learnt(e) for e in examples] == [[(TOKENIZER.answer, True)], [(TOKENIZER.retrieve, True)]] and [e.weight for e in examples] == [1.0, 1.0]
     assert all(e.episode.tokens[:-1] == [TOKENIZER.bos, *TOKENIZER.encode(QUESTIONS[0].question)] for e in examples)
 
@@ -68,7 +68,7 @@ def test_the_decision_learns_whether_the_direct_answer_is_right():
 def test_the_decision_learns_the_better_branch_weighted_by_the_difference():
     direct = [episode(reward=2.0), episode(reward=0.0), episode(reward=0.3), episode(reward=0.5)]
     asked = [episode([0], reward=1.8), episode([0], reward=1.8), episode([0], reward=0.3), episode([0], reward=-0.2)]
-    examples = module("decision-reward", direct + asked).examples([], None)
+    examples = module("decision-reward", direct + asked).examples([], [], None)
     mean = (0.2 + 1.8 + 0.0 + 0.7) / 4  # no difference, nothing to learn
     assert [learnt(e)[0][0] for e in examples] == [TOKENIZER.answer, TOKENIZER.retrieve, TOKENIZER.answer]
     assert [e.weight for e in examples] == pytest.approx([0.2 / mean, 1.8 / mean, 0.7 / mean])
@@ -79,7 +79,7 @@ def test_the_decision_learns_the_better_branch_weighted_by_the_difference():
 def test_later_decisions_are_learnt_from_episodes_that_ended_right(kind, quota, searches, decisions):
     direct = [episode(reward=1.0), episode(reward=1.0)]
     right, wrong = (episode(*searches, answer=answer, quota=quota, reward=0.5) for answer in ("Ada Quill", "Caldis"))
-    first, second, *later = module(kind, [*direct, right, wrong], quota=quota).examples([], None)
+    first, second, *later = module(kind, [*direct, right, wrong], quota=quota).examples([], [], None)
     assert [learnt(e) for e in later] == ([[({"R": TOKENIZER.retrieve, "A": TOKENIZER.answer}[d], True) for d in decisions]] if decisions else [])
 
 
