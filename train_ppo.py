@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.demonstrations import QuestionSampler, divide
+from data.demonstrations import QuestionSampler
 from data.world import Question
 from model import add_adapters, load_policy, trained_modules, weights_sha256
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Roles, Workers, collect, ppo_update, rollout
@@ -160,11 +160,10 @@ class Trainer:
                                 decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
         self.optimizer = torch.optim.AdamW(self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.value_optimizer = torch.optim.AdamW(self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0)
-        _, sets = divide(self.world.union(args.dataset, "train"), made.get("hold_out", 0.0))
-        self.questions = [q for questions in sets for q in questions]
-        self.renamer = Renamer(self.questions, self.world.corpus)
+        sets = self.world.union(args.dataset, "train")
         self.dev = [q for questions in self.world.union(args.dataset, "dev") for q in questions[:-(-args.eval_rows // len(sets))]]
         self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
+        self.renamer = Renamer(self.sampler.questions, self.world.corpus)
         self.beta, self.best, self.iteration = args.kl, float("-inf"), 0
         self.replay: list[tuple[Tensor, Tensor]] = []  # (features bf16 [M, 3 D], returns [M]) of the last iterations
         self.mean: list[Tensor] = []  # of the policy's parameters over the last iterations
@@ -292,10 +291,10 @@ def expected_minutes(trainer: Trainer, episodes: int = 64) -> float:
 def describe(trainer: Trainer, run: Run) -> None:
     args, world = trainer.args, trainer.world
     print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, {trainer.facts['open_retriever']['retriever']}, k = {trainer.env.k}, "
-          f"quota {trainer.env.quota}), {args.dataset}.train: {len(trainer.questions)} questions; policy {trainer.policy.parameter_count():,} "
+          f"quota {trainer.env.quota}), {args.dataset}.train: {len(trainer.sampler.questions)} questions; policy {trainer.policy.parameter_count():,} "
           f"parameters from {args.init}; {args.iterations} iterations of {args.episodes} episodes on {trainer.workers.count} threads: "
           f"about {expected_minutes(trainer):.0f} minutes; out {run.out}")
-    report_cut(trainer.questions, trainer.tokenizer, trainer.env.question_room(trainer.policy.config.max_position_embeddings))
+    report_cut(trainer.sampler.questions, trainer.tokenizer, trainer.env.question_room(trainer.policy.config.max_position_embeddings))
 
 
 def dev_evaluation(trainer: Trainer, run: Run) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.demonstrations import QuestionSampler, divide
+from data.demonstrations import QuestionSampler
 from data.metrics import hit
 from data.mini import MiniWorld, format_properties, properties
 from data.world import Question
@@ -62,7 +62,6 @@ class Args(RetrieverArgs):
     query_weight: float = arg(0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not")
     reading_weight: float = arg(2.0, "loss weight of answers after an observation")
     gold: float = arg(0.5, "probability of putting the gold passage among the passages where the query missed it")
-    hold_out: float = arg(0.0, "share of the subjects (not the popular) that are kept from the warm-up, and what comes after it trains on")
     probe: int = arg(12000, "training questions to probe for the decision label", least=1)
     informed: float = arg(0.7, "mix phase: share of demonstrations whose branch is the probed label")
     smoothing: float = arg(0.1, "mix phase: label smoothing of the decision")
@@ -194,9 +193,7 @@ class WarmUp:
         self.args, self.workers = args, Workers(args.threads, args.device)
         torch.manual_seed(args.seed)
         self.world, self.index, self.retriever = open_world(args.world, args)
-        sets, later = divide(self.world.union(args.dataset, "train"), args.hold_out)
-        if not (0 <= args.hold_out < 1 and any(sets) and any(later)):
-            raise UsageError(f"--hold-out {args.hold_out} must be at least 0 and below 1, and leave questions for the warm-up and for what comes after it")
+        sets = self.world.union(args.dataset, "train")
         self.questions, self.dev = ([q for questions in x for q in questions] for x in (sets, self.world.union(args.dataset, "dev")))
         self.env = RagEnv(self.world, self.index, quota=args.quota or None, passage_tokens=args.passage_tokens)
         self.phase, self.first = "read", 0  # where the run stands: phase and first step that is still to do
@@ -313,7 +310,7 @@ def train() -> None:
     check_init_flags(args)
     warm_up = WarmUp(args)
     run = Run("train_sft", args, {"world": warm_up.world.name, "open_world": args.world, "corpus_sha256": warm_up.world.corpus_sha256,
-                                  "passage_tokens": args.passage_tokens, "hold_out": args.hold_out, "open_retriever": warm_up.retriever,
+                                  "passage_tokens": args.passage_tokens, "open_retriever": warm_up.retriever,
                                   "init_sha256": weights_sha256(args.init) if args.init else ""})
     if run.status == "finished":
         print(f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}")

@@ -8,7 +8,6 @@ Left out: token sequences and masks (rl/episode.py) and decision labels (train_s
 import re
 from collections import Counter
 from collections.abc import Sequence
-from zlib import crc32
 
 import numpy as np
 
@@ -67,18 +66,6 @@ def _parts(word: str) -> set[str]:
     """A word, its parts and their union: "Caldis-born" names Caldis, "U.N." is "UN"."""
     word = word.lower()
     return {word, re.sub("[-.]", "", word), *re.split("[-.]", word)}
-
-
-def divide(sets: Sequence[Sequence[Question]], hold_out: float) -> tuple[list[list[Question]], list[list[Question]]]:
-    """Training sets -> (those of the warm-up, those of what is trained after it).
-
-    A share `hold_out` of the subjects is kept from the warm-up, whatever is asked about them and in whichever set, and the rest
-    from what comes after it: a decision that is learnt on answers that the warm-up remembers is wrong about new questions.
-    Popular questions are in both, for they are to be remembered. 0: everything is in both.
-    """
-    kept = lambda q: crc32(subject_of(q.question).encode()) % 1000 < 1000 * hold_out
-    both = lambda q: q.slice == "popular" or hold_out == 0
-    return [[q for q in questions if both(q) or not kept(q)] for questions in sets], [[q for q in questions if both(q) or kept(q)] for questions in sets]
 
 
 class Teacher:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from data.demonstrations import QuestionSampler, answerable, divide
+from data.demonstrations import QuestionSampler, answerable
 from data.world import Question
 from model import load_policy, weights_sha256
 
@@ -78,9 +78,8 @@ class Module:
         name = args.world or made.get("open_world", "mini")
         self.world, index, retriever = open_world(name, args, made)
         self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=made.get("passage_tokens", 64))
-        _, sets = divide(self.world.union(args.dataset, "train"), made.get("hold_out", 0.0))
-        self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
-        self.renamer = Renamer([q for questions in sets for q in questions], self.world.corpus)
+        self.sampler = QuestionSampler(self.world.union(args.dataset, "train"), args.popular_share, args.seed)
+        self.renamer = Renamer(self.sampler.questions, self.world.corpus)
         self.optimizer = torch.optim.AdamW(self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         hashes = {flag: weights_sha256(getattr(args, flag)) for flag in ("init", "query", "reader") if getattr(args, flag)}
         self.facts = {"kind": kind, "world": self.world.name, "open_world": name, "corpus_sha256": self.world.corpus_sha256, "open_retriever": retriever,

@@ -20,6 +20,7 @@ CHOICES = ("all", "main", "ablations", "costs")
 THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)  # of the sweep, on P([RETRIEVE]); joint's own is .5
 QUOTA, EPISODES, STEP = 2, 384, 96  # retrievals at most; episodes of a PPO iteration; demonstrations of a supervised step
 POPULAR_SHARE = 0.45  # of the questions that anything after the warm-up trains on
+RENAME = 1.0  # share of the others among them that are asked under new names
 PRICE_WARMUP = 0.5  # of the iterations of every PPO run: the price of a retrieval rises that long
 
 
@@ -98,6 +99,7 @@ def jobs_of(seed: int, folder: Path, world: str, datasets: Sequence[str], plan: 
     """Every run of a seed by name; a run comes after those whose checkpoints it needs."""
     jobs: dict[str, Job] = {}
     common = ["--seed", str(seed), "--dataset", ",".join(datasets), "--quota", str(QUOTA), "--device", device]
+    asked = ["--popular-share", str(POPULAR_SHARE), "--rename", str(RENAME)]
 
     def add(name: str, script: list[str], flags: list[str], needs: dict[str, str], lines: int, episodes: int) -> None:
         paths = {flag: str(jobs[need].out) for flag, need in needs.items()}
@@ -105,12 +107,12 @@ def jobs_of(seed: int, folder: Path, world: str, datasets: Sequence[str], plan: 
         jobs[name] = Job(folder / name, command, tuple(map(Path, paths.values())), lines, episodes)
 
     def ppo(name: str, *flags: str, iterations: int = plan.iterations, **needs: str) -> None:
-        flags = ["--iterations", str(iterations), "--episodes", str(EPISODES), "--popular-share", str(POPULAR_SHARE),
-                 "--price-warmup", str(PRICE_WARMUP), *flags, *shlex.split(plan.ppo_flags)]
+        flags = ["--iterations", str(iterations), "--episodes", str(EPISODES), *asked, "--price-warmup", str(PRICE_WARMUP), *flags,
+                 *shlex.split(plan.ppo_flags)]
         add(name, [str(ROOT / "train_ppo.py")], flags, {"--init": "warm-up"} | {f"--{k}": v for k, v in needs.items()}, iterations, EPISODES)
 
     def module(name: str, kind: str, **needs: str) -> None:
-        add(name, ["-m", "rl.modules", kind], ["--steps", str(plan.module_steps), "--episodes", str(STEP), "--popular-share", str(POPULAR_SHARE)],
+        add(name, ["-m", "rl.modules", kind], ["--steps", str(plan.module_steps), "--episodes", str(STEP), *asked],
             {"--init": "warm-up"} | {f"--{k}": v for k, v in needs.items()}, plan.module_steps, STEP)
 
     add("warm-up", [str(ROOT / "train_sft.py")], ["--world", world, "--read-steps", str(plan.read_steps), "--mix-steps", str(plan.mix_steps),

@@ -26,8 +26,7 @@ import rl.ppo
 import rl.run
 import train_ppo
 import train_sft
-from data.demonstrations import QuestionSampler
-from data.world import Question, World
+from data.world import World
 from retrieval_cpp import BM25Index
 from tests.shared import ROOT
 
@@ -305,19 +304,21 @@ def test_the_price_is_whole_from_the_first_iteration_unless_asked_otherwise():
     assert [train_ppo.retrieval_reward(i, train_ppo.Args(retrieval=-0.3)) for i in (0, 1, 149)] == [-0.3] * 3
 
 
-def test_what_comes_after_the_warm_up_trains_on_what_was_kept_from_it(tmp_path, monkeypatch):
-    drawn: dict[int, set[Question]] = {}
-    draw = QuestionSampler.draw
+def test_training_questions_get_new_names_and_dev_questions_keep_theirs(trained, tmp_path, monkeypatch):
+    played, rollout = [], train_ppo.rollout
 
-    def recorded(self, count, step, stream=0):
-        drawn.setdefault(stream, set()).update(self.questions)
-        return draw(self, count, step, stream)
-    monkeypatch.setattr(QuestionSampler, "draw", recorded)
-    assert call("sft", *SFT, *SHORT, "--hold-out", 0.5, "--out", tmp_path / "sft").code == 0
-    assert call("ppo", "--init", tmp_path / "sft", *PPO, "--iterations", 1, "--out", tmp_path / "ppo").code == 0
-    seen, later = drawn[0] | drawn[2], drawn[5]
-    assert {q.slice for q in seen & later} == {"popular"} and {q.slice for q in seen - later} == {q.slice for q in later - seen} == {"tail", "absent"}
-    assert message("sft", *SFT, "--hold-out", 1, "--out", tmp_path / "all").startswith("--hold-out 1.0 must be at least 0 and below 1")
+    def recorded(roles, tokenizer, env, questions, decoding, *arguments, **keywords):
+        played.append((decoding.both, questions, keywords["names"]))
+        return rollout(roles, tokenizer, env, questions, decoding, *arguments, **keywords)
+    monkeypatch.setattr(train_ppo, "rollout", recorded)
+    assert call("ppo", "--init", trained / "sft", *PPO, "--iterations", 2, "--rename", 1, "--out", tmp_path).code == 0
+    dev, training = ([x for x in played if x[0] == both] for both in (False, True))
+    assert dev and not any(map(any, (names for _, _, names in dev)))
+    training = [x for x in training if x[2]]  # the first one only measures how long it takes
+    assert len(training) == 2 and training[0][2] != training[1][2]
+    for _, questions, names in training:
+        assert names[::2] == names[1::2] and any(names)
+        assert not any(n for q, n in zip(questions, names) if q.slice == "popular")
 
 
 def test_nan_before_anything_was_saved(trained, tmp_path, monkeypatch):

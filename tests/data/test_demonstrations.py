@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data import Passage, Question, World, contains_answer, normalize_answer
-from data.demonstrations import TEACHER, QuestionSampler, Teacher, answerable, divide, gold_passage, keywords_of, stated, subject_of, template_of
+from data.demonstrations import TEACHER, QuestionSampler, Teacher, answerable, gold_passage, keywords_of, stated, subject_of, template_of
 
 
 # ------------------------------------------------------------------------------------------------- the subject
@@ -201,20 +201,6 @@ def pool(popular: int, others: int) -> list[Question]:
 
 def ids(questions) -> list[str]:
     return [q.id for q in questions]
-
-
-def test_subjects_are_kept_from_the_warm_up_in_every_set_but_the_popular_stay():
-    sets = [World.open("mini").questions(name, "train") for name in ("popqa", "ambignq", "hotpotqa")]
-    before, after = divide(sets, 0.5)
-    for questions, seen, kept in zip(sets, before, after):
-        popular = [q for q in questions if q.slice == "popular"]
-        assert set(seen) | set(kept) == set(questions) and set(seen) & set(kept) == set(popular)
-        assert 0.4 < (len(kept) - len(popular)) / (len(questions) - len(popular)) < 0.6
-    subjects = [{subject_of(q.question) for questions in part for q in questions if q.slice != "popular"} for part in (before, after)]
-    assert not subjects[0] & subjects[1]
-    assert divide(sets, 0.0) == (sets, sets)
-    fifth = divide(sets, 0.2)[1]
-    assert all(set(a) <= set(b) for a, b in zip(fifth, after)) and sum(map(len, fifth)) < sum(map(len, after))
 
 
 def test_the_sampler_is_a_pure_function_of_seed_step_and_stream():
