@@ -11,9 +11,9 @@ import numpy as np
 
 from data.world import Question, World
 from model import load_policy
-from retrieval_cpp import BM25Index
 from rl import Decoding, RagEnv, Workers, rollout
-from rl.run import precision
+from rl.retrievers import RetrieverArgs, open_world
+from rl.run import main, precision
 
 
 def parts(world: World, dataset: str, split: str, most: int) -> dict[str, list[Question]]:
@@ -25,19 +25,22 @@ def parts(world: World, dataset: str, split: str, most: int) -> dict[str, list[Q
     return {name: [questions[i] for i in rng.permutation(len(questions))[:most]] for name, questions in groups.items()}
 
 
-def main() -> None:
+def show() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+")
-    parser.add_argument("--world", default="mini")
+    parser.add_argument("--world", default="", help="empty: that of each checkpoint")
     parser.add_argument("--datasets", default="popqa,ambignq,hotpotqa")
     parser.add_argument("--quota", type=int, default=2)
     parser.add_argument("--questions", type=int, default=300, help="questions of a part at most")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
-    workers, world = Workers(args.threads), World.open(args.world)
-    env = RagEnv(world, BM25Index.build(p.full_text for p in world.corpus), quota=args.quota)
+    workers = Workers(args.threads)
     for checkpoint in args.checkpoints:
-        policy, tokenizer, _ = load_policy(checkpoint)
+        policy, tokenizer, made = load_policy(checkpoint)
+        retriever = RetrieverArgs()  # the checkpoint's own
+        vars(retriever).update(dataset=args.datasets, device="cpu", dtype="bf16")
+        world, index, _ = open_world(args.world or made.get("open_world", "mini"), retriever, made)
+        env = RagEnv(world, index, quota=args.quota, passage_tokens=made.get("passage_tokens", 64))
         print(f"{checkpoint}\n  {'':<32}{'P(retrieve)':>12}{'above .5':>10}{'answer':>8}{'retrieve':>10}")
         for dataset in args.datasets.split(","):
             for split in ("train", "dev"):
@@ -50,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(show)
