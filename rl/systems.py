@@ -29,7 +29,7 @@ class Plan:
     """How long everything trains; with `scale` below 1 for a first look."""
     read_steps: int = 2500  # more than the default of train_sft.py, which is for one set
     mix_steps: int = 500
-    iterations: int = 100  # joint, ablations, costs
+    iterations: int = 150  # joint, ablations, costs
     rewriter_iterations: int = 50
     module_steps: int = 200  # of each supervised module
     sft_flags: str = ""  # more flags, verbatim
