@@ -65,7 +65,13 @@ def test_flags_that_make_the_ablations():
         "query-frozen": {"learn": "decision,answer"}, "answer-frozen": {"learn": "decision,query"}, "cost-.1": {"retrieval": -0.1},
         "cost-.4": {"retrieval": -0.4},
         "rewriter-ppo": {"learn": "query", "force": "retrieve", "iterations": 50, "reader": "runs/study/seed-3/reader"}}
-    assert (args["joint"].iterations, args["joint"].episodes, args["joint"].retrieval) == (100, 384, -0.2)
+    assert (args["joint"].iterations, args["joint"].episodes, args["joint"].retrieval) == (150, 384, -0.2)
+
+
+def test_everything_after_the_warm_up_asks_the_same_questions_under_new_names():
+    flags = lambda job: job.command[job.command.index("--popular-share"):][:4]
+    assert {tuple(flags(job)) for name, job in JOBS.items() if name != "warm-up"} == {("--popular-share", "0.45", "--rename", "1.0")}
+    assert "--rename" not in JOBS["warm-up"].command
 
 
 def test_only_what_a_choice_needs_is_trained():
@@ -92,7 +98,7 @@ def test_the_sweep_is_part_of_main_and_of_all():
 
 def test_a_scaled_plan():
     plan = Plan(1500, 500, sft_flags="--layers 2").scaled(0.02)
-    assert plan == Plan(30, 10, 2, 1, 4, "--layers 2", "") and PLAN.scaled(1.0) == PLAN
+    assert plan == Plan(30, 10, 3, 1, 4, "--layers 2", "") and PLAN.scaled(1.0) == PLAN
 
 
 # ---------------------------------------------------------------------------------------------- the scheduler
