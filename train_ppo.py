@@ -12,6 +12,7 @@ last quarter of the iterations, OUT/best the best on dev.
 """
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -187,7 +188,7 @@ class Trainer:
         return Roles(part("decision", frozen), part("query", frozen), part("answer", reader), part("answer", frozen), learn)
 
     def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None, reward: Reward | None = None,
-             names: list[dict[str, str]] = []) -> list[Episode]:
+             names: Sequence[dict[str, str]] = ()) -> list[Episode]:
         self.policy.eval()
         self.env.reward = reward or self.reward
         with precision(self.args.device, self.args.dtype):

@@ -82,7 +82,7 @@ class RagEnv:
             known[i] = ids[:self.passage_tokens]
         return [known[i] for i in passages]
 
-    def observe(self, turn: Turn, tokenizer: Tokenizer, names: dict[str, str] = {}) -> list[int]:
+    def observe(self, turn: Turn, tokenizer: Tokenizer, names: dict[str, str] | None = None) -> list[int]:
         """The observation tokens of a retrieval, under other `names` where there are some (rl/renaming.py)."""
         passages = self.passage_ids(turn.passages, tokenizer)
         if names:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.demonstrations import subject_of
+from data.demonstrations import STOP_WORDS, subject_of
 from data.world import Passage, Question
 
 
@@ -27,11 +27,11 @@ class Renamer:
                 self.alike.setdefault((len(words), position, word), []).append(words)
 
     def draw(self, question: Question, rng: np.random.Generator) -> dict[str, str]:
-        """Which words of this question's world change places; {} for a popular question."""
+        """Which words of this question's world change places, function words never; {} for a popular question."""
         exchanged: dict[str, str] = {}
         for name in self.about.get(question.id, ()):
             for word, other in zip(name.split(), self.other(name.split(), rng)):
-                if word != other and not {word, other} & exchanged.keys():
+                if word != other and not {word, other} & exchanged.keys() and not {word.lower(), other.lower()} & STOP_WORDS:
                     exchanged |= {word: other, other: word}
         return exchanged
 
@@ -43,10 +43,13 @@ class Renamer:
     def other(self, words: list[str], rng: np.random.Generator) -> list[str]:
         """A name of the same kind: each word from one that shares another word with this name, so that a person gets a
         first name for a first name and a book a noun for a noun. A name of one word stays as it is."""
+        if len(words) < 2:
+            return words
         found = []
-        for i, word in enumerate(words):
-            j = int(rng.integers(len(words) - 1)) if len(words) > 1 else i
-            alike = self.alike[len(words), j + (j >= i), words[j + (j >= i)]] if len(words) > 1 else [words]
+        for i in range(len(words)):
+            shared = int(rng.integers(len(words) - 1))
+            shared += shared >= i
+            alike = self.alike[len(words), shared, words[shared]]
             found.append(alike[int(rng.integers(len(alike)))][i])
         return found
 

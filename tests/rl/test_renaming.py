@@ -46,6 +46,13 @@ def test_names_stay_of_their_kind():
     assert seen == {f"The {a} {b}" for a in ("Salt", "Cold") for b in ("Road", "Door")}
 
 
+def test_function_words_stay():
+    """"All Over Me" must not become "What Over Me": "what" stands in every question."""
+    questions = [Question("a", "Who sang All Over Town?", ("x",)), Question("b", "Who sang What Over Town?", ("x",)), Question("c", "Who sang All Over Rome?", ("x",))]
+    renamer = Renamer(questions, [])
+    assert {word for seed in range(50) for word in renamer.draw(questions[0], np.random.default_rng(seed))} == {"Town", "Rome"}
+
+
 def test_popular_questions_keep_their_names_and_a_share_of_the_others():
     questions = [q for q in TRAIN for _ in range(2)]
     names = RENAMER.names(questions, 0.5, [0, 1])
