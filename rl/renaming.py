@@ -18,7 +18,7 @@ class Renamer:
     def __init__(self, questions: Sequence[Question], corpus: Sequence[Passage]):
         """Names are put together from those that training `questions` are about."""
         titles = {passage.id: passage.title for passage in corpus}
-        self.about = {q.id: list(dict.fromkeys(titles[i] for i in q.gold_passages or ())) or [subject_of(q.question)]
+        self.about = {q: list(dict.fromkeys(titles[i] for i in q.gold_passages or () if i in titles)) or [subject_of(q.question)]
                       for q in questions if q.slice != "popular"}
         self.alike: dict[tuple[int, int, str], list[list[str]]] = {}  # (number of words, position, word) -> names with that word there
         for name in sorted({name for names in self.about.values() for name in names}):
@@ -29,7 +29,7 @@ class Renamer:
     def draw(self, question: Question, rng: np.random.Generator) -> dict[str, str]:
         """Which words of this question's world change places, function words never; {} for a popular question."""
         exchanged: dict[str, str] = {}
-        for name in self.about.get(question.id, ()):
+        for name in self.about.get(question, ()):
             for word, other in zip(name.split(), self.other(name.split(), rng)):
                 if word != other and not {word, other} & exchanged.keys() and not {word.lower(), other.lower()} & STOP_WORDS:
                     exchanged |= {word: other, other: word}

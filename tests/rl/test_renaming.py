@@ -46,6 +46,11 @@ def test_names_stay_of_their_kind():
     assert seen == {f"The {a} {b}" for a in ("Salt", "Cold") for b in ("Road", "Door")}
 
 
+def test_a_gold_passage_that_the_corpus_lacks_is_no_name():
+    question = Question("q", "Who sang Salt Road?", ("x",), gold_passages=("elsewhere",))
+    assert Renamer([question], CORPUS).about == {question: ["Salt Road"]}
+
+
 def test_function_words_stay():
     """"All Over Me" must not become "What Over Me": "what" stands in every question."""
     questions = [Question("a", "Who sang All Over Town?", ("x",)), Question("b", "Who sang What Over Town?", ("x",)), Question("c", "Who sang All Over Rome?", ("x",))]
