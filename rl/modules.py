@@ -49,7 +49,7 @@ class Args(RetrieverArgs):
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
     popular_share: float = arg(0.45, "share of popular questions, where the world has slices")
-    rename: float = arg(0.0, "share of the other questions that are played under new names (rl/renaming.py)")
+    rename: float = arg(1.0, "share of the other questions that are played under new names (rl/renaming.py)")
     lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")
