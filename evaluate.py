@@ -28,7 +28,7 @@ from model import Tokenizer, is_checkpoint, load_policy, write_json
 from rl import Decoding, Episode, RagEnv, Workers, report, rollout
 from rl.results import episode_record, none_for_nan, write_result
 from rl.retrievers import RetrieverArgs, open_world
-from rl.run import DEVICES, UsageError, arg, main, parse, precision
+from rl.run import DEVICES, UsageError, arg, main, parse, precision, share
 from rl.study import run_study
 from rl.study_table import DETAILS
 from rl.summary import METRICS, by_slice, paired_interval, summarize, table
@@ -41,11 +41,11 @@ class Args(RetrieverArgs):
     split: str = arg("test", "split of the question set")
     checkpoint: str = arg("", "checkpoint directories, comma-separated; empty: runs/sft and runs/ppo, whichever exist")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world the checkpoint was trained on")
-    ask: str | None = field(default=None, metadata={"help": "a question, or - to read one per line; the last checkpoint answers", "type": str, "least": None})
+    ask: str | None = field(default=None, metadata={"help": "a question, or - to read one per line; the last checkpoint answers", "type": str})
     json: bool = arg(False, "with --ask: one JSON object per question, and nothing else, on standard output")
     force: str = arg("", "answer: never retrieve; retrieve: always; question: always, with the raw question as query")
     sample: bool = arg(False, "sample text and decision at temperature 1, as in training")
-    threshold: float = arg(0.5, "retrieve when P([RETRIEVE]) exceeds this")
+    threshold: float = share(0.5, "retrieve when P([RETRIEVE]) exceeds this")
     sweep: bool = arg(False, "print and write the figures of every threshold on P([RETRIEVE])")
     report: str = arg("", "write this HTML file from the results on disk; only missing ones are played; with --compare: its page, else STUDY/report.html")
     compare: bool = arg(False, "the study of docs/EXPERIMENTS.md: joint training against separate modules, ablations, prices; resumable, hours")
@@ -77,8 +77,6 @@ def decoding_of(args: Args) -> Decoding:
         raise UsageError("--force and --sample exclude each other")
     if args.threshold != 0.5 and (args.force or args.sample):
         raise UsageError("--threshold is for the policy's own greedy decisions; it goes with neither --force nor --sample")
-    if args.threshold > 1:
-        raise UsageError(f"--threshold must lie between 0 and 1, not {args.threshold:g}")
     try:
         return Decoding(temperature=1.0 if args.sample else 0.0, sample_decision=args.sample, threshold=args.threshold, force=args.force or None)
     except ValueError as error:

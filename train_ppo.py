@@ -29,7 +29,7 @@ from rl.ppo import adapt_beta, minibatch_backward, update_value_head
 from rl.renaming import Renamer
 from rl.retrievers import RetrieverArgs, open_world
 from rl.rollout import PARTS
-from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
+from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision, share
 from rl.summary import by_slice, collapsed, summarize
 from train_sft import report_cut
 
@@ -46,25 +46,25 @@ class Args(RetrieverArgs):
     seed: int = arg(0, "seed of questions, sampling and minibatches")
     iterations: int = arg(150, "rollouts, each followed by an update", least=1)
     episodes: int = arg(512, "episodes per rollout (two per question when both branches are played)", least=2)
-    popular_share: float = arg(0.45, "share of popular questions, where the world has slices")
-    rename: float = arg(1.0, "share of the other questions that are played under new names (rl/renaming.py)")
+    popular_share: float = share(0.45, "share of popular questions, where the world has slices")
+    rename: float = share(1.0, "share of the other questions that are played under new names (rl/renaming.py)")
     both: bool = arg(True, "play both branches of every question; else sample the decision")
     learn: str = arg(",".join(PARTS), "the parts of an episode that learn; the frozen --init plays the others, whose tokens are not trained on")
     reader: str = arg("", "checkpoint that answers after an observation, frozen; answer must not be among --learn")
     force: str = arg("", "retrieve: every episode begins with a retrieval; decision must not be among --learn", choices=("", "retrieve"))
-    explore: float = arg(0.1, "share of uniform exploration when the decision is sampled")
+    explore: float = share(0.1, "share of uniform exploration when the decision is sampled")
     value: bool = arg(True, "use the value head; --no-value is REINFORCE with the mean of the batch as its baseline")
     value_warmup: int = arg(4, "first iterations that train the value head alone")
     lr: float = arg(4e-4, "peak learning rate of the policy (AdamW)")
-    average: float = arg(0.25, "share of the iterations, the last ones, over whose policies OUT is the mean; 0: the last policy alone")
+    average: float = share(0.25, "share of the iterations, the last ones, over whose policies OUT is the mean; 0: the last policy alone")
     lr_warmup: int = arg(4, "iterations of linear warm-up of the learning rate, then linear decay to 10 %", least=1)
     value_lr: float = arg(2e-3, "learning rate of the value head")
     replay: int = arg(10, "iterations whose value features are kept for the value head", least=1)
     epochs: int = arg(1, "passes over each rollout", least=1)
     minibatch: int = arg(64, "episodes per optimiser step", least=1)
     clip: float = arg(0.2, "clip range of the ratio")
-    gamma: float = arg(1.0, "discount")
-    lam: float = arg(1.0, "GAE lambda; 1 is Monte Carlo against the value head")
+    gamma: float = share(1.0, "discount")
+    lam: float = share(1.0, "GAE lambda; 1 is Monte Carlo against the value head")
     temperature: float = arg(1.0, "temperature of text; the decision's is 1")
     decision_weight: float = arg(2.0, "loss weight of decision tokens")
     decision_entropy: float = arg(0.1, "entropy bonus of decisions")
@@ -76,7 +76,7 @@ class Args(RetrieverArgs):
     exact_match: float = arg(1.0, "reward of an exact match")
     f1: float = arg(1.0, "reward of F1")
     retrieval: float = arg(-0.2, "reward of each retrieval")
-    price_warmup: float = arg(0.0, "share of the iterations over which the price of a retrieval rises from 0 to that of --retrieval")
+    price_warmup: float = share(0.0, "share of the iterations over which the price of a retrieval rises from 0 to that of --retrieval")
     malformed: float = arg(-1.0, "reward of a malformed action")
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")

@@ -27,7 +27,7 @@ from rl import Decoding, Episode, RagEnv, Workers, collate, parallel, rollout, s
 from rl.demonstrator import Demonstrator
 from rl.ppo import by_length
 from rl.retrievers import RetrieverArgs, open_world
-from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision
+from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision, share
 from rl.summary import summarize
 
 
@@ -53,18 +53,18 @@ class Args(RetrieverArgs):
     mix_steps: int = arg(500, "optimiser steps of the mix phase")
     episodes: int = arg(96, "demonstrations per step", least=1)
     micro_batch: int = arg(32, "demonstrations per forward pass, similar lengths together")
-    popular_share: float = arg(0.5, "share of demonstrations about popular questions, where the world has slices")
-    direct_popular: float = arg(0.55, "read phase: share of popular demonstrations that answer directly")
-    direct_other: float = arg(0.05, "read phase: share of the other demonstrations that answer directly")
-    swap: float = arg(0.7, "probability of swapping the answer inside a gold passage for another of its relation")
-    shuffle: float = arg(0.5, "probability of shuffling the passages of a demonstration: a reader must not trust the rank alone")
-    curriculum: float = arg(0.3, "read phase: share of the steps during which the observation grows to k passages")
+    popular_share: float = share(0.5, "share of demonstrations about popular questions, where the world has slices")
+    direct_popular: float = share(0.55, "read phase: share of popular demonstrations that answer directly")
+    direct_other: float = share(0.05, "read phase: share of the other demonstrations that answer directly")
+    swap: float = share(0.7, "probability of swapping the answer inside a gold passage for another of its relation")
+    shuffle: float = share(0.5, "probability of shuffling the passages of a demonstration: a reader must not trust the rank alone")
+    curriculum: float = share(0.3, "read phase: share of the steps during which the observation grows to k passages")
     query_weight: float = arg(0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not")
     reading_weight: float = arg(2.0, "loss weight of answers after an observation")
-    gold: float = arg(0.5, "probability of putting the gold passage among the passages where the query missed it")
+    gold: float = share(0.5, "probability of putting the gold passage among the passages where the query missed it")
     probe: int = arg(12000, "training questions to probe for the decision label", least=1)
-    informed: float = arg(0.7, "mix phase: share of demonstrations whose branch is the probed label")
-    smoothing: float = arg(0.1, "mix phase: label smoothing of the decision")
+    informed: float = share(0.7, "mix phase: share of demonstrations whose branch is the probed label")
+    smoothing: float = share(0.1, "mix phase: label smoothing of the decision")
     muon_lr: float = arg(0.015, "learning rate of the hidden matrices (Muon), read phase")
     adamw_lr: float = arg(2e-3, "learning rate of embeddings and norms (AdamW), read phase")
     weight_decay: float = arg(0.2, "weight decay of the hidden matrices")

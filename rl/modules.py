@@ -32,7 +32,7 @@ from .ppo import by_length, score
 from .renaming import Renamer, rename
 from .retrievers import RetrieverArgs, open_world
 from .rollout import Decoding, Roles, rollout
-from .run import DEVICES, Run, UsageError, arg, main, parse, precision
+from .run import DEVICES, Run, UsageError, arg, main, parse, precision, share
 
 KINDS = ("reader", "rewriter", "decision-right", "decision-reward")
 
@@ -48,8 +48,8 @@ class Args(RetrieverArgs):
     seed: int = arg(0, "seed of questions and sampling")
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
-    popular_share: float = arg(0.45, "share of popular questions, where the world has slices")
-    rename: float = arg(1.0, "share of the other questions that are played under new names (rl/renaming.py)")
+    popular_share: float = share(0.45, "share of popular questions, where the world has slices")
+    rename: float = share(1.0, "share of the other questions that are played under new names (rl/renaming.py)")
     lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")

@@ -30,11 +30,16 @@ DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 STATELESS = ("out", "threads", "save_seconds", "fresh", "device", "init", "checkpointing")  # what does not change what is learnt; --init is compared by content
 
 
-def arg(default, help: str, least: float | None = None, choices: tuple | None = None):
+def arg(default, help: str, least: float | None = None, choices: tuple | None = None, most: float | None = None):
     """A dataclass field with its help text. Numbers with a default of at least 0 have `least` 0 unless it is given."""
     if least is None and type(default) in (int, float) and default >= 0:
         least = 0
-    return field(default=default, metadata={"help": help, "least": least, "choices": choices})
+    return field(default=default, metadata={"help": help, "least": least, "most": most, "choices": choices})
+
+
+def share(default: float, help: str):
+    """A share or probability: a number from 0 to 1."""
+    return arg(default, help, least=0, most=1)
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,11 +62,13 @@ def parse(cls: type, description: str, argv: list[str] | None = None):
             parser.add_argument(flag, type=kind, default=default, help=shown.replace("%", "%%"), metavar=kind.__name__.upper(), choices=f.metadata.get("choices"))
     args = cls(**vars(parser.parse_args(argv)))
     for f in fields(cls):
-        flag, value, least = "--" + f.name.replace("_", "-"), getattr(args, f.name), f.metadata["least"]
+        flag, value, least, most = "--" + f.name.replace("_", "-"), getattr(args, f.name), f.metadata.get("least"), f.metadata.get("most")
         if isinstance(value, float) and not math.isfinite(value):
             parser.error(f"argument {flag}: {value} is not a number to compute with")
         if least is not None and value < least:
             parser.error(f"argument {flag}: must be at least {least}, not {value}")
+        if most is not None and value > most:
+            parser.error(f"argument {flag}: must be at most {most}, not {value}")
     return args
 
 

@@ -180,6 +180,9 @@ def test_unknown_set_or_split_lists_those_that_exist(trained):
     ("sft", ["--episodes", "0"], "argument --episodes: must be at least 1, not 0"),
     ("ppo", ["--lr", "nan"], "argument --lr: nan is not a number to compute with"),
     ("ppo", ["--seed", "-1"], "argument --seed: must be at least 0, not -1"),
+    ("ppo", ["--rename", "1.5"], "argument --rename: must be at most 1, not 1.5"),
+    ("sft", ["--popular-share", "45"], "argument --popular-share: must be at most 1, not 45.0"),
+    ("evaluate", ["--threshold", "2"], "argument --threshold: must be at most 1, not 2.0"),
 ])
 def test_bad_flag(script, argv, expected):
     assert message(script, *argv) == f"{expected} (--help lists what there is)"
@@ -203,7 +206,6 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
     assert message("evaluate", "--checkpoint", sft, "--force", "maybe") == "--force must be answer, retrieve or question, not 'maybe'"
     assert message("evaluate", "--checkpoint", sft, "--force", "answer", "--sample") == "--force and --sample exclude each other"
     assert "goes with neither --force nor --sample" in message("evaluate", "--checkpoint", sft, "--sample", "--threshold", ".3")
-    assert message("evaluate", "--checkpoint", sft, "--threshold", "1.5") == "--threshold must lie between 0 and 1, not 1.5"
     assert message("evaluate", "--compare", "--quota", "1") == "--quota does not go with --compare, whose systems are fixed"
     assert message("evaluate", "--compare", "--seeds", "0,x") == "--seeds must be whole numbers with commas between them, not '0,x'"
     assert message("ppo", "--init", sft, "--out", sft) == f"--out {sft} is --init: the warm-up checkpoint would be overwritten"
