@@ -110,7 +110,7 @@ class Demonstrator:
         tokens = list(self.env.passage_ids(rows, self.tokenizer))
         for i, (passage, text) in enumerate(zip(passages, texts)):
             if text != passage.full_text:
-                tokens[i] = self.tokenizer.encode(text)[:self.env.passage_tokens]
+                tokens[i] = self.env.encode([text], self.tokenizer)[0]
         return tokens
 
     def _other_name(self, title: str, question: Question, rng: np.random.Generator) -> dict[str, str]:

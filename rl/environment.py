@@ -78,17 +78,18 @@ class RagEnv:
         """Tokens of "title text" for rows of the corpus, cut to `passage_tokens`; each passage is tokenised once."""
         known = self._passages.setdefault(tokenizer, {})
         new = [i for i in passages if i not in known]
-        known.update(zip(new, self._encode([self.corpus[i].full_text for i in new], tokenizer)))
+        known.update(zip(new, self.encode([self.corpus[i].full_text for i in new], tokenizer)))
         return [known[i] for i in passages]
 
-    def _encode(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    def encode(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+        """Tokens of passages' texts, cut to `passage_tokens`."""
         return [ids[:self.passage_tokens] for ids in tokenizer.encode_batch(texts)]
 
     def observe(self, turn: Turn, tokenizer: Tokenizer, names: dict[str, str] | None = None) -> list[int]:
         """The observation tokens of a retrieval, under other `names` where there are some (rl/renaming.py)."""
         if not names:
             return observation(self.passage_ids(turn.passages, tokenizer), tokenizer)
-        return observation(self._encode([rename(self.corpus[i].full_text, names) for i in turn.passages], tokenizer), tokenizer)
+        return observation(self.encode([rename(self.corpus[i].full_text, names) for i in turn.passages], tokenizer), tokenizer)
 
     def judge(self, episode: Episode, answer: str) -> float:
         """Record the answer's figures in the episode and return what it is paid; hits are recorded as they are retrieved."""

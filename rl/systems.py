@@ -21,7 +21,7 @@ THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.9
 QUOTA, EPISODES, STEP = 2, 384, 96  # retrievals at most; episodes of a PPO iteration; demonstrations of a supervised step
 POPULAR_SHARE = 0.45  # of the questions that anything after the warm-up trains on
 RENAME = 1.0  # share of the others among them that are asked under new names
-# Of every PPO run: one policy for three sets and two retrievals wants smaller steps than the defaults, with more weight on the decision;
+# Of every PPO run: one policy for three sets and two retrievals wants small steps, with more weight on the decision than the default;
 # the price of a retrieval rises over that share of the iterations.
 LR, DECISION_WEIGHT, PRICE_WARMUP = 4e-4, 4.0, 0.5
 
