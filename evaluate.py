@@ -11,6 +11,7 @@
 Greedy by default. Results of the policy's own decisions go to CHECKPOINT/eval/<world>.<set>.<split>.json and the
 episodes to a .jsonl beside it; other decodings carry their name in the file's.
 """
+
 import json
 import os
 import re
@@ -25,30 +26,53 @@ from tqdm import tqdm
 
 from data.world import Question
 from model import Tokenizer, is_checkpoint, load_policy, write_json
-from rl import Decoding, Episode, RagEnv, Workers, report, rollout
-from rl.results import episode_record, none_for_nan, write_result
-from rl.retrievers import RetrieverArgs, open_world
-from rl.run import DEVICES, UsageError, arg, main, parse, precision, share
-from rl.study import run_study
-from rl.study_table import DETAILS
-from rl.summary import METRICS, by_slice, paired_interval, summarize, table
-from rl.systems import CHOICES, Plan
+from rl import Decoding, Episode, RagEnv, Workers, rollout
+from rl.report import page as report
+from rl.report.results import episode_record, none_for_nan, write_result
+from rl.report.summary import METRICS, by_slice, paired_interval, summarize, table
+from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
+from rl.runs.retrievers import RetrieverArgs, open_world
+from rl.runs.run import precision
+from rl.study.study import run_study
+from rl.study.systems import CHOICES, Plan
+from rl.study.table import DETAILS
 
 
 @dataclass
 class Args(RetrieverArgs):
     dataset: str = arg("popqa", "question set")
     split: str = arg("test", "split of the question set")
-    checkpoint: str = arg("", "checkpoint directories, comma-separated; empty: runs/sft and runs/ppo, whichever exist")
-    world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world the checkpoint was trained on")
-    ask: str | None = field(default=None, metadata={"help": "a question, or - to read one per line; the last checkpoint answers", "type": str})
-    json: bool = arg(False, "with --ask: one JSON object per question, and nothing else, on standard output")
-    force: str = arg("", "answer: never retrieve; retrieve: always; question: always, with the raw question as query")
+    checkpoint: str = arg(
+        "", "checkpoint directories, comma-separated; empty: runs/sft and runs/ppo, whichever exist"
+    )
+    world: str = arg(
+        "", "mini, mini:SEED, tiny, or a directory; empty: the world the checkpoint was trained on"
+    )
+    ask: str | None = field(
+        default=None,
+        metadata={
+            "help": "a question, or - to read one per line; the last checkpoint answers",
+            "type": str,
+        },
+    )
+    json: bool = arg(
+        False, "with --ask: one JSON object per question, and nothing else, on standard output"
+    )
+    force: str = arg(
+        "",
+        "answer: never retrieve; retrieve: always; question: always, with the raw question as query",
+    )
     sample: bool = arg(False, "sample text and decision at temperature 1, as in training")
     threshold: float = share(0.5, "retrieve when P([RETRIEVE]) exceeds this")
     sweep: bool = arg(False, "print and write the figures of every threshold on P([RETRIEVE])")
-    report: str = arg("", "write this HTML file from the results on disk; only missing ones are played; with --compare: its page, else STUDY/report.html")
-    compare: bool = arg(False, "the study of docs/EXPERIMENTS.md: joint training against separate modules, ablations, prices; resumable, hours")
+    report: str = arg(
+        "",
+        "write this HTML file from the results on disk; only missing ones are played; with --compare: its page, else STUDY/report.html",
+    )
+    compare: bool = arg(
+        False,
+        "the study of docs/EXPERIMENTS.md: joint training against separate modules, ablations, prices; resumable, hours",
+    )
     seeds: str = arg("0", "with --compare: seeds, comma-separated")
     systems: str = arg("all", f"with --compare: {', '.join(CHOICES)}", choices=CHOICES)
     study: str = arg("runs/study", "with --compare: folder of its runs and its report")
@@ -66,25 +90,49 @@ class Args(RetrieverArgs):
     threads: int = arg(0, "CPU threads, 0 = all")
 
 
-BASELINES = (("direct only", Decoding(force="answer")), ("always retrieve, raw question", Decoding(force="question")),
-             ("always retrieve, own query", Decoding(force="retrieve")), ("own decision", Decoding()))
+BASELINES = (
+    ("direct only", Decoding(force="answer")),
+    ("always retrieve, raw question", Decoding(force="question")),
+    ("always retrieve, own query", Decoding(force="retrieve")),
+    ("own decision", Decoding()),
+)
 COLUMNS = ("rows", *METRICS)
-STUDY_FLAGS = ("compare", "seeds", "systems", "study", "scale", "sft_flags", "ppo_flags", "world", "rows", "report", "device", "threads")
+STUDY_FLAGS = (
+    "compare",
+    "seeds",
+    "systems",
+    "study",
+    "scale",
+    "sft_flags",
+    "ppo_flags",
+    "world",
+    "rows",
+    "report",
+    "device",
+    "threads",
+)
 
 
 def decoding_of(args: Args) -> Decoding:
     if args.force and args.sample:
         raise UsageError("--force and --sample exclude each other")
     if args.threshold != 0.5 and (args.force or args.sample):
-        raise UsageError("--threshold is for the policy's own greedy decisions; it goes with neither --force nor --sample")
+        raise UsageError(
+            "--threshold is for the policy's own greedy decisions; it goes with neither --force nor --sample"
+        )
     try:
-        return Decoding(temperature=1.0 if args.sample else 0.0, sample_decision=args.sample, threshold=args.threshold, force=args.force or None)
+        return Decoding(
+            temperature=1.0 if args.sample else 0.0,
+            sample_decision=args.sample,
+            threshold=args.threshold,
+            force=args.force or None,
+        )
     except ValueError as error:
         raise UsageError(f"--{error}") from None
 
 
 def file_suffix(decoding: Decoding) -> str:
-    """"" for the policy's own greedy decisions, else the name of the decoding."""
+    """ "" for the policy's own greedy decisions, else the name of the decoding."""
     if decoding.force:
         return f".force-{decoding.force}"
     if decoding.sample_decision:
@@ -98,28 +146,76 @@ class Evaluation:
     def __init__(self, checkpoint: str, args: Args, workers: Workers):
         self.args, self.checkpoint, self.workers = args, Path(checkpoint), workers
         self.policy, self.tokenizer, made = load_policy(checkpoint, args.device)
-        self.world, index, self.retriever = open_world(args.world or made.get("open_world", "mini"), args, made)
-        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, passage_tokens=made.get("passage_tokens", 64))
-        self.questions = [] if args.ask is not None else self.world.questions(args.dataset, args.split)[:args.rows or None]
+        self.world, index, self.retriever = open_world(
+            args.world or made.get("open_world", "mini"), args, made
+        )
+        self.env = RagEnv(
+            self.world,
+            index,
+            args.k or None,
+            args.quota or None,
+            passage_tokens=made.get("passage_tokens", 64),
+        )
+        self.questions = (
+            []
+            if args.ask is not None
+            else self.world.questions(args.dataset, args.split)[: args.rows or None]
+        )
 
     def play(self, name: str, decoding: Decoding) -> list[Episode]:
         """Play all questions, write the result files, return the episodes."""
         start = time.perf_counter()
-        with precision(self.args.device, self.args.dtype), tqdm(total=len(self.questions), desc=f"{self.checkpoint}: {name}", unit="question",
-                                                                dynamic_ncols=True, leave=False) as bar:
+        with (
+            precision(self.args.device, self.args.dtype),
+            tqdm(
+                total=len(self.questions),
+                desc=f"{self.checkpoint}: {name}",
+                unit="question",
+                dynamic_ncols=True,
+                leave=False,
+            ) as bar,
+        ):
             generator = torch.Generator().manual_seed(self.args.seed)
-            episodes = rollout(self.policy, self.tokenizer, self.env, self.questions, decoding, generator, self.args.batch_size, bar.update, self.workers.map)
+            episodes = rollout(
+                self.policy,
+                self.tokenizer,
+                self.env,
+                self.questions,
+                decoding,
+                generator,
+                self.args.batch_size,
+                bar.update,
+                self.workers.map,
+            )
         about = {**self.facts(), "checkpoint": str(self.checkpoint), "decoding": asdict(decoding)}
-        write_result(self.path(".json", decoding), about, episodes, [self.record(e) for e in episodes], time.perf_counter() - start)
+        write_result(
+            self.path(".json", decoding),
+            about,
+            episodes,
+            [self.record(e) for e in episodes],
+            time.perf_counter() - start,
+        )
         return episodes
 
     def path(self, ending: str, decoding: Decoding = Decoding()) -> Path:
-        return self.checkpoint / "eval" / f"{self.world.name}.{self.args.dataset}.{self.args.split}{file_suffix(decoding)}{ending}"
+        return (
+            self.checkpoint
+            / "eval"
+            / f"{self.world.name}.{self.args.dataset}.{self.args.split}{file_suffix(decoding)}{ending}"
+        )
 
     def facts(self) -> dict:
         """What a result of this evaluation is about; results with other facts are not comparable."""
-        return {"world": self.world.name, "set": self.args.dataset, "split": self.args.split, "rows": len(self.questions),
-                "retriever": self.retriever, "k": self.env.k, "quota": self.env.quota, "corpus_sha256": self.world.corpus_sha256}
+        return {
+            "world": self.world.name,
+            "set": self.args.dataset,
+            "split": self.args.split,
+            "rows": len(self.questions),
+            "retriever": self.retriever,
+            "k": self.env.k,
+            "quota": self.env.quota,
+            "corpus_sha256": self.world.corpus_sha256,
+        }
 
     def record(self, e: Episode) -> dict:
         return episode_record(e, self.world.corpus, self.tokenizer)
@@ -131,15 +227,27 @@ def print_comparison(results: dict[tuple[str, str], list[Episode]]) -> None:
     checkpoints = list(dict.fromkeys(c for c, _ in results))
     own = {c: results[c, "own decision"] for c in checkpoints if (c, "own decision") in results}
     slices = {c: by_slice(e) for c, e in own.items()}
-    if rows := [(f"{c}: {name}", slices[c][name]) for name in next(iter(slices.values()), {}) for c in slices]:
+    if rows := [
+        (f"{c}: {name}", slices[c][name])
+        for name in next(iter(slices.values()), {})
+        for c in slices
+    ]:
         print("\nown decision, per slice\n" + table(rows, COLUMNS))
     if len(own) == 2:
         first, last = own.items()
         mine = [e.reward for e in last[1]]
-        others = {f"{first[0]}: own decision": first[1]} | {f"{c}: {n}": results[c, n] for c, n in results if n.startswith("always")}
-        print(f"\nmean reward of {last[0]}, own decision, minus that of ... (paired bootstrap, 95 %)")
+        others = {f"{first[0]}: own decision": first[1]} | {
+            f"{c}: {n}": results[c, n] for c, n in results if n.startswith("always")
+        }
+        print(
+            f"\nmean reward of {last[0]}, own decision, minus that of ... (paired bootstrap, 95 %)"
+        )
         for name, episodes in others.items():
-            print("  {:<44}{:+.3f} [{:+.3f}, {:+.3f}]".format(name, *paired_interval(mine, [e.reward for e in episodes])))
+            print(
+                "  {:<44}{:+.3f} [{:+.3f}, {:+.3f}]".format(
+                    name, *paired_interval(mine, [e.reward for e in episodes])
+                )
+            )
 
 
 def sweep(evaluation: Evaluation, played: dict[str, list[Episode]]) -> str:
@@ -155,12 +263,27 @@ def sweep(evaluation: Evaluation, played: dict[str, list[Episode]]) -> str:
     else:
         p = sorted(e.p_retrieve for e in direct)
         steps = (p[len(p) * i // 100] for i in range(100))  # about 1 % of the questions each
-        at = {t: [b if b.p_retrieve > t else a for a, b in zip(direct, retrieved)] for t in sorted({*shown, *steps})}
+        at = {
+            t: [b if b.p_retrieve > t else a for a, b in zip(direct, retrieved)]
+            for t in sorted({*shown, *steps})
+        }
     better = [max(branches, key=lambda e: e.reward) for branches in zip(direct, retrieved)]
-    points = {name: summarize(e) for name, e in {**played, "better branch of each question": better}.items()}
+    points = {
+        name: summarize(e)
+        for name, e in {**played, "better branch of each question": better}.items()
+    }
     curve = {t: summarize(e) for t, e in at.items()}
-    write_json(evaluation.path(".sweep.json"), none_for_nan({
-        **evaluation.facts(), "checkpoint": str(evaluation.checkpoint), "points": points, "curve": [{"threshold": t, **m} for t, m in curve.items()]}))
+    write_json(
+        evaluation.path(".sweep.json"),
+        none_for_nan(
+            {
+                **evaluation.facts(),
+                "checkpoint": str(evaluation.checkpoint),
+                "points": points,
+                "curve": [{"threshold": t, **m} for t, m in curve.items()],
+            }
+        ),
+    )
     rows = [(f"P([RETRIEVE]) > {t:g}", curve[t]) for t in shown] + list(points.items())
     return f"\n{evaluation.checkpoint}: threshold sweep ({evaluation.path('.sweep.json')})\n{table(rows, COLUMNS)}\n"
 
@@ -169,9 +292,15 @@ def show_episodes(episodes: list[Episode], tokenizer: Tokenizer, count: int) -> 
     """One episode per slice in turn, so that a reader sees each kind."""
     names = list(by_slice(episodes)) or [None]
     for i in range(min(count, len(episodes))):
-        pool = [e for e in episodes if e.question.slice == names[i % len(names)]] if names != [None] else episodes
+        pool = (
+            [e for e in episodes if e.question.slice == names[i % len(names)]]
+            if names != [None]
+            else episodes
+        )
         e = pool[i // len(names) % len(pool)]
-        print(f"\n[{e.question.slice or 'episode'}] P([RETRIEVE]) = {e.p_retrieve:.3f}, reward {e.reward:+.2f}, accepted: {' | '.join(e.question.answers[:3])}")
+        print(
+            f"\n[{e.question.slice or 'episode'}] P([RETRIEVE]) = {e.p_retrieve:.3f}, reward {e.reward:+.2f}, accepted: {' | '.join(e.question.answers[:3])}"
+        )
         print("  " + tokenizer.show(e.tokens))
 
 
@@ -188,11 +317,25 @@ def ask(checkpoint: str, args: Args, decoding: Decoding, workers: Workers) -> No
         for number, text in asked(args.ask):
             start = time.perf_counter()
             with precision(args.device, args.dtype):
-                [episode] = rollout(policy, evaluation.tokenizer, evaluation.env, [Question(str(number), text, ())], decoding, generator)
+                [episode] = rollout(
+                    policy,
+                    evaluation.tokenizer,
+                    evaluation.env,
+                    [Question(str(number), text, ())],
+                    decoding,
+                    generator,
+                )
             seconds = time.perf_counter() - start
-            print(as_json(evaluation, episode, seconds) if args.json else as_text(evaluation, episode, seconds), flush=True)
+            print(
+                as_json(evaluation, episode, seconds)
+                if args.json
+                else as_text(evaluation, episode, seconds),
+                flush=True,
+            )
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush would complain
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else Python's last flush would complain
 
 
 def asked(ask: str) -> Iterator[tuple[int, str]]:
@@ -202,7 +345,9 @@ def asked(ask: str) -> Iterator[tuple[int, str]]:
         try:
             text = line.decode().strip()
         except UnicodeDecodeError:
-            raise UsageError(f"{f'standard input:{number}' if ask == '-' else '--ask'}: not UTF-8 text") from None
+            raise UsageError(
+                f"{f'standard input:{number}' if ask == '-' else '--ask'}: not UTF-8 text"
+            ) from None
         if text:
             yield number, text
         elif ask != "-":
@@ -211,18 +356,27 @@ def asked(ask: str) -> Iterator[tuple[int, str]]:
 
 def as_json(evaluation: Evaluation, e: Episode, seconds: float) -> str:
     record = evaluation.record(e)
-    fields = {name: record[name] for name in ("question", "p_retrieve", "turns", "answer", "malformed")}
-    return json.dumps(none_for_nan({**fields, "truncated": e.truncated, "seconds": round(seconds, 4)}), ensure_ascii=False)
+    fields = {
+        name: record[name] for name in ("question", "p_retrieve", "turns", "answer", "malformed")
+    }
+    return json.dumps(
+        none_for_nan({**fields, "truncated": e.truncated, "seconds": round(seconds, 4)}),
+        ensure_ascii=False,
+    )
 
 
 def as_text(evaluation: Evaluation, e: Episode, seconds: float) -> str:
-    lines = [e.question.question + (" (longer than the context, and cut)" if e.truncated else ""),
-             f"  {'retrieve' if e.turns else 'answer at once'}, P([RETRIEVE]) = {e.p_retrieve:.3f}"]
+    lines = [
+        e.question.question + (" (longer than the context, and cut)" if e.truncated else ""),
+        f"  {'retrieve' if e.turns else 'answer at once'}, P([RETRIEVE]) = {e.p_retrieve:.3f}",
+    ]
     for turn in e.turns:
         lines.append(f"  query: {turn.query}")
         for row, score in zip(turn.passages, turn.scores):
             passage = evaluation.world.corpus[row]
-            lines.append(f"  {score:7.3f}  [{passage.id}] {passage.title}: {' '.join(passage.text.split())}")
+            lines.append(
+                f"  {score:7.3f}  [{passage.id}] {passage.title}: {' '.join(passage.text.split())}"
+            )
     answer = "(malformed: no text, or no end within the budget)" if e.malformed else e.answer
     return "\n".join([*lines, f"  answer: {answer}   {seconds:.2f} s"])
 
@@ -231,15 +385,32 @@ def compare(args: Args) -> None:
     """Print the study's report but for its last, long section; all of it is in --study. Raises UsageError."""
     for f in fields(Args):
         if f.name not in STUDY_FLAGS and getattr(args, f.name) != f.default:
-            raise UsageError(f"--{f.name.replace('_', '-')} does not go with --compare, whose systems are fixed")
+            raise UsageError(
+                f"--{f.name.replace('_', '-')} does not go with --compare, whose systems are fixed"
+            )
     if not re.fullmatch("[0-9]+(,[0-9]+)*", args.seeds):
-        raise UsageError(f"--seeds must be whole numbers with commas between them, not {args.seeds!r}")
+        raise UsageError(
+            f"--seeds must be whole numbers with commas between them, not {args.seeds!r}"
+        )
     plan = Plan(sft_flags=args.sft_flags, ppo_flags=args.ppo_flags).scaled(args.scale)
     world, seeds = args.world or "mini", list(dict.fromkeys(map(int, args.seeds.split(","))))
     page = args.report or f"{args.study}/report.html"
-    text = run_study(Path(args.study), seeds, args.systems, plan, world, lambda dataset, made: open_world(world, replace(args, dataset=dataset), made),
-                     args.threads or torch.get_num_threads(), args.device, args.rows, Path(page))
-    print(text.partition(f"## {DETAILS}")[0] + f"per set and slice, and every figure: {args.study}/report.md, {args.study}/study.json; to look at: {page}")
+    text = run_study(
+        Path(args.study),
+        seeds,
+        args.systems,
+        plan,
+        world,
+        lambda dataset, made: open_world(world, replace(args, dataset=dataset), made),
+        args.threads or torch.get_num_threads(),
+        args.device,
+        args.rows,
+        Path(page),
+    )
+    print(
+        text.partition(f"## {DETAILS}")[0]
+        + f"per set and slice, and every figure: {args.study}/report.md, {args.study}/study.json; to look at: {page}"
+    )
 
 
 def evaluate() -> None:
@@ -250,25 +421,39 @@ def evaluate() -> None:
     decoding = decoding_of(args)
     if args.json and args.ask is None:
         raise UsageError("--json goes with --ask")
-    checkpoints = args.checkpoint.split(",") if args.checkpoint else [c for c in ("runs/sft", "runs/ppo") if is_checkpoint(c)]
+    checkpoints = (
+        args.checkpoint.split(",")
+        if args.checkpoint
+        else [c for c in ("runs/sft", "runs/ppo") if is_checkpoint(c)]
+    )
     if not checkpoints:
-        raise UsageError("no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint")
+        raise UsageError(
+            "no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint"
+        )
     if args.ask is not None:
         return ask(checkpoints[-1], args, decoding, workers)
     if (args.sweep or args.report) and decoding != Decoding():
-        raise UsageError("--sweep and --report are about all decodings; they go with none of --force, --sample, --threshold")
+        raise UsageError(
+            "--sweep and --report are about all decodings; they go with none of --force, --sample, --threshold"
+        )
     if args.report and not args.sweep:
         for checkpoint in checkpoints:
             report.play_missing(Evaluation(checkpoint, args, workers), BASELINES)
         return report.write(args.report, checkpoints, BASELINES)
-    rows = BASELINES if decoding == Decoding() else (("own decision" if not args.force else f"force {args.force}", decoding),)
+    rows = (
+        BASELINES
+        if decoding == Decoding()
+        else (("own decision" if not args.force else f"force {args.force}", decoding),)
+    )
     results, sweeps, evaluation = {}, [], None
     for checkpoint in checkpoints:
         evaluation = Evaluation(checkpoint, args, workers)
         if checkpoint == checkpoints[0]:
-            print(f"evaluate: world {evaluation.world.name}, set {args.dataset}, split {args.split}, {len(evaluation.questions)} questions, "
-                  f"{evaluation.retriever['retriever']}, k = {evaluation.env.k}, quota {evaluation.env.quota}; "
-                  f"{'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(checkpoints)}")
+            print(
+                f"evaluate: world {evaluation.world.name}, set {args.dataset}, split {args.split}, {len(evaluation.questions)} questions, "
+                f"{evaluation.retriever['retriever']}, k = {evaluation.env.k}, quota {evaluation.env.quota}; "
+                f"{'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(checkpoints)}"
+            )
         for name, row in rows:
             results[checkpoint, name] = evaluation.play(name, row)
         if args.sweep:
@@ -279,7 +464,13 @@ def evaluate() -> None:
     print_comparison(results)
     print("".join(sweeps), end="")
     show_episodes(last, evaluation.tokenizer, args.show)
-    print("\nresults: " + ", ".join(f"{c}/eval/{evaluation.world.name}.{args.dataset}.{args.split}{file_suffix(decoding)}.json" for c in checkpoints))
+    print(
+        "\nresults: "
+        + ", ".join(
+            f"{c}/eval/{evaluation.world.name}.{args.dataset}.{args.split}{file_suffix(decoding)}.json"
+            for c in checkpoints
+        )
+    )
     if args.report:
         report.write(args.report, checkpoints, BASELINES)
 

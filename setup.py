@@ -33,10 +33,14 @@ setup(
         Pybind11Extension(
             "retrieval_cpp._core",
             [str(ROOM / "bindings.cpp")],
-            depends=sorted(map(str, [*ROOM.glob("*.hpp"), *ROOM.glob("*.inc")])) + [str(ROOM / "unicode_tables.py")],
+            depends=sorted(map(str, [*ROOM.glob("*.hpp"), *ROOM.glob("*.inc")]))
+            + [str(ROOM / "unicode_tables.py")],
             cxx_std=17,
             extra_compile_args=["-O3", "-ffp-contract=off", "-pthread", *EXTRA],
-            extra_link_args=["-pthread", *[flag for flag in EXTRA if flag.startswith("-fsanitize")]],
+            extra_link_args=[
+                "-pthread",
+                *[flag for flag in EXTRA if flag.startswith("-fsanitize")],
+            ],
         )
     ],
     cmdclass={"build_ext": BuildWithTables},

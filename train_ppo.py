@@ -10,6 +10,7 @@ The figures to watch are in metrics.jsonl: P([RETRIEVE]) per slice, KL per episo
 beside that of a class oracle, malformed rate, reward, EM, F1, hit. OUT is the mean of the policies of the
 last quarter of the iterations, OUT/best the best on dev.
 """
+
 import copy
 import time
 from collections.abc import Sequence
@@ -20,44 +21,86 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.demonstrations import QuestionSampler
 from data.world import Question
 from model import add_adapters, load_policy, trained_modules, weights_sha256
-from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, Roles, Workers, collect, ppo_update, rollout
-from rl.advantages import class_means, explained_variance
+from rl import (
+    Decoding,
+    Episode,
+    PPOConfig,
+    RagEnv,
+    Reward,
+    Roles,
+    Workers,
+    collect,
+    ppo_update,
+    rollout,
+)
+from rl.diagnostics import policy_reward, value_figures
+from rl.environment import report_cut
 from rl.ppo import adapt_beta, minibatch_backward, update_value_head
-from rl.renaming import Renamer
-from rl.retrievers import RetrieverArgs, open_world
+from rl.report.summary import by_slice, collapsed, summarize
 from rl.rollout import PARTS
-from rl.run import DEVICES, Run, UsageError, arg, main, parse, precision, share
-from rl.summary import by_slice, collapsed, summarize
-from train_sft import report_cut
+from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
+from rl.runs.retrievers import RetrieverArgs, open_world
+from rl.runs.run import Run, precision
+from rl.warmup.renaming import Renamer
+from rl.warmup.sampler import QuestionSampler
 
 
 @dataclass
 class Args(RetrieverArgs):
     init: str = arg("runs/sft", "warm-up checkpoint; also the reference of the KL penalty")
-    lora_rank: int = arg(0, "train LoRA adapters of this rank; the KL reference is then the policy without them, 0 = all weights")
-    merge: bool = arg(False, "with --lora-rank: write plain weights instead of adapters over OUT/base")
-    checkpointing: bool = arg(False, "gradient checkpointing: keep only what lies between layers, compute the rest twice")
+    lora_rank: int = arg(
+        0,
+        "train LoRA adapters of this rank; the KL reference is then the policy without them, 0 = all weights",
+    )
+    merge: bool = arg(
+        False, "with --lora-rank: write plain weights instead of adapters over OUT/base"
+    )
+    checkpointing: bool = arg(
+        False, "gradient checkpointing: keep only what lies between layers, compute the rest twice"
+    )
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world of --init")
-    dataset: str = arg("popqa", "question set to train on, or the union of several: popqa,ambignq,hotpotqa")
+    dataset: str = arg(
+        "popqa", "question set to train on, or the union of several: popqa,ambignq,hotpotqa"
+    )
     out: str = arg("runs/ppo", "where the checkpoints and the log go")
     seed: int = arg(0, "seed of questions, sampling and minibatches")
     iterations: int = arg(150, "rollouts, each followed by an update", least=1)
-    episodes: int = arg(512, "episodes per rollout (two per question when both branches are played)", least=2)
+    episodes: int = arg(
+        512, "episodes per rollout (two per question when both branches are played)", least=2
+    )
     popular_share: float = share(0.45, "share of popular questions, where the world has slices")
-    rename: float = share(1.0, "share of the other questions that are played under new names (rl/renaming.py)")
+    rename: float = share(
+        1.0, "share of the other questions that are played under new names (rl/renaming.py)"
+    )
     both: bool = arg(True, "play both branches of every question; else sample the decision")
-    learn: str = arg(",".join(PARTS), "the parts of an episode that learn; the frozen --init plays the others, whose tokens are not trained on")
-    reader: str = arg("", "checkpoint that answers after an observation, frozen; answer must not be among --learn")
-    force: str = arg("", "retrieve: every episode begins with a retrieval; decision must not be among --learn", choices=("", "retrieve"))
+    learn: str = arg(
+        ",".join(PARTS),
+        "the parts of an episode that learn; the frozen --init plays the others, whose tokens are not trained on",
+    )
+    reader: str = arg(
+        "", "checkpoint that answers after an observation, frozen; answer must not be among --learn"
+    )
+    force: str = arg(
+        "",
+        "retrieve: every episode begins with a retrieval; decision must not be among --learn",
+        choices=("", "retrieve"),
+    )
     explore: float = share(0.1, "share of uniform exploration when the decision is sampled")
-    value: bool = arg(True, "use the value head; --no-value is REINFORCE with the mean of the batch as its baseline")
+    value: bool = arg(
+        True,
+        "use the value head; --no-value is REINFORCE with the mean of the batch as its baseline",
+    )
     value_warmup: int = arg(4, "first iterations that train the value head alone")
     lr: float = arg(4e-4, "peak learning rate of the policy (AdamW)")
-    average: float = share(0.25, "share of the iterations, the last ones, over whose policies OUT is the mean; 0: the last policy alone")
-    lr_warmup: int = arg(4, "iterations of linear warm-up of the learning rate, then linear decay to 10 %", least=1)
+    average: float = share(
+        0.25,
+        "share of the iterations, the last ones, over whose policies OUT is the mean; 0: the last policy alone",
+    )
+    lr_warmup: int = arg(
+        4, "iterations of linear warm-up of the learning rate, then linear decay to 10 %", least=1
+    )
     value_lr: float = arg(2e-3, "learning rate of the value head")
     replay: int = arg(10, "iterations whose value features are kept for the value head", least=1)
     epochs: int = arg(1, "passes over each rollout", least=1)
@@ -70,19 +113,30 @@ class Args(RetrieverArgs):
     decision_entropy: float = arg(0.1, "entropy bonus of decisions")
     text_entropy: float = arg(0.0, "entropy bonus of text")
     kl: float = arg(0.01, "initial coefficient beta of the KL penalty")
-    kl_target: float = arg(0.0, "adapt beta towards this KL per episode in nats; 0 keeps beta fixed")
+    kl_target: float = arg(
+        0.0, "adapt beta towards this KL per episode in nats; 0 keeps beta fixed"
+    )
     kl_horizon: int = arg(10000, "episodes over which beta adapts", least=1)
-    target_kl: float = arg(0.1, "end an update early when the mean KL to the rollout's policy exceeds this")
+    target_kl: float = arg(
+        0.1, "end an update early when the mean KL to the rollout's policy exceeds this"
+    )
     exact_match: float = arg(1.0, "reward of an exact match")
     f1: float = arg(1.0, "reward of F1")
     retrieval: float = arg(-0.2, "reward of each retrieval")
-    price_warmup: float = share(0.0, "share of the iterations over which the price of a retrieval rises from 0 to that of --retrieval")
+    price_warmup: float = share(
+        0.0,
+        "share of the iterations over which the price of a retrieval rises from 0 to that of --retrieval",
+    )
     malformed: float = arg(-1.0, "reward of a malformed action")
     k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")
     eval_every: int = arg(20, "iterations between dev evaluations", least=1)
     eval_rows: int = arg(900, "dev questions per evaluation at most", least=1)
-    dtype: str = arg("bf16", "bf16 or fp32 multiplications; weights and losses are fp32", choices=("bf16", "fp32"))
+    dtype: str = arg(
+        "bf16",
+        "bf16 or fp32 multiplications; weights and losses are fp32",
+        choices=("bf16", "fp32"),
+    )
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     threads: int = arg(0, "CPU threads, 0 = all")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
@@ -103,70 +157,74 @@ def retrieval_reward(iteration: int, args: Args) -> float:
     return args.retrieval * (min(1.0, iteration / rise) if rise else 1.0)
 
 
-def value_classes(experience: Experience) -> Tensor:
-    """The class oracle's classes, int64 [N]: slice of the question x where in the episode the token stands (decision,
-    query, direct answer, answer after a hit, answer after a miss). What a value head could know, roughly."""
-    names: dict = {}
-    classes = []
-    for episode in experience.episodes:
-        kind, decided = None, iter(episode.decision_mask)
-        for token_is_action, is_decision in zip(episode.action_mask, decided):
-            if is_decision:
-                kind = "decision"
-            if token_is_action:
-                classes.append(names.setdefault((episode.question.slice, kind), len(names)))
-            if is_decision:
-                kind = "query" if episode.turns else "answer"
-            elif not token_is_action and kind == "query":
-                kind = "after hit" if episode.hit else "after miss"
-    return torch.tensor(classes, device=experience.returns.device)
-
-
-def value_figures(experience: Experience) -> dict[str, float]:
-    """Explained variance of the value head at decisions and over all tokens, beside that of the class oracle."""
-    decision, everything = experience.decision, torch.ones_like(experience.decision)
-    oracle = class_means(experience.returns, value_classes(experience))
-    return {f"{who}_{where}": explained_variance(values[at], experience.returns[at])
-            for who, values in (("ev", experience.values), ("ev_oracle", oracle))
-            for where, at in (("decision", decision), ("all", everything))}
-
-
-def policy_reward(episodes: list[Episode], both: bool) -> float:
-    """Mean reward of the policy as it decides: with both branches played, their mixture under its P([RETRIEVE])."""
-    if not both:
-        return summarize(episodes)["reward"]
-    pairs = zip(episodes[::2], episodes[1::2])
-    return sum(a.p_retrieve * a.reward + (1 - a.p_retrieve) * b.reward for a, b in pairs) / (len(episodes) // 2)
-
-
 class Trainer:
     def __init__(self, args: Args):
         self.args, self.workers = args, Workers(args.threads, args.device)
         self.policy, self.tokenizer, made = load_policy(args.init, args.device)
-        self.facts = {"open_world": args.world or made.get("open_world", "mini"), "passage_tokens": made.get("passage_tokens", 64),
-                      "init_sha256": weights_sha256(args.init), "reader_sha256": weights_sha256(args.reader) if args.reader else ""}
-        self.world, index, self.facts["open_retriever"] = open_world(self.facts["open_world"], args, made)
+        self.facts = {
+            "open_world": args.world or made.get("open_world", "mini"),
+            "passage_tokens": made.get("passage_tokens", 64),
+            "init_sha256": weights_sha256(args.init),
+            "reader_sha256": weights_sha256(args.reader) if args.reader else "",
+        }
+        self.world, index, self.facts["open_retriever"] = open_world(
+            self.facts["open_world"], args, made
+        )
         self.reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
-        self.env = RagEnv(self.world, index, args.k or None, args.quota or None, self.reward, passage_tokens=self.facts["passage_tokens"])
+        self.env = RagEnv(
+            self.world,
+            index,
+            args.k or None,
+            args.quota or None,
+            self.reward,
+            passage_tokens=self.facts["passage_tokens"],
+        )
         if args.both and self.env.quota < 1:
-            raise UsageError(f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two branches to play; give --quota 1 or --no-both")
+            raise UsageError(
+                f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two branches to play; give --quota 1 or --no-both"
+            )
         self.policy.model.gradient_checkpointing = args.checkpointing
-        self.reference = None if args.lora_rank else copy.deepcopy(self.policy).requires_grad_(False)
+        self.reference = (
+            None if args.lora_rank else copy.deepcopy(self.policy).requires_grad_(False)
+        )
         self.roles = self.cast()
         self.both = args.both and "decision" in self.roles.learn
         if args.lora_rank:
             torch.manual_seed(args.seed)
-            add_adapters(self.policy, args.lora_rank, [])  # the rows of new tokens were trained by the warm-up
-        self.config = PPOConfig(value=args.value, clip=args.clip, gamma=args.gamma, lam=args.lam, epochs=args.epochs, minibatch=args.minibatch, temperature=args.temperature,
-                                decision_weight=args.decision_weight, decision_entropy=args.decision_entropy, text_entropy=args.text_entropy, target_kl=args.target_kl)
-        self.optimizer = torch.optim.AdamW(self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
-        self.value_optimizer = torch.optim.AdamW(self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0)
+            add_adapters(
+                self.policy, args.lora_rank, []
+            )  # the rows of new tokens were trained by the warm-up
+        self.config = PPOConfig(
+            value=args.value,
+            clip=args.clip,
+            gamma=args.gamma,
+            lam=args.lam,
+            epochs=args.epochs,
+            minibatch=args.minibatch,
+            temperature=args.temperature,
+            decision_weight=args.decision_weight,
+            decision_entropy=args.decision_entropy,
+            text_entropy=args.text_entropy,
+            target_kl=args.target_kl,
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0
+        )
+        self.value_optimizer = torch.optim.AdamW(
+            self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0
+        )
         sets = self.world.union(args.dataset, "train")
-        self.dev = [q for questions in self.world.union(args.dataset, "dev") for q in questions[:-(-args.eval_rows // len(sets))]]
+        self.dev = [
+            q
+            for questions in self.world.union(args.dataset, "dev")
+            for q in questions[: -(-args.eval_rows // len(sets))]
+        ]
         self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
         self.renamer = Renamer(self.sampler.questions, self.world.corpus)
         self.beta, self.best, self.iteration = args.kl, float("-inf"), 0
-        self.replay: list[tuple[Tensor, Tensor]] = []  # (features bf16 [M, 3 D], returns [M]) of the last iterations
+        self.replay: list[
+            tuple[Tensor, Tensor]
+        ] = []  # (features bf16 [M, 3 D], returns [M]) of the last iterations
         self.mean: list[Tensor] = []  # of the policy's parameters over the last iterations
 
     def cast(self) -> Roles:
@@ -178,21 +236,46 @@ class Trainer:
             raise UsageError("--learn with fewer parts does not go with --lora-rank")
         for flag, part in (("reader", "answer"), ("force", "decision")):
             if getattr(args, flag) and part in learn:
-                raise UsageError(f"--{flag} {getattr(args, flag)} goes with a --learn without {part}")
+                raise UsageError(
+                    f"--{flag} {getattr(args, flag)} goes with a --learn without {part}"
+                )
         reader = frozen
         if args.reader:
             reader, tokenizer, _ = load_policy(args.reader, args.device)
             if tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
-                raise UsageError(f"--reader {args.reader} has another tokenizer than --init {args.init}")
+                raise UsageError(
+                    f"--reader {args.reader} has another tokenizer than --init {args.init}"
+                )
         part = lambda name, other: self.policy if name in learn else other
-        return Roles(part("decision", frozen), part("query", frozen), part("answer", reader), part("answer", frozen), learn)
+        return Roles(
+            part("decision", frozen),
+            part("query", frozen),
+            part("answer", reader),
+            part("answer", frozen),
+            learn,
+        )
 
-    def play(self, questions: list[Question], decoding: Decoding, generator: torch.Generator | None = None, reward: Reward | None = None,
-             names: Sequence[dict[str, str]] = ()) -> list[Episode]:
+    def play(
+        self,
+        questions: list[Question],
+        decoding: Decoding,
+        generator: torch.Generator | None = None,
+        reward: Reward | None = None,
+        names: Sequence[dict[str, str]] = (),
+    ) -> list[Episode]:
         self.policy.eval()
         self.env.reward = reward or self.reward
         with precision(self.args.device, self.args.dtype):
-            return rollout(self.roles, self.tokenizer, self.env, questions, decoding, generator, spread=self.workers.map, names=names)
+            return rollout(
+                self.roles,
+                self.tokenizer,
+                self.env,
+                questions,
+                decoding,
+                generator,
+                spread=self.workers.map,
+                names=names,
+            )
 
     def iterate(self) -> dict:
         """One rollout and its update; a pure function of the state and the iteration number."""
@@ -203,50 +286,108 @@ class Trainer:
         questions = self.sampler.draw(count, self.iteration, stream=5)
         names = self.renamer.names(questions, args.rename, [args.seed, 8, self.iteration])
         if self.both:
-            questions, names = ([x for x in items for _ in range(2)] for items in (questions, names))
+            questions, names = (
+                [x for x in items for _ in range(2)] for items in (questions, names)
+            )
         clock = [time.perf_counter()]
         reward = replace(self.reward, retrieval=retrieval_reward(self.iteration, args))
         episodes = self.play(questions, self.sampled(args.explore), generator, reward, names)
         clock.append(time.perf_counter())
         learnt = [e for e in episodes if any(e.action_mask)]  # all, unless only a part learns
         with precision(args.device, args.dtype):
-            experience = collect(self.policy, self.reference, learnt, self.tokenizer, self.beta, self.config, paired=self.both, spread=self.workers.map)
+            experience = collect(
+                self.policy,
+                self.reference,
+                learnt,
+                self.tokenizer,
+                self.beta,
+                self.config,
+                paired=self.both,
+                spread=self.workers.map,
+            )
         clock.append(time.perf_counter())
         figures = value_figures(experience)
         if args.value:
-            self.replay = [*self.replay, (experience.features.bfloat16(), experience.returns)][-args.replay:]
+            self.replay = [*self.replay, (experience.features.bfloat16(), experience.returns)][
+                -args.replay :
+            ]
             features, returns = (torch.cat(x) for x in zip(*self.replay))
-            figures["value_loss"] = update_value_head(self.policy.value_head, self.value_optimizer, features, returns, self.config, generator)
+            figures["value_loss"] = update_value_head(
+                self.policy.value_head,
+                self.value_optimizer,
+                features,
+                returns,
+                self.config,
+                generator,
+            )
         clock.append(time.perf_counter())
         if self.iteration >= args.value_warmup:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.iteration, args)
             with precision(args.device, args.dtype):
-                figures |= ppo_update(self.policy, self.optimizer, experience, self.tokenizer, self.config, generator, self.workers.map)
+                figures |= ppo_update(
+                    self.policy,
+                    self.optimizer,
+                    experience,
+                    self.tokenizer,
+                    self.config,
+                    generator,
+                    self.workers.map,
+                )
         clock.append(time.perf_counter())
         kl = float(experience.per_episode(experience.k1).mean())
-        figures |= {"kl": kl, "k3": float(experience.per_episode(experience.k3).mean()), "beta": self.beta}
+        figures |= {
+            "kl": kl,
+            "k3": float(experience.per_episode(experience.k3).mean()),
+            "beta": self.beta,
+        }
         if args.kl_target:
             self.beta = adapt_beta(self.beta, kl, args.kl_target, len(episodes), args.kl_horizon)
-        seconds = {f"seconds_{name}": b - a for name, a, b in zip(("rollout", "score", "value", "update"), clock, clock[1:])}
-        return {"iteration": self.iteration, "reward_policy": policy_reward(episodes, self.both), "retrieval_reward": reward.retrieval, **summarize(episodes),
-                "slices": by_slice(episodes), **figures, **seconds, "tokens": sum(len(e.tokens) for e in episodes)}
+        seconds = {
+            f"seconds_{name}": b - a
+            for name, a, b in zip(("rollout", "score", "value", "update"), clock, clock[1:])
+        }
+        return {
+            "iteration": self.iteration,
+            "reward_policy": policy_reward(episodes, self.both),
+            "retrieval_reward": reward.retrieval,
+            **summarize(episodes),
+            "slices": by_slice(episodes),
+            **figures,
+            **seconds,
+            "tokens": sum(len(e.tokens) for e in episodes),
+        }
 
     def sampled(self, explore: float = 0.0, both: bool | None = None) -> Decoding:
         """The decoding of training: a frozen decision does not explore."""
         learns = "decision" in self.roles.learn
-        return Decoding(self.args.temperature, True, explore=explore * learns, both=self.both if both is None else both, force=self.args.force or None)
+        return Decoding(
+            self.args.temperature,
+            True,
+            explore=explore * learns,
+            both=self.both if both is None else both,
+            force=self.args.force or None,
+        )
 
     def evaluate(self) -> tuple[dict, str]:
         """Dev figures, greedy and sampled, per slice; and one episode as text."""
         greedy = self.play(self.dev, Decoding(force=self.args.force or None))
-        sampled = self.play(self.dev, self.sampled(both=False), torch.Generator().manual_seed(self.iteration))
+        sampled = self.play(
+            self.dev, self.sampled(both=False), torch.Generator().manual_seed(self.iteration)
+        )
         shown = greedy[self.iteration % len(greedy)]
-        return {"greedy": summarize(greedy), "greedy_slices": by_slice(greedy), "sampled": summarize(sampled),
-                "sampled_slices": by_slice(sampled)}, f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
+        return {
+            "greedy": summarize(greedy),
+            "greedy_slices": by_slice(greedy),
+            "sampled": summarize(sampled),
+            "sampled_slices": by_slice(sampled),
+        }, f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
 
     def modules(self) -> tuple[dict, dict]:
-        return trained_modules(self.policy), {"policy": self.optimizer, "value": self.value_optimizer}
+        return trained_modules(self.policy), {
+            "policy": self.optimizer,
+            "value": self.value_optimizer,
+        }
 
     @torch.no_grad()
     def average(self) -> None:
@@ -263,13 +404,24 @@ class Trainer:
                 p.copy_(mean)
 
     def save(self, run: Run) -> None:
-        tensors = {f"{kind}{i}": x for i, pair in enumerate(self.replay) for kind, x in zip(("features", "returns"), pair)}
+        tensors = {
+            f"{kind}{i}": x
+            for i, pair in enumerate(self.replay)
+            for kind, x in zip(("features", "returns"), pair)
+        }
         tensors |= {f"mean{i}": x for i, x in enumerate(self.mean)}
-        run.save(*self.modules(), tensors, {"iteration": self.iteration, "beta": self.beta, "best": self.best})
+        run.save(
+            *self.modules(),
+            tensors,
+            {"iteration": self.iteration, "beta": self.beta, "best": self.best},
+        )
 
     def load(self, run: Run) -> None:
         tensors, facts = run.load(*self.modules())
-        read = lambda kind: [tensors[f"{kind}{i}"].to(self.args.device) for i in range(sum(name.startswith(kind) for name in tensors))]
+        read = lambda kind: [
+            tensors[f"{kind}{i}"].to(self.args.device)
+            for i in range(sum(name.startswith(kind) for name in tensors))
+        ]
         self.replay, self.mean = [*zip(read("features"), read("returns"))], read("mean")
         self.iteration, self.beta, self.best = facts["iteration"], facts["beta"], facts["best"]
 
@@ -279,11 +431,31 @@ def expected_minutes(trainer: Trainer, episodes: int = 64) -> float:
     args = trainer.args
     questions = [q for q in trainer.sampler.draw(episodes // 2, 0, stream=6) for _ in range(2)]
     start = time.perf_counter()
-    played = [e for e in trainer.play(questions, trainer.sampled(), torch.Generator().manual_seed(0)) if any(e.action_mask)]
+    played = [
+        e
+        for e in trainer.play(questions, trainer.sampled(), torch.Generator().manual_seed(0))
+        if any(e.action_mask)
+    ]
     with precision(args.device, args.dtype):
-        experience = collect(trainer.policy, trainer.reference, played, trainer.tokenizer, trainer.beta, trainer.config, paired=trainer.both, spread=trainer.workers.map)
+        experience = collect(
+            trainer.policy,
+            trainer.reference,
+            played,
+            trainer.tokenizer,
+            trainer.beta,
+            trainer.config,
+            paired=trainer.both,
+            spread=trainer.workers.map,
+        )
         middle = time.perf_counter()
-        minibatch_backward(trainer.policy, experience, list(range(len(played))), trainer.tokenizer, trainer.config, trainer.workers.map)
+        minibatch_backward(
+            trainer.policy,
+            experience,
+            list(range(len(played))),
+            trainer.tokenizer,
+            trainer.config,
+            trainer.workers.map,
+        )
     trainer.optimizer.zero_grad(set_to_none=True)
     seconds = (middle - start) + args.epochs * (time.perf_counter() - middle)
     return seconds * args.episodes / len(questions) * (args.iterations - trainer.iteration) / 60
@@ -291,22 +463,33 @@ def expected_minutes(trainer: Trainer, episodes: int = 64) -> float:
 
 def describe(trainer: Trainer, run: Run) -> None:
     args, world = trainer.args, trainer.world
-    print(f"train_ppo: world {world.name} ({len(world.corpus)} passages, {trainer.facts['open_retriever']['retriever']}, k = {trainer.env.k}, "
-          f"quota {trainer.env.quota}), {args.dataset}.train: {len(trainer.sampler.questions)} questions; policy {trainer.policy.parameter_count():,} "
-          f"parameters from {args.init}; {args.iterations} iterations of {args.episodes} episodes on {trainer.workers.count} threads: "
-          f"about {expected_minutes(trainer):.0f} minutes; out {run.out}")
-    report_cut(trainer.sampler.questions, trainer.tokenizer, trainer.env.question_room(trainer.policy.config.max_position_embeddings))
+    print(
+        f"train_ppo: world {world.name} ({len(world.corpus)} passages, {trainer.facts['open_retriever']['retriever']}, k = {trainer.env.k}, "
+        f"quota {trainer.env.quota}), {args.dataset}.train: {len(trainer.sampler.questions)} questions; policy {trainer.policy.parameter_count():,} "
+        f"parameters from {args.init}; {args.iterations} iterations of {args.episodes} episodes on {trainer.workers.count} threads: "
+        f"about {expected_minutes(trainer):.0f} minutes; out {run.out}"
+    )
+    report_cut(
+        trainer.sampler.questions,
+        trainer.tokenizer,
+        trainer.env.question_room(trainer.policy.config.max_position_embeddings),
+    )
 
 
 def dev_evaluation(trainer: Trainer, run: Run) -> None:
     figures, text = trainer.evaluate()
     run.log({"iteration": trainer.iteration, "dev": figures, "episode": text})
     g, slices = figures["greedy"], figures["greedy_slices"]
-    tqdm.write(f"iteration {trainer.iteration}: dev reward {g['reward']:.3f}  EM {g['em']:.3f}  hit {g['hit']:.3f}  retrieval {g['retrieval']:.3f}"
-               + "".join(f"  {name} {s['retrieval']:.2f}" for name, s in slices.items()) + f"\n  {text}")
+    tqdm.write(
+        f"iteration {trainer.iteration}: dev reward {g['reward']:.3f}  EM {g['em']:.3f}  hit {g['hit']:.3f}  retrieval {g['retrieval']:.3f}"
+        + "".join(f"  {name} {s['retrieval']:.2f}" for name, s in slices.items())
+        + f"\n  {text}"
+    )
     rates = [s["retrieval"] for s in slices.values()] or [g["retrieval"]]
     if collapsed(rates):
-        tqdm.write(f"  warning: the decision has collapsed: retrieval is {min(rates):.0%} to {max(rates):.0%} on every slice")
+        tqdm.write(
+            f"  warning: the decision has collapsed: retrieval is {min(rates):.0%} to {max(rates):.0%} on every slice"
+        )
     if g["reward"] > trainer.best:
         trainer.best = g["reward"]
         run.export(run.out / "best", trainer.policy, trainer.tokenizer, iteration=trainer.iteration)
@@ -321,9 +504,19 @@ def train() -> None:
     if args.temperature == 0:
         raise UsageError("--temperature must be above 0: training samples")
     trainer = Trainer(args)
-    run = Run("train_ppo", args, {"world": trainer.world.name, "corpus_sha256": trainer.world.corpus_sha256, **trainer.facts})
+    run = Run(
+        "train_ppo",
+        args,
+        {
+            "world": trainer.world.name,
+            "corpus_sha256": trainer.world.corpus_sha256,
+            **trainer.facts,
+        },
+    )
     if run.status == "finished":
-        print(f"{run.out} already holds the finished run; next: python evaluate.py --dataset {args.dataset}")
+        print(
+            f"{run.out} already holds the finished run; next: python evaluate.py --dataset {args.dataset}"
+        )
         return
     if run.status == "resume":
         trainer.load(run)
@@ -333,16 +526,29 @@ def train() -> None:
         run.save_adapters_only(trainer.policy, trainer.tokenizer)
     if trainer.iteration == 0:
         dev_evaluation(trainer, run)
-    bar = tqdm(total=args.iterations, initial=trainer.iteration, desc="ppo", unit="iteration", dynamic_ncols=True)
+    bar = tqdm(
+        total=args.iterations,
+        initial=trainer.iteration,
+        desc="ppo",
+        unit="iteration",
+        dynamic_ncols=True,
+    )
     while trainer.iteration < args.iterations:
         try:
             figures = trainer.iterate()
         except FloatingPointError as error:
-            raise FloatingPointError(f"iteration {trainer.iteration}: {error}; {run.kept}") from None
+            raise FloatingPointError(
+                f"iteration {trainer.iteration}: {error}; {run.kept}"
+            ) from None
         run.log(figures)
         trainer.average()
-        bar.set_postfix(reward=f"{figures['reward_policy']:.3f}", hit=f"{figures['hit']:.2f}", p=f"{figures['p_retrieve']:.2f}", kl=f"{figures['kl']:.2f}",
-                        refresh=False)
+        bar.set_postfix(
+            reward=f"{figures['reward_policy']:.3f}",
+            hit=f"{figures['hit']:.2f}",
+            p=f"{figures['p_retrieve']:.2f}",
+            kl=f"{figures['kl']:.2f}",
+            refresh=False,
+        )
         bar.update()
         trainer.iteration += 1
         if trainer.iteration % args.eval_every == 0 or trainer.iteration == args.iterations:
@@ -351,7 +557,9 @@ def train() -> None:
             trainer.save(run)
     bar.close()
     run.finish(trainer.policy, trainer.tokenizer)
-    print(f"checkpoint: {run.out} (best on dev: {Path(run.out) / 'best'})   next: python evaluate.py --dataset {args.dataset}")
+    print(
+        f"checkpoint: {run.out} (best on dev: {Path(run.out) / 'best'})   next: python evaluate.py --dataset {args.dataset}"
+    )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ class Engine:
         directory = corpus.parent / f"{corpus.stem}-{folder}"
         record = directory.with_suffix(".json")
         spawn = multiprocessing.get_context("spawn")
-        stale = name == "ours" or rebuild and folder not in Engine.built  # ours is what changes from run to run
+        stale = (
+            name == "ours" or rebuild and folder not in Engine.built
+        )  # ours is what changes from run to run
         if stale or not record.exists():
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
@@ -83,7 +85,9 @@ class Engine:
         Engine.built.add(folder)
         self.facts = json.loads(record.read_text())
         self.connection, there = spawn.Pipe()
-        self.process = spawn.Process(target=serve, args=(there, name, directory, texts, k), daemon=True)
+        self.process = spawn.Process(
+            target=serve, args=(there, name, directory, texts, k), daemon=True
+        )
         self.process.start()
         there.close()
         self.directory = directory
@@ -101,7 +105,9 @@ class Engine:
         try:
             return connection.recv()
         except EOFError:
-            raise SystemExit(f"an engine failed; it said why in {directory.with_suffix('.log')}") from None
+            raise SystemExit(
+                f"an engine failed; it said why in {directory.with_suffix('.log')}"
+            ) from None
 
     def round(self) -> None:
         self.rates.append(self.ask("batch"))
@@ -114,7 +120,9 @@ class Engine:
 
 def table(engines: list[Engine]) -> None:
     ours = np.median(engines[0].rates)
-    print(f"{'engine':34}{'q/s':>9}{'range':>17}{'ours is':>9}{'p50 us':>9}{'p99 us':>9}{'index MB':>10}{'build s':>9}{'peak MB':>9}{'open ms':>9}")
+    print(
+        f"{'engine':34}{'q/s':>9}{'range':>17}{'ours is':>9}{'p50 us':>9}{'p99 us':>9}{'index MB':>10}{'build s':>9}{'peak MB':>9}{'open ms':>9}"
+    )
     for e in engines:
         rate, (p50, p99) = np.median(e.rates), np.median(e.latencies, axis=0) * 1e6
         print(
@@ -130,7 +138,9 @@ def agreement(engines: list[Engine]) -> None:
         scores = e.ask("scores")
         both = np.isfinite(ours) & np.isfinite(scores)
         ratio = np.median(scores[both] / ours[both])
-        print(f"  {e.name}: largest relative difference of the top scores {np.abs(scores[both] / ratio / ours[both] - 1).max():.1e}")
+        print(
+            f"  {e.name}: largest relative difference of the top scores {np.abs(scores[both] / ratio / ours[both] - 1).max():.1e}"
+        )
 
 
 def scaling(corpus: Path, texts: list[str], k: int, cores: set[int]) -> None:
@@ -147,18 +157,26 @@ def scaling(corpus: Path, texts: list[str], k: int, cores: set[int]) -> None:
             start = time.perf_counter()
             index.search(texts, k, threads=threads)
             times[threads].append(time.perf_counter() - start)
-    print(f"two cores against one, batch of {len(texts)}: {np.median(times[1]) / np.median(times[2]):.2f}x")
+    print(
+        f"two cores against one, batch of {len(texts)}: {np.median(times[1]) / np.median(times[2]):.2f}x"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated names; ours always runs")
+    parser.add_argument(
+        "--peers", default=",".join(PEERS), help="comma-separated names; ours always runs"
+    )
     parser.add_argument("--rebuild", action="store_true", help="build all indexes again")
-    parser.add_argument("--scaling", action="store_true", help="measure two threads too; needs two free cores")
+    parser.add_argument(
+        "--scaling", action="store_true", help="measure two threads too; needs two free cores"
+    )
     parser.add_argument("--directory", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
 
@@ -172,12 +190,16 @@ def main() -> None:
         if missing(PEERS[name]):
             print(f"{name}: not installed ({', '.join(missing(PEERS[name]))})")
     engines = [
-        Engine(name, corpus, texts, arguments.k, arguments.rebuild) for name in wanted if not missing(PEERS[name])
+        Engine(name, corpus, texts, arguments.k, arguments.rebuild)
+        for name in wanted
+        if not missing(PEERS[name])
     ]
     for _ in range(arguments.rounds):
         for engine in engines:
             engine.round()
-    print(f"BM25, {arguments.passages:,} passages, {len(texts)} queries, k = {arguments.k}, one core, {arguments.rounds} interleaved rounds")
+    print(
+        f"BM25, {arguments.passages:,} passages, {len(texts)} queries, k = {arguments.k}, one core, {arguments.rounds} interleaved rounds"
+    )
     table(engines)
     agreement(engines)
     for engine in engines:

@@ -25,14 +25,25 @@ FUNCTION_WORDS = (
 ).split()
 VOCABULARY, TOPICS, TOPIC_WORDS, SUBJECTS = 500_000, 2_000, 400, 6
 CHUNK = 10_000
-OPENINGS = ("who was the", "what is the", "in which", "what was the name of the", "when did the", "who is the")
+OPENINGS = (
+    "who was the",
+    "what is the",
+    "in which",
+    "what was the name of the",
+    "when did the",
+    "who is the",
+)
 
 
 def vocabulary() -> list[str]:
     """Function words, then pronounceable made-up ones: short for frequent words, longer for rare ones."""
     words = list(dict.fromkeys(FUNCTION_WORDS))
     taken = set(words)
-    syllables = [c + v for c in "b c d f g h j k l m n p r s t v w z ch st".split() for v in "a e i o u".split()]
+    syllables = [
+        c + v
+        for c in "b c d f g h j k l m n p r s t v w z ch st".split()
+        for v in "a e i o u".split()
+    ]
     number = 0
     while len(words) < VOCABULARY:
         number, rest, word = number + 1, number, ""
@@ -52,7 +63,9 @@ def zipf_mandelbrot(size: int, exponent: float, shift: float) -> np.ndarray:
 
 def draw(rng: np.random.Generator, cumulative: np.ndarray, shape, low: float = 0.0) -> np.ndarray:
     """Ranks drawn from the part of the distribution above the quantile `low`."""
-    return np.minimum(np.searchsorted(cumulative, rng.uniform(low, 1.0, shape)), len(cumulative) - 1)
+    return np.minimum(
+        np.searchsorted(cumulative, rng.uniform(low, 1.0, shape)), len(cumulative) - 1
+    )
 
 
 class Generator:

@@ -23,7 +23,9 @@ from benchmarks.peers import single_threaded
 K = 10
 
 
-def clustered(rows: int, dimension: int, queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def clustered(
+    rows: int, dimension: int, queries: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((2000, dimension), dtype=np.float32)
     vectors = np.empty((rows, dimension), np.float32)
@@ -33,7 +35,9 @@ def clustered(rows: int, dimension: int, queries: int, seed: int = 0) -> tuple[n
         part += 0.6 * rng.standard_normal(part.shape, dtype=np.float32)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     picked = vectors[rng.choice(rows, queries, replace=False)]
-    picked = picked + 0.3 * rng.standard_normal(picked.shape, dtype=np.float32) / np.sqrt(np.float32(dimension))
+    picked = picked + 0.3 * rng.standard_normal(picked.shape, dtype=np.float32) / np.sqrt(
+        np.float32(dimension)
+    )
     return vectors, picked / np.linalg.norm(picked, axis=1, keepdims=True)
 
 
@@ -44,15 +48,21 @@ def timed(work) -> tuple[float, object]:
 
 
 def recall(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), expected.tolist())]))
+    return float(
+        np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), expected.tolist())])
+    )
 
 
 def figures(line: str, values: list[float], unit: str, note: str = "") -> None:
-    print(f"{line:44}{np.median(values):10.2f} {unit:8}{f'{min(values):.2f}-{max(values):.2f}':>18}   {note}")
+    print(
+        f"{line:44}{np.median(values):10.2f} {unit:8}{f'{min(values):.2f}-{max(values):.2f}':>18}   {note}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=5)
@@ -96,20 +106,42 @@ def main() -> None:
 
     gigabytes, gigaflops = 4 * n * d / 1e9, 2 * 64 * n * d / 1e9
     median = {name: np.median(values) for name, values in seconds.items()}
-    print(f"dense search, {n:,} x {d}, k = {K}, one core, {_core.simd_level()}, {arguments.rounds} interleaved rounds")
+    print(
+        f"dense search, {n:,} x {d}, k = {K}, one core, {_core.simd_level()}, {arguments.rounds} interleaved rounds"
+    )
     figures("reading memory", [gigabytes / s for s in seconds["read"]], "GB/s")
     figures("multiply-adds", [gigaflops / s for s in seconds["fma"]], "GFLOP/s")
-    figures("f32, batch 1", [1e3 * s for s in seconds["f32", 1]], "ms", f"{median['read'] / median['f32', 1]:.1%} of the bandwidth")
-    figures("f32, batch 64", [1e3 * s for s in seconds["f32", 64]], "ms", f"{median['fma'] / median['f32', 64]:.1%} of the arithmetic")
+    figures(
+        "f32, batch 1",
+        [1e3 * s for s in seconds["f32", 1]],
+        "ms",
+        f"{median['read'] / median['f32', 1]:.1%} of the bandwidth",
+    )
+    figures(
+        "f32, batch 64",
+        [1e3 * s for s in seconds["f32", 64]],
+        "ms",
+        f"{median['fma'] / median['f32', 64]:.1%} of the arithmetic",
+    )
     if faiss:
         for batch in (1, 64):
             ratio = median["faiss", batch] / median["f32", batch]
-            figures(f"faiss IndexFlatIP, batch {batch}", [1e3 * s for s in seconds["faiss", batch]], "ms", f"ours is {ratio:.2f}x")
+            figures(
+                f"faiss IndexFlatIP, batch {batch}",
+                [1e3 * s for s in seconds["faiss", batch]],
+                "ms",
+                f"ours is {ratio:.2f}x",
+            )
         print(f"  recall@10 of faiss against ours: {recall(found['faiss'], found['f32']):.4f}")
     for storage in ("bf16", "int8"):
         for batch in (1, 64):
             ratio = median["f32", batch] / median[storage, batch]
-            figures(f"{storage} + exact rescoring, batch {batch}", [1e3 * s for s in seconds[storage, batch]], "ms", f"{ratio:.2f}x our f32")
+            figures(
+                f"{storage} + exact rescoring, batch {batch}",
+                [1e3 * s for s in seconds[storage, batch]],
+                "ms",
+                f"{ratio:.2f}x our f32",
+            )
         print(f"  recall@10 of {storage}: {recall(found[storage], found['f32']):.4f}")
 
 

@@ -6,6 +6,7 @@
 rows whose continuation by our KV cache is that of `generate`; `back` is the difference after we save and they open.
 In bf16 both round: the columns are each side's largest distance from the float32 logits.
 """
+
 import tempfile
 from pathlib import Path
 
@@ -15,13 +16,36 @@ from torch.nn import functional as F
 from model import Policy, Session
 
 VOCAB = 320
-SHAPE = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-             max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-LLAMA3 = dict(rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+SHAPE = dict(
+    vocab_size=VOCAB,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+LLAMA3 = dict(
+    rope_type="llama3",
+    rope_theta=500.0,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
+)
 FAMILIES = {  # name -> (class of the config, its fields)
     "Llama": ("LlamaConfig", dict(tie_word_embeddings=False)),
-    "Llama, all biases, tied": ("LlamaConfig", dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True)),
-    "Llama 3.1 (rope scaling)": ("LlamaConfig", dict(rope_parameters=LLAMA3, tie_word_embeddings=False)),
+    "Llama, all biases, tied": (
+        "LlamaConfig",
+        dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    ),
+    "Llama 3.1 (rope scaling)": (
+        "LlamaConfig",
+        dict(rope_parameters=LLAMA3, tie_word_embeddings=False),
+    ),
     "Mistral": ("MistralConfig", dict(sliding_window=None, num_key_value_heads=1)),
     "Mistral, head_dim, window": ("MistralConfig", dict(sliding_window=128, head_dim=12)),
     "Qwen2.5": ("Qwen2Config", dict(tie_word_embeddings=True, rms_norm_eps=1e-6)),
@@ -34,8 +58,11 @@ FAMILIES = {  # name -> (class of the config, its fields)
 def random_model(name: str, seed: int = 0, **changes):
     """A transformers model of that family, float32, far from its initialisation."""
     import transformers
+
     kind, fields = FAMILIES[name]
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**SHAPE | fields | changes)).eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        getattr(transformers, kind)(**SHAPE | fields | changes)
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter_name, parameter in model.named_parameters():
         centre = 1.0 if "norm" in parameter_name else 0.0
@@ -46,11 +73,15 @@ def random_model(name: str, seed: int = 0, **changes):
 @torch.no_grad()
 def greedy_rows_equal(ours: Policy, theirs, prompts: torch.Tensor, budget: int) -> int:
     """Rows of int64 [B, T] that our cache continues exactly as `generate` does."""
-    other = theirs.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=budget)[:, prompts.shape[1]:].tolist()
-    session = Session.start(ours, [row[:length] for row, length in zip(prompts.tolist(), (5, 11, 3, 8))])  # in two ragged chunks
+    other = theirs.generate(
+        prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=budget
+    )[:, prompts.shape[1] :].tolist()
+    session = Session.start(
+        ours, [row[:length] for row, length in zip(prompts.tolist(), (5, 11, 3, 8))]
+    )  # in two ragged chunks
     session = session.feed([row[length:-1] for row, length in zip(prompts.tolist(), (5, 11, 3, 8))])
     mine = session.generate(prompts[:, -1], budget, 0.0, eos=2)
-    return sum(row == (o[:o.index(2) + 1] if 2 in o else o) for row, o in zip(mine, other))
+    return sum(row == (o[: o.index(2) + 1] if 2 in o else o) for row, o in zip(mine, other))
 
 
 def gradient_difference(ours: Policy, theirs, tokens: torch.Tensor) -> float:
@@ -58,14 +89,21 @@ def gradient_difference(ours: Policy, theirs, tokens: torch.Tensor) -> float:
     for logits in (ours(tokens)[0], theirs(tokens).logits):
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
     others = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    mine = {name: parameter.grad for name, parameter in ours.named_parameters() if not name.startswith("value_head.")}
-    assert mine.keys() == others.keys() and all(gradient.abs().max() > 0 for gradient in others.values())
+    mine = {
+        name: parameter.grad
+        for name, parameter in ours.named_parameters()
+        if not name.startswith("value_head.")
+    }
+    assert mine.keys() == others.keys() and all(
+        gradient.abs().max() > 0 for gradient in others.values()
+    )
     return max(float((mine[name] - others[name]).abs().max()) for name in others)
 
 
 def compare(name: str, directory: Path) -> dict[str, float]:
     """All figures of one family; writes checkpoints below `directory`."""
     from transformers import AutoModelForCausalLM
+
     torch.manual_seed(0)
     theirs = random_model(name)
     theirs.save_pretrained(directory / "theirs", max_shard_size="20KB")
@@ -79,9 +117,13 @@ def compare(name: str, directory: Path) -> dict[str, float]:
         (directory / "ours").mkdir()
         ours.save(directory / "ours")
         ours.config.save(directory / "ours" / "config.json", 0, 1, 2)
-        figures["back"] = difference(AutoModelForCausalLM.from_pretrained(directory / "ours")(tokens).logits, expected)
+        figures["back"] = difference(
+            AutoModelForCausalLM.from_pretrained(directory / "ours")(tokens).logits, expected
+        )
         half = AutoModelForCausalLM.from_pretrained(directory / "theirs", dtype=torch.bfloat16)
-        figures["bf16"] = difference(Policy.load(directory / "theirs", dtype=torch.bfloat16)(tokens)[0], expected)
+        figures["bf16"] = difference(
+            Policy.load(directory / "theirs", dtype=torch.bfloat16)(tokens)[0], expected
+        )
         figures["bf16_theirs"] = difference(half(tokens).logits, expected)
     figures["gradient"] = gradient_difference(ours, theirs, tokens)
     return figures
@@ -92,13 +134,19 @@ def main() -> None:
         import transformers
     except ImportError:
         raise SystemExit("error: transformers is missing (pip install transformers)") from None
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}; {SHAPE['num_hidden_layers']} layers, 3 x 100 tokens")
-    print(f"{'family':<28}{'logits std':>11}{'logits':>10}{'gradient':>10}{'greedy':>8}{'back':>10}{'bf16 ours':>11}{'theirs':>8}")
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}; {SHAPE['num_hidden_layers']} layers, 3 x 100 tokens"
+    )
+    print(
+        f"{'family':<28}{'logits std':>11}{'logits':>10}{'gradient':>10}{'greedy':>8}{'back':>10}{'bf16 ours':>11}{'theirs':>8}"
+    )
     for name in FAMILIES:
         with tempfile.TemporaryDirectory() as directory:
             f = compare(name, Path(directory))
-        print(f"{name:<28}{f['spread']:>11.2f}{f['logits']:>10.1e}{f['gradient']:>10.1e}{f['greedy']:>6}/4{f['back']:>10.1e}"
-              f"{f['bf16']:>11.3f}{f['bf16_theirs']:>8.3f}")
+        print(
+            f"{name:<28}{f['spread']:>11.2f}{f['logits']:>10.1e}{f['gradient']:>10.1e}{f['greedy']:>6}/4{f['back']:>10.1e}"
+            f"{f['bf16']:>11.3f}{f['bf16_theirs']:>8.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,12 @@ def passages(corpus: Path):
 
 
 def bytes_under(directory: Path, *patterns: str) -> int:
-    files = {path for pattern in patterns or ("*",) for path in directory.rglob(pattern) if path.is_file()}
+    files = {
+        path
+        for pattern in patterns or ("*",)
+        for path in directory.rglob(pattern)
+        if path.is_file()
+    }
     return sum(path.stat().st_size for path in files)
 
 
@@ -65,7 +70,14 @@ class Pisa:
         with open(corpus) as file:
             count = sum(1 for _ in file)
         # One batch: on a single core PISA's indexer waits for ever once its queue of batches is full.
-        index = PisaIndex(str(directory), text_field="text", stemmer="none", stops="none", threads=1, batch_size=count)
+        index = PisaIndex(
+            str(directory),
+            text_field="text",
+            stemmer="none",
+            stops="none",
+            threads=1,
+            batch_size=count,
+        )
         index.index({"docno": str(i), "text": text} for i, text in enumerate(passages(corpus)))
         self.open(directory)  # compresses on first use
 
@@ -74,13 +86,25 @@ class Pisa:
 
         self.retrieve, self.context = _pisathon.retrieve, _pisathon.RetrievalContext()
         _pisathon.prepare_index(
-            self.context, str(directory), "block_simdbp", "bm25", "", quantize=0, stop_fname="", bm25_k1=K1, bm25_b=B
+            self.context,
+            str(directory),
+            "block_simdbp",
+            "bm25",
+            "",
+            quantize=0,
+            stop_fname="",
+            bm25_k1=K1,
+            bm25_b=B,
         )
 
     def search(self, queries, k):
         size = len(queries) * k
         self.rows, self.k = len(queries), k
-        self.row, ids, rank = np.empty(size, np.int32), np.empty(size, object), np.empty(size, np.int32)
+        self.row, ids, rank = (
+            np.empty(size, np.int32),
+            np.empty(size, object),
+            np.empty(size, np.int32),
+        )
         self.scores = np.empty(size, np.float32)
         self.count = self.retrieve(
             self.context, self.algorithm, list(enumerate(queries)), k=k, threads=1, pretokenised=False, query_weighted=0,
@@ -95,7 +119,9 @@ class Pisa:
         return out
 
     def size(self, directory: Path) -> int:
-        return bytes_under(directory, "*block_simdbp*", "*wand*", "*.bmw*", "fwd.termlex", "fwd.doclex")
+        return bytes_under(
+            directory, "*block_simdbp*", "*wand*", "*.bmw*", "fwd.termlex", "fwd.doclex"
+        )
 
 
 class PisaWand(Pisa):
@@ -109,7 +135,9 @@ class Bm25s:
     def build(self, corpus: Path, directory: Path) -> None:
         import bm25s
 
-        tokens = bm25s.tokenize(list(passages(corpus)), token_pattern=r"(?u)\b\w+\b", stopwords=[], show_progress=False)
+        tokens = bm25s.tokenize(
+            list(passages(corpus)), token_pattern=r"(?u)\b\w+\b", stopwords=[], show_progress=False
+        )
         index = bm25s.BM25(method="lucene", k1=K1, b=B)
         index.index(tokens, show_progress=False)
         index.save(directory)
@@ -125,9 +153,15 @@ class Bm25s:
 
     def search(self, queries, k):
         tokens = self.tokenizer(
-            queries, token_pattern=r"(?u)\b\w+\b", stopwords=[], show_progress=False, return_ids=False
+            queries,
+            token_pattern=r"(?u)\b\w+\b",
+            stopwords=[],
+            show_progress=False,
+            return_ids=False,
         )
-        self.result = self.index.retrieve(tokens, k=k, show_progress=False, n_threads=0 if self.backend == "numpy" else 1)
+        self.result = self.index.retrieve(
+            tokens, k=k, show_progress=False, n_threads=0 if self.backend == "numpy" else 1
+        )
 
     def top_scores(self) -> np.ndarray:
         return self.result.scores
@@ -148,7 +182,11 @@ class Tantivy:
     def schema(self):
         import tantivy
 
-        return tantivy.SchemaBuilder().add_text_field("text", stored=False, index_option="freq").build()
+        return (
+            tantivy.SchemaBuilder()
+            .add_text_field("text", stored=False, index_option="freq")
+            .build()
+        )
 
     def build(self, corpus: Path, directory: Path) -> None:
         import tantivy
@@ -173,7 +211,9 @@ class Tantivy:
 
     def top_scores(self) -> np.ndarray:
         width = max(map(len, self.hits))
-        return np.array([[score for score, _ in hits] + [-np.inf] * (width - len(hits)) for hits in self.hits])
+        return np.array(
+            [[score for score, _ in hits] + [-np.inf] * (width - len(hits)) for hits in self.hits]
+        )
 
     def size(self, directory: Path) -> int:
         return bytes_under(directory)

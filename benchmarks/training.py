@@ -19,6 +19,7 @@ at the speed of memory and vector units: the share says how small the model is a
 
 PPO: seconds of rollout, score, value head and update per iteration with the defaults of train_ppo.py.
 """
+
 import argparse
 import statistics
 import time
@@ -32,25 +33,71 @@ import train_ppo
 import train_sft
 from rl import Episode
 
-GROUPS = (("matmul", ("mm", "bmm", "addmm", "linear", "matmul", "baddbmm")), ("softmax", ("softmax", "logsumexp")),
-          ("copies and casts", ("copy_", "clone", "cat", "contiguous", "roll", "stack", "fill_", "zero_")),
-          ("gather and scatter", ("index", "gather", "embedding", "scatter", "masked", "nonzero")),
-          ("elementwise", ("mul", "add", "sub", "div", "silu", "exp", "rsqrt", "pow", "neg", "where", "sum", "vecdot", "addcmul", "addcdiv", "lerp", "sqrt", "foreach")))
+GROUPS = (
+    ("matmul", ("mm", "bmm", "addmm", "linear", "matmul", "baddbmm")),
+    ("softmax", ("softmax", "logsumexp")),
+    (
+        "copies and casts",
+        ("copy_", "clone", "cat", "contiguous", "roll", "stack", "fill_", "zero_"),
+    ),
+    ("gather and scatter", ("index", "gather", "embedding", "scatter", "masked", "nonzero")),
+    (
+        "elementwise",
+        (
+            "mul",
+            "add",
+            "sub",
+            "div",
+            "silu",
+            "exp",
+            "rsqrt",
+            "pow",
+            "neg",
+            "where",
+            "sum",
+            "vecdot",
+            "addcmul",
+            "addcdiv",
+            "lerp",
+            "sqrt",
+            "foreach",
+        ),
+    ),
+)
 
 
 def model_flops(episodes: list[Episode], policy) -> float:
     config = policy.config
-    weights = {name: p.numel() for name, p in policy.model.layers[0].named_parameters() if p.ndim == 2}
+    weights = {
+        name: p.numel() for name, p in policy.model.layers[0].named_parameters() if p.ndim == 2
+    }
     keys = weights["self_attn.k_proj.weight"] + weights["self_attn.v_proj.weight"]
-    everywhere, wanted = (config.num_hidden_layers - 1) * sum(weights.values()) + keys, sum(weights.values()) - keys
+    everywhere, wanted = (
+        (config.num_hidden_layers - 1) * sum(weights.values()) + keys,
+        sum(weights.values()) - keys,
+    )
     attention, logits = config.hidden_size, config.vocab_size * config.hidden_size
-    return sum(6.0 * (everywhere * len(e.tokens) + (config.num_hidden_layers - 1) * attention * len(e.tokens) ** 2
-                      + (wanted + logits + 2 * attention * len(e.tokens)) * sum(e.action_mask)) for e in episodes)
+    return sum(
+        6.0
+        * (
+            everywhere * len(e.tokens)
+            + (config.num_hidden_layers - 1) * attention * len(e.tokens) ** 2
+            + (wanted + logits + 2 * attention * len(e.tokens)) * sum(e.action_mask)
+        )
+        for e in episodes
+    )
 
 
 def matmul_rate(shapes: list[tuple[int, int, int]], seconds: float = 0.2) -> float:
     """FLOP/s of bf16 products [M, K] x [K, N], all shapes in turn."""
-    operands = [(torch.randn(m, k, dtype=torch.bfloat16), torch.randn(k, n, dtype=torch.bfloat16), torch.empty(m, n, dtype=torch.bfloat16)) for m, k, n in shapes]
+    operands = [
+        (
+            torch.randn(m, k, dtype=torch.bfloat16),
+            torch.randn(k, n, dtype=torch.bfloat16),
+            torch.empty(m, n, dtype=torch.bfloat16),
+        )
+        for m, k, n in shapes
+    ]
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         for a, b, out in operands:
@@ -76,7 +123,10 @@ def op_groups(work) -> list[tuple[str, float]]:
     spent: Counter = Counter()
     for event in profiler.key_averages():
         name = event.key.removeprefix("aten::").strip("_")
-        kind = next((kind for kind, parts in GROUPS if any(part in name for part in parts)), "other (framework, views)")
+        kind = next(
+            (kind for kind, parts in GROUPS if any(part in name for part in parts)),
+            "other (framework, views)",
+        )
         spent[kind] += event.self_cpu_time_total
     return [(kind, t / sum(spent.values())) for kind, t in spent.most_common()]
 
@@ -91,14 +141,26 @@ def warm_up_figures(args) -> None:
     run.policy.train()
     first = run.args.read_steps  # after the curriculum: whole observations
     sizes = [sum(len(e.tokens) for e in run.batch(first + i)) for i in range(3)]
-    shapes = layer_shapes(run.policy, round(statistics.mean(sizes) * run.args.micro_batch / run.args.episodes))
-    speed, share_own, share_large, own_rates, large_rates, parts, padded = [], [], [], [], [], Counter(), []
+    shapes = layer_shapes(
+        run.policy, round(statistics.mean(sizes) * run.args.micro_batch / run.args.episodes)
+    )
+    speed, share_own, share_large, own_rates, large_rates, parts, padded = (
+        [],
+        [],
+        [],
+        [],
+        [],
+        Counter(),
+        [],
+    )
 
     def step(i: int) -> list[Episode]:
         clock = [time.perf_counter()]
         episodes = run.batch(first + i)
         clock.append(time.perf_counter())
-        train_sft.train_step(run.policy, run.optimizers, episodes, run.tokenizer, run.args, run.workers)
+        train_sft.train_step(
+            run.policy, run.optimizers, episodes, run.tokenizer, run.args, run.workers
+        )
         parts.update(demonstrations=clock[1] - clock[0], step=time.perf_counter() - clock[1])
         return episodes
 
@@ -114,11 +176,21 @@ def warm_up_figures(args) -> None:
         flops = model_flops(episodes, run.policy) / seconds
         share_own.append(flops / own_rates[-1])
         share_large.append(flops / large_rates[-1])
-        groups = [[len(batch[i].tokens) for i in g] for batch in [episodes[-run.args.episodes:]] for g in train_sft.by_length(batch, run.args.micro_batch)]
+        groups = [
+            [len(batch[i].tokens) for i in g]
+            for batch in [episodes[-run.args.episodes :]]
+            for g in train_sft.by_length(batch, run.args.micro_batch)
+        ]
         padded.append(1 - sum(map(sum, groups)) / sum(len(g) * max(g) for g in groups))
-    print(f"SFT            {spread(speed, 'tokens/s')}; {run.args.episodes} demonstrations, about {statistics.mean(sizes):.0f} tokens per step, {statistics.mean(padded):.0%} of positions are padding")
-    print(f"matmul, bf16   own shapes {spread(own_rates, 'TFLOP/s', 1e12)}; 1024^3 {spread(large_rates, 'TFLOP/s', 1e12)}")
-    print(f"share of it    {spread(share_own, '%', .01)} of own shapes; {spread(share_large, '%', .01)} of 1024^3")
+    print(
+        f"SFT            {spread(speed, 'tokens/s')}; {run.args.episodes} demonstrations, about {statistics.mean(sizes):.0f} tokens per step, {statistics.mean(padded):.0%} of positions are padding"
+    )
+    print(
+        f"matmul, bf16   own shapes {spread(own_rates, 'TFLOP/s', 1e12)}; 1024^3 {spread(large_rates, 'TFLOP/s', 1e12)}"
+    )
+    print(
+        f"share of it    {spread(share_own, '%', 0.01)} of own shapes; {spread(share_large, '%', 0.01)} of 1024^3"
+    )
     whole = sum(parts.values())
     # Parts of one more step, taken apart.
     clock, batch = Counter(), run.batch(first)
@@ -133,8 +205,20 @@ def warm_up_figures(args) -> None:
         optimizer.step()
     clock["optimisers"] = time.perf_counter() - start
     rest = parts["step"] / whole / sum(clock.values())
-    print("parts          " + ", ".join(f"{name} {t:.0%}" for name, t in (("demonstrations and retrieval", parts["demonstrations"] / whole), *((k, t * rest) for k, t in clock.items()))))
-    print("operations     " + ", ".join(f"{kind} {share:.0%}" for kind, share in op_groups(lambda: step(1))))
+    print(
+        "parts          "
+        + ", ".join(
+            f"{name} {t:.0%}"
+            for name, t in (
+                ("demonstrations and retrieval", parts["demonstrations"] / whole),
+                *((k, t * rest) for k, t in clock.items()),
+            )
+        )
+    )
+    print(
+        "operations     "
+        + ", ".join(f"{kind} {share:.0%}" for kind, share in op_groups(lambda: step(1)))
+    )
 
 
 def ppo_figures(args) -> None:
@@ -150,19 +234,28 @@ def ppo_figures(args) -> None:
     figures = figures[1:]
     names = ("rollout", "score", "value", "update")
     seconds = {name: [f[f"seconds_{name}"] for f in figures] for name in names}
-    print(f"PPO            {trainer.args.episodes} episodes per iteration: " + ", ".join(f"{name} {spread(seconds[name], 's')}" for name in names))
-    print(f"ratios         update / rollout {spread([f['seconds_update'] / f['seconds_rollout'] for f in figures], 'x')}; "
-          f"all but the rollout / rollout {spread([sum(f[f'seconds_{n}'] for n in names[1:]) / f['seconds_rollout'] for f in figures], 'x')}; "
-          f"{statistics.median([trainer.args.episodes / sum(f[f'seconds_{n}'] for n in names) for f in figures]):.0f} episodes/s over all; "
-          f"{statistics.mean(f['optimizer_steps'] for f in figures):.0f} optimiser steps per update")
+    print(
+        f"PPO            {trainer.args.episodes} episodes per iteration: "
+        + ", ".join(f"{name} {spread(seconds[name], 's')}" for name in names)
+    )
+    print(
+        f"ratios         update / rollout {spread([f['seconds_update'] / f['seconds_rollout'] for f in figures], 'x')}; "
+        f"all but the rollout / rollout {spread([sum(f[f'seconds_{n}'] for n in names[1:]) / f['seconds_rollout'] for f in figures], 'x')}; "
+        f"{statistics.median([trainer.args.episodes / sum(f[f'seconds_{n}'] for n in names) for f in figures]):.0f} episodes/s over all; "
+        f"{statistics.mean(f['optimizer_steps'] for f in figures):.0f} optimiser steps per update"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--init", default="runs/sft", help="warm-up checkpoint for the PPO figures")
     parser.add_argument("--world", default="mini")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=4, help="optimiser steps per round of the warm-up")
+    parser.add_argument(
+        "--steps", type=int, default=4, help="optimiser steps per round of the warm-up"
+    )
     parser.add_argument("--threads", type=int, default=0, help="torch threads, 0 = all")
     args = parser.parse_args()
     torch.set_num_threads(args.threads or torch.get_num_threads())

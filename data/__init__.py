@@ -3,5 +3,14 @@
 from data.metrics import contains_answer, exact_match, f1_score, hit, normalize_answer
 from data.world import Passage, Question, World, WorldError
 
-__all__ = ["Passage", "Question", "World", "WorldError",
-           "contains_answer", "exact_match", "f1_score", "hit", "normalize_answer"]
+__all__ = [
+    "Passage",
+    "Question",
+    "World",
+    "WorldError",
+    "contains_answer",
+    "exact_match",
+    "f1_score",
+    "hit",
+    "normalize_answer",
+]

@@ -22,8 +22,12 @@ from typing import BinaryIO
 ARCHIVES = (".zip", ".tar.gz", ".tgz")
 BLOCK = 1 << 20  # bytes read at once from a JSON list, which may be one line
 HEAD = 4096  # characters within which a list has to begin
-LONGEST = 1 << 24  # characters: an error further than this from the end of what was read is no record cut in two
-_HEAD = re.compile(r'\s*(?:\{\s*"[^"\\]*"\s*:\s*)?\[')  # of a list, or of an object whose first value is a list
+LONGEST = (
+    1 << 24
+)  # characters: an error further than this from the end of what was read is no record cut in two
+_HEAD = re.compile(
+    r'\s*(?:\{\s*"[^"\\]*"\s*:\s*)?\['
+)  # of a list, or of an object whose first value is a list
 _SPACE = re.compile(r"\s*")
 _MISSING = object()
 
@@ -97,11 +101,15 @@ def json_lines(file: Path) -> Iterator[tuple[str, dict]]:
 def json_list(file: Path) -> Iterator[tuple[str, dict]]:
     """("FILE:LINE", JSON object) for each element of the list that the file is, or that is the first value of the object
     that it is (TriviaQA's {"Data": [...], ...}). HotpotQA's training list is 566 MB on one line, so it is read in blocks."""
-    blocks = codecs.iterdecode(_pieces(file, lambda stream: iter(lambda: stream.read(BLOCK), b"")), "utf-8-sig")
+    blocks = codecs.iterdecode(
+        _pieces(file, lambda stream: iter(lambda: stream.read(BLOCK), b"")), "utf-8-sig"
+    )
     text, at, line, decode = "", 0, 1, json.JSONDecoder().raw_decode
 
     def wrong(problem: str, position: int | None = None) -> WorldError:
-        return WorldError(f"{file}:{line + text.count(chr(10), at, at if position is None else position)}: {problem}")
+        return WorldError(
+            f"{file}:{line + text.count(chr(10), at, at if position is None else position)}: {problem}"
+        )
 
     def more() -> bool:
         """Drop what is read and append a block; False at the end of the file."""
@@ -123,7 +131,7 @@ def json_list(file: Path) -> Iterator[tuple[str, dict]]:
         while True:
             move(_SPACE.match(text, at).end())
             if at < len(text) or not more():
-                return text[at:at + 1]
+                return text[at : at + 1]
 
     while not (head := _HEAD.match(text)) and len(text) < HEAD and more():
         pass
@@ -133,11 +141,11 @@ def json_list(file: Path) -> Iterator[tuple[str, dict]]:
     first = True
     while following() != "]":
         if not first:
-            if text[at:at + 1] != ",":
+            if text[at : at + 1] != ",":
                 raise wrong("not JSON")
             at += 1
             following()
-        if text[at:at + 1] != "{":
+        if text[at : at + 1] != "{":
             raise wrong("not a JSON object")
         while True:
             try:
@@ -153,7 +161,9 @@ def json_list(file: Path) -> Iterator[tuple[str, dict]]:
         move(end)
         first = False
     try:
-        json.loads(head[0].strip() + text[at:] + "".join(blocks))  # what follows the list has to close it
+        json.loads(
+            head[0].strip() + text[at:] + "".join(blocks)
+        )  # what follows the list has to close it
     except ValueError:
         raise wrong("not JSON") from None
 
@@ -171,19 +181,30 @@ def table(file: Path, columns: Iterable[str] = ()) -> Iterator[tuple[str, dict[s
         number = 1
         for record in reader:
             where, number = f"{file}:{reader.line_num}", reader.line_num
-            if None in record or None in record.values():  # csv's names for fields beyond the header, and for missing ones
+            if (
+                None in record or None in record.values()
+            ):  # csv's names for fields beyond the header, and for missing ones
                 raise WorldError(f"{where}: the number of columns is not the header's")
             yield where, record
     except (csv.Error, UnicodeDecodeError):
-        raise WorldError(f"{file}:{number + 1}: not {'tab' if tabs else 'comma'}-separated UTF-8 text") from None
+        raise WorldError(
+            f"{file}:{number + 1}: not {'tab' if tabs else 'comma'}-separated UTF-8 text"
+        ) from None
 
 
 def records(file: Path) -> Iterator[tuple[str, dict]]:
     """The records of a file, by its name."""
-    for suffix, read in ((".jsonl", json_lines), (".json", json_list), (".tsv", table), (".csv", table)):
+    for suffix, read in (
+        (".jsonl", json_lines),
+        (".json", json_list),
+        (".tsv", table),
+        (".csv", table),
+    ):
         if file.name.removesuffix(".gz").endswith(suffix):
             return read(file)
-    raise WorldError(f"{file}: its name must end in .jsonl, .json, .tsv or .csv, or in that and .gz")
+    raise WorldError(
+        f"{file}: its name must end in .jsonl, .json, .tsv or .csv, or in that and .gz"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- checks of one field
@@ -193,12 +214,22 @@ def identifier(row: dict, where: str, seen: dict[str, str]) -> str:
     """The field "id", or BEIR's "_id", which `seen` must not hold yet."""
     id = string(row, "_id" if "_id" in row and "id" not in row else "id", where, name="id")
     if id in seen:
-        raise WorldError(f"{where}: duplicate id {id!r}, first on line {seen[id].rpartition(':')[2]}")
+        raise WorldError(
+            f"{where}: duplicate id {id!r}, first on line {seen[id].rpartition(':')[2]}"
+        )
     seen[id] = where
     return id
 
 
-def string(row: dict, field: str, where: str, *, name: str | None = None, blank: bool = False, default=_MISSING) -> str:
+def string(
+    row: dict,
+    field: str,
+    where: str,
+    *,
+    name: str | None = None,
+    blank: bool = False,
+    default=_MISSING,
+) -> str:
     if field not in row:
         if default is _MISSING:
             raise WorldError(f"{where}: lacks the field {name or field!r}")
@@ -207,8 +238,12 @@ def string(row: dict, field: str, where: str, *, name: str | None = None, blank:
 
 
 def strings(row: dict, field: str, where: str, *, name: str | None = None) -> tuple[str, ...]:
-    return tuple(_check_string(value, f"{name or field}[{i}]", where, blank=False)
-                 for i, value in enumerate(typed(row, field, list, where, name=name, what="a list of strings")))
+    return tuple(
+        _check_string(value, f"{name or field}[{i}]", where, blank=False)
+        for i, value in enumerate(
+            typed(row, field, list, where, name=name, what="a list of strings")
+        )
+    )
 
 
 def objects(row: dict, field: str, where: str) -> list[dict]:
@@ -218,12 +253,16 @@ def objects(row: dict, field: str, where: str) -> list[dict]:
     return values
 
 
-def typed(row: dict, field: str, kind: type, where: str, *, name: str | None = None, what: str = ""):
+def typed(
+    row: dict, field: str, kind: type, where: str, *, name: str | None = None, what: str = ""
+):
     """A field that must be there and be a list or a dict."""
     if field not in row:
         raise WorldError(f"{where}: lacks the field {name or field!r}")
     if not isinstance(row[field], kind):
-        raise WorldError(f"{where}: {name or field!r} must be {what or {list: 'a list', dict: 'an object'}[kind]}")
+        raise WorldError(
+            f"{where}: {name or field!r} must be {what or {list: 'a list', dict: 'an object'}[kind]}"
+        )
     return row[field]
 
 
@@ -234,6 +273,8 @@ def _check_string(value: object, name: str, where: str, blank: bool) -> str:
         raise WorldError(f"{where}: {name!r} is blank")
     try:
         value.encode()
-    except UnicodeEncodeError:  # JSON can spell half a character ("\ud800"), which no tokenizer or file can take
+    except (
+        UnicodeEncodeError
+    ):  # JSON can spell half a character ("\ud800"), which no tokenizer or file can take
         raise WorldError(f"{where}: {name!r} is not valid Unicode") from None
     return value

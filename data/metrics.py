@@ -51,7 +51,11 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """
     padded = f" {normalize_answer(text)} "
     normalized = (normalize_answer(answer) for answer in answers)
-    return any(f" {answer} " in padded for answer in normalized if answer and not re.fullmatch("[a-z]", answer))
+    return any(
+        f" {answer} " in padded
+        for answer in normalized
+        if answer and not re.fullmatch("[a-z]", answer)
+    )
 
 
 def missing_gold(passages: Sequence[Passage], question: Question) -> list[str]:
@@ -68,3 +72,27 @@ def hit(passages: Sequence[Passage], question: Question) -> bool:
     if question.gold_passages is not None:
         return bool(question.gold_passages) and not missing_gold(passages, question)
     return any(contains_answer(p.full_text, question.answers) for p in passages)
+
+
+def gold_passage(question: Question, rows: dict[str, int]) -> int | None:
+    """Corpus row of the first gold passage, None where none is known; `rows` maps passage id to row."""
+    return next((rows[i] for i in question.gold_passages or () if i in rows), None)
+
+
+def stated(passages: Sequence[Passage], question: Question) -> tuple[int, str] | None:
+    """(position, answer) of the first passage that states an accepted answer, None without one. Gold passages count where
+    they are known: a stale passage or one about a namesake may hold the same words by accident."""
+    known = question.gold_passages
+    for position, passage in enumerate(passages):
+        if known is None or passage.id in known:
+            for answer in question.answers:
+                if contains_answer(passage.full_text, [answer]):
+                    return position, answer
+    return None
+
+
+def answerable(passages: Sequence[Passage], question: Question) -> bool:
+    """Whether a reader could find the answer in these passages: it is stated, or all that it follows from is there."""
+    if question.type in MULTI_HOP and question.gold_passages:
+        return not missing_gold(passages, question)
+    return stated(passages, question) is not None

@@ -24,7 +24,13 @@ from typing import NamedTuple
 from data.files import WorldError, identifier, json_lines, string, strings
 
 K, QUOTA = 4, 1  # the paper's passages per retrieval and retrievals per question
-MULTI_HOP = ("bridge", "comparison", "bridge_comparison", "compositional", "inference")  # types of HotpotQA and 2WikiMultihopQA
+MULTI_HOP = (
+    "bridge",
+    "comparison",
+    "bridge_comparison",
+    "compositional",
+    "inference",
+)  # types of HotpotQA and 2WikiMultihopQA
 
 
 class Passage(NamedTuple):
@@ -46,8 +52,12 @@ class Question:
     slice: str | None = None  # "popular", "tail" or "absent" in the generated worlds
     relation: str | None = None
     popularity: float | None = None
-    gold_passages: tuple[str, ...] | None = None  # passage ids; None: unknown; (): known to be absent from the corpus
-    type: str | None = None  # one of MULTI_HOP: all gold passages are needed, in their order; else any of them will do
+    gold_passages: tuple[str, ...] | None = (
+        None  # passage ids; None: unknown; (): known to be absent from the corpus
+    )
+    type: str | None = (
+        None  # one of MULTI_HOP: all gold passages are needed, in their order; else any of them will do
+    )
 
 
 class World:
@@ -56,8 +66,18 @@ class World:
     k: passages per retrieval, quota: retrievals per question; what this world is meant to be run with.
     """
 
-    def __init__(self, *, name: str, corpus: Iterable[Passage], questions: Mapping[str, list[Question] | Path],
-                 description: str = "", license: str = "", source: str = "", k: int = K, quota: int = QUOTA):
+    def __init__(
+        self,
+        *,
+        name: str,
+        corpus: Iterable[Passage],
+        questions: Mapping[str, list[Question] | Path],
+        description: str = "",
+        license: str = "",
+        source: str = "",
+        k: int = K,
+        quota: int = QUOTA,
+    ):
         """questions: "<set>.<split>" -> the questions, or the file that is read when they are first asked for."""
         self.name, self.description, self.license, self.source = name, description, license, source
         self.k, self.quota = k, quota
@@ -72,10 +92,12 @@ class World:
         """
         name, _, seed = str(name_or_dir).partition(":")
         if name in ("mini", "tiny"):
-            from data.mini import generate  # here, because data.mini builds Worlds
+            from data.mini.generate import generate  # here, because data.mini builds Worlds
 
             if ":" in str(name_or_dir) and not re.fullmatch("[0-9]{1,18}", seed):
-                raise WorldError(f"world {str(name_or_dir)!r}: the seed must be a whole number, as in '{name}:1'")
+                raise WorldError(
+                    f"world {str(name_or_dir)!r}: the seed must be a whole number, as in '{name}:1'"
+                )
             return generate(name, int(seed or 0))
         return _read_directory(Path(name_or_dir))
 
@@ -98,7 +120,9 @@ class World:
             there_are = ", ".join(self.splits) or "none"
             raise WorldError(f"world {self.name!r} has no questions {key!r}; it has: {there_are}")
         if isinstance(self._questions[key], Path):
-            self._questions[key] = _read_questions(self._questions[key], {passage.id for passage in self.corpus})
+            self._questions[key] = _read_questions(
+                self._questions[key], {passage.id for passage in self.corpus}
+            )
         return self._questions[key]
 
     @cached_property
@@ -115,21 +139,33 @@ class World:
         Raises WorldError; before anything is written when the directory holds files that would mix with this world's.
         """
         directory = Path(directory)
-        files = {directory / f"questions/{key}.jsonl": self.questions(*key.rsplit(".", 1)) for key in self.splits}
+        files = {
+            directory / f"questions/{key}.jsonl": self.questions(*key.rsplit(".", 1))
+            for key in self.splits
+        }
         for other in [*directory.glob("corpus.jsonl.gz"), *directory.glob("questions/*.jsonl*")]:
             if other not in files:
                 raise WorldError(f"{other}: belongs to another world; save this one elsewhere")
-        metadata = {name: getattr(self, name) for name in ("name", "description", "license", "source", "k", "quota")}
+        metadata = {
+            name: getattr(self, name)
+            for name in ("name", "description", "license", "source", "k", "quota")
+        }
         try:
             (directory / "questions").mkdir(parents=True, exist_ok=True)
             for file, questions in files.items():
-                rows = ({field: value for field, value in asdict(question).items() if value is not None}
-                        for question in questions)
+                rows = (
+                    {field: value for field, value in asdict(question).items() if value is not None}
+                    for question in questions
+                )
                 _write_lines(file, map(_json, rows))
-            _write_lines(directory / "world.json", [json.dumps(metadata, indent=1, ensure_ascii=False)])
+            _write_lines(
+                directory / "world.json", [json.dumps(metadata, indent=1, ensure_ascii=False)]
+            )
             write_corpus(directory, self.corpus)
         except OSError as error:
-            raise WorldError(f"{error.filename or directory}: cannot be written: {error.strerror}") from None
+            raise WorldError(
+                f"{error.filename or directory}: cannot be written: {error.strerror}"
+            ) from None
 
 
 # ---------------------------------------------------------------------------------------------- reading a directory
@@ -138,7 +174,8 @@ class World:
 def _read_directory(directory: Path) -> World:
     if not directory.is_dir():
         raise WorldError(
-            f"{directory}: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)")
+            f"{directory}: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)"
+        )
     corpus_file = _plain_or_gz(directory / "corpus.jsonl")
     if corpus_file is None:
         raise WorldError(f"{directory}: not a world: it has no corpus.jsonl or corpus.jsonl.gz")
@@ -146,14 +183,18 @@ def _read_directory(directory: Path) -> World:
     for file in sorted(directory.glob("questions/*.jsonl*")):
         set_name, _, split = file.name.removesuffix(".gz").removesuffix(".jsonl").rpartition(".")
         if not (set_name and split and file.name.endswith((".jsonl", ".jsonl.gz"))):
-            raise WorldError(f"{file}: the name must be <set>.<split>.jsonl or <set>.<split>.jsonl.gz")
+            raise WorldError(
+                f"{file}: the name must be <set>.<split>.jsonl or <set>.<split>.jsonl.gz"
+            )
         questions[f"{set_name}.{split}"] = _plain_or_gz(file.with_name(f"{set_name}.{split}.jsonl"))
     return World(corpus=_read_corpus(corpus_file), questions=questions, **_read_metadata(directory))
 
 
 def _plain_or_gz(file: Path) -> Path | None:
     """`file`, or `file`.gz, whichever exists; both would leave open which one counts."""
-    found = [candidate for candidate in (file, file.with_name(file.name + ".gz")) if candidate.is_file()]
+    found = [
+        candidate for candidate in (file, file.with_name(file.name + ".gz")) if candidate.is_file()
+    ]
     if len(found) == 2:
         raise WorldError(f"{file}: both this file and {file.name}.gz exist; keep one")
     return found[0] if found else None
@@ -203,7 +244,9 @@ def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
         question = question_of(row, where, identifier(row, where, seen))
         for passage_id in question.gold_passages or ():
             if passage_id not in passage_ids:
-                raise WorldError(f"{where}: 'gold_passages' names {passage_id!r}, which is not in the corpus")
+                raise WorldError(
+                    f"{where}: 'gold_passages' names {passage_id!r}, which is not in the corpus"
+                )
         questions.append(question)
     return questions
 
@@ -211,16 +254,23 @@ def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
 def question_of(row: dict, where: str, id: str) -> Question:
     """The question in a row of the world format; unknown fields are ignored."""
     question = string(row, "question", where)
-    answers = strings(row, "answers" if "answers" in row else "golden_answers", where, name="answers")
+    answers = strings(
+        row, "answers" if "answers" in row else "golden_answers", where, name="answers"
+    )
     if not answers:
         raise WorldError(f"{where}: 'answers' is empty")
     popularity = row.get("popularity")
     if popularity is not None:
-        if type(popularity) not in (int, float) or not 0 <= popularity < 1e300:  # neither nan nor infinite
+        if (
+            type(popularity) not in (int, float) or not 0 <= popularity < 1e300
+        ):  # neither nan nor infinite
             raise WorldError(f"{where}: 'popularity' must be a number of at least 0")
         popularity = float(popularity)
     gold = None if row.get("gold_passages") is None else strings(row, "gold_passages", where)
-    labels = {field: None if row.get(field) is None else string(row, field, where) for field in ("slice", "relation", "type")}
+    labels = {
+        field: None if row.get(field) is None else string(row, field, where)
+        for field in ("slice", "relation", "type")
+    }
     return Question(id, question, answers, popularity=popularity, gold_passages=gold, **labels)
 
 
@@ -246,3 +296,25 @@ def _write_lines(file: Path, lines: Iterable[str]) -> None:
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def choice(id: str, stem: str, options: dict[str, str], key: str, where: str) -> Question:
+    """A multiple-choice question; the options are lettered in their order."""
+    letters = dict(zip(options, "ABCDEFGHIJ"))
+    if key not in letters:
+        raise WorldError(
+            f"{where}: the answer key {key!r} is none of the options {', '.join(options)}"
+        )
+    shown = " ".join(
+        f"({letter}) {string(options, label, where).strip()}" for label, letter in letters.items()
+    )
+    return Question(id, f"{stem.strip()} {shown}", (options[key].strip(), letters[key]))
+
+
+def normalise(question: str) -> str:
+    """Two questions are the same when this is: capitals and spaces do not count, everything else does."""
+    return tidy(question).casefold()
+
+
+def tidy(text: str) -> str:
+    return " ".join(text.split())

@@ -9,6 +9,7 @@
 The state of a run (weights, optimizers, buffers, counters) is a single safetensors file, so that there is no
 moment at which a kill leaves halves of two states behind. No pickle anywhere.
 """
+
 import hashlib
 import json
 import os
@@ -19,12 +20,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .policy import CheckpointError, Policy
-from .tokenizer import Tokenizer
+from model.policy import CheckpointError, Policy
+from model.tokenizer import Tokenizer
 
 STATE_FILE = "training.safetensors"
-POLICY_FILES = ("model.safetensors", "adapter_model.safetensors", "value_head.safetensors", "tokenizer.json", "tokenizer_config.json", "run.json",
-                "adapter_config.json", "config.json")  # the last two make a directory a checkpoint: each holds exactly one of them
+POLICY_FILES = (
+    "model.safetensors",
+    "adapter_model.safetensors",
+    "value_head.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "run.json",
+    "adapter_config.json",
+    "config.json",
+)  # the last two make a directory a checkpoint: each holds exactly one of them
 
 
 def atomic_write(path: Path, write) -> None:
@@ -35,8 +44,13 @@ def atomic_write(path: Path, write) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # the second: the library's own class for "disk full" and the like
-        raise OSError(f"{path}: could not be written ({error}); what was there before is kept") from None
+    except (
+        OSError,
+        SafetensorError,
+    ) as error:  # the second: the library's own class for "disk full" and the like
+        raise OSError(
+            f"{path}: could not be written ({error}); what was there before is kept"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,10 +63,14 @@ def check_finite(module: nn.Module, directory: Path) -> None:
     """Raises FloatingPointError: broken weights never replace good ones."""
     for name, tensor in module.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise FloatingPointError(f"{name} holds NaN or infinite weights; {directory} is not written")
+            raise FloatingPointError(
+                f"{name} holds NaN or infinite weights; {directory} is not written"
+            )
 
 
-def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict, base: Path | None = None) -> None:
+def save_policy(
+    directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict, base: Path | None = None
+) -> None:
     """Write an inference checkpoint; with a `base`, one of adapters over that checkpoint. A failure leaves the old one as it
     was; a kill while its files are exchanged leaves a directory without `config.json` (or `adapter_config.json`), which is
     no checkpoint, never one of old and new files."""
@@ -64,11 +82,21 @@ def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict
         policy.save(staging, base)
         tokenizer.save(staging)
         (staging / "run.json").write_text(json.dumps(run, indent=1) + "\n")
-        if not base:  # transformers takes the config of the base where there is none beside the adapters
-            policy.config.save(staging / "config.json", tokenizer.pad, tokenizer.bos, tokenizer.eos, str(policy.dtype).removeprefix("torch."))
+        if (
+            not base
+        ):  # transformers takes the config of the base where there is none beside the adapters
+            policy.config.save(
+                staging / "config.json",
+                tokenizer.pad,
+                tokenizer.bos,
+                tokenizer.eos,
+                str(policy.dtype).removeprefix("torch."),
+            )
         _exchange(staging, directory)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{directory}: could not be written ({error}); what was there before is kept") from None
+        raise OSError(
+            f"{directory}: could not be written ({error}); what was there before is kept"
+        ) from None
     finally:
         for file in staging.iterdir():
             file.unlink()
@@ -77,8 +105,14 @@ def save_policy(directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict
 
 def _exchange(staging: Path, directory: Path) -> None:
     """Move the old files out, what makes it a checkpoint first, and the new ones in, that last; undone on any failure."""
-    moves = [(directory / name, staging / f"old.{name}") for name in reversed(POLICY_FILES) if (directory / name).exists()]
-    moves += [(staging / name, directory / name) for name in POLICY_FILES if (staging / name).exists()]
+    moves = [
+        (directory / name, staging / f"old.{name}")
+        for name in reversed(POLICY_FILES)
+        if (directory / name).exists()
+    ]
+    moves += [
+        (staging / name, directory / name) for name in POLICY_FILES if (staging / name).exists()
+    ]
     done = []
     try:
         for source, target in moves:
@@ -97,7 +131,9 @@ def load_policy(directory: str | Path, device: str = "cpu") -> tuple[Policy, Tok
         raise CheckpointError(f"{directory}: no such checkpoint directory")
     policy, tokenizer = Policy.load(directory, device), Tokenizer.load(directory)
     if len(tokenizer) > policy.config.vocab_size:
-        raise CheckpointError(f"{directory}/tokenizer.json: {len(tokenizer)} tokens do not fit the {policy.config.vocab_size} rows of the embedding")
+        raise CheckpointError(
+            f"{directory}/tokenizer.json: {len(tokenizer)} tokens do not fit the {policy.config.vocab_size} rows of the embedding"
+        )
     run = directory / "run.json"
     try:
         return policy, tokenizer, json.loads(run.read_text()) if run.exists() else {}
@@ -116,8 +152,13 @@ def weights_sha256(directory: str | Path) -> str:
     return digest.hexdigest() if files else ""
 
 
-def save_state(directory: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer],
-               tensors: dict[str, Tensor], facts: dict) -> None:
+def save_state(
+    directory: Path,
+    modules: dict[str, nn.Module],
+    optimizers: dict[str, torch.optim.Optimizer],
+    tensors: dict[str, Tensor],
+    facts: dict,
+) -> None:
     """One atomic file with everything that training needs to go on; `facts` is any JSON value."""
     flat = {f"tensor/{name}": tensor for name, tensor in tensors.items()}
     for name, module in modules.items():
@@ -125,12 +166,20 @@ def save_state(directory: Path, modules: dict[str, nn.Module], optimizers: dict[
         flat |= {f"module/{name}/{key}": tensor for key, tensor in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
-            flat |= {f"optimizer/{name}/{index}/{key}": torch.as_tensor(value) for key, value in state.items() if value is not None}
+            flat |= {
+                f"optimizer/{name}/{index}/{key}": torch.as_tensor(value)
+                for key, value in state.items()
+                if value is not None
+            }
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()}
-    atomic_write(directory / STATE_FILE, lambda path: save_file(flat, path, {"facts": json.dumps(facts)}))
+    atomic_write(
+        directory / STATE_FILE, lambda path: save_file(flat, path, {"facts": json.dumps(facts)})
+    )
 
 
-def load_state(directory: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]) -> tuple[dict[str, Tensor], dict]:
+def load_state(
+    directory: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
+) -> tuple[dict[str, Tensor], dict]:
     """Undo save_state: fills modules and optimizers in place, returns (tensors, facts)."""
     path, tensors = directory / STATE_FILE, {}
     try:
@@ -155,7 +204,9 @@ def load_state(directory: Path, modules: dict[str, nn.Module], optimizers: dict[
         except RuntimeError:
             raise CheckpointError(f"{path}: its weights are not those of this {name}") from None
     for name, optimizer in optimizers.items():
-        optimizer.load_state_dict({"state": states[name], "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": states[name], "param_groups": optimizer.state_dict()["param_groups"]}
+        )
     return tensors, facts
 
 

@@ -6,6 +6,7 @@ layers and the words of the question (the causal mean of the first layer) at onc
 
 Shapes: B batch, T tokens, V vocabulary, D width, N selected positions.
 """
+
 import copy
 from pathlib import Path
 
@@ -14,10 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import CheckpointError, Config
-from .lora import CONFIG, TrainedRows, merge_saved, merged_state, read_adapter_config, save_adapters
-from .transformer import Cache, Rope, Transformer
-from .weights import read_tensors, shards
+from model.config import CheckpointError, Config
+from model.pretrained.lora import (
+    CONFIG,
+    TrainedRows,
+    merge_saved,
+    merged_state,
+    read_adapter_config,
+    save_adapters,
+)
+from model.pretrained.weights import read_tensors, shards
+from model.transformer import Cache, Rope, Transformer
 
 
 def is_checkpoint(directory: str | Path) -> bool:
@@ -47,7 +55,11 @@ class Policy(nn.Module):
         super().__init__()
         self.config = config
         self.model = Transformer(config)
-        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = (
+            None
+            if config.tie_word_embeddings
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
         self.value_head = ValueHead(config.hidden_size)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +77,9 @@ class Policy(nn.Module):
             logits = F.linear(hidden.to(head.weight.dtype), head.weight).float()
             return head.correct(logits, hidden) if isinstance(head, TrainedRows) else logits
 
-    def value_features(self, states: list[Tensor], at: tuple = (), last: Tensor | None = None) -> Tensor:
+    def value_features(
+        self, states: list[Tensor], at: tuple = (), last: Tensor | None = None
+    ) -> Tensor:
         """Layer states [B, T, D] -> detached float32 [B, T, 3 D]: last, one before, causal mean of the first.
 
         `at`, an index (rows [N], columns [N]), computes them there alone: [N, 3 D]; `last` [N, D] is the last state there,
@@ -75,18 +89,35 @@ class Policy(nn.Module):
         before, first = states[-2 if len(states) > 1 else -1][at], states[0].detach()
         count = torch.arange(1, first.shape[1] + 1, device=first.device)[:, None]
         parts = (last, before, (first.float().cumsum(1) / count)[at])
-        return torch.cat([F.layer_norm(part.detach().float(), part.shape[-1:]) for part in parts], -1)
+        return torch.cat(
+            [F.layer_norm(part.detach().float(), part.shape[-1:]) for part in parts], -1
+        )
 
-    def continue_from(self, tokens: Tensor, start: Tensor, cache: Cache, rows: Tensor | None = None, last: Tensor | None = None) -> Tensor:
+    def continue_from(
+        self,
+        tokens: Tensor,
+        start: Tensor,
+        cache: Cache,
+        rows: Tensor | None = None,
+        last: Tensor | None = None,
+    ) -> Tensor:
         """Write int64 [B, T] at positions start [B] into rows [B] of the cache (None: all); logits float32 [B, V] after
         column last [B] (None: there is one column)."""
-        return self.logits(self.model(tokens, start, cache, rows, None if last is None else last[:, None])[-1][:, 0])
+        return self.logits(
+            self.model(tokens, start, cache, rows, None if last is None else last[:, None])[-1][
+                :, 0
+            ]
+        )
 
     def for_inference(self) -> "Policy":
         """A frozen copy whose layers hold their weights in the dtype of the autocast around this call, to be run without it
         (a tenth more episodes per second). Embedding and logits stay float32. The policy itself where nothing would change."""
         dtype = self.model.dtype
-        if all(p.dtype == dtype for module in (self.model.layers, self.model.norm) for p in module.parameters()):
+        if all(
+            p.dtype == dtype
+            for module in (self.model.layers, self.model.norm)
+            for p in module.parameters()
+        ):
             return self
         twin = copy.deepcopy(self).eval().requires_grad_(False)
         twin.model.layers.to(dtype)
@@ -107,11 +138,19 @@ class Policy(nn.Module):
 
     def trunk_state(self) -> dict[str, Tensor]:
         """The decoder under the names of Hugging Face's Llama, adapters merged."""
-        return {name: tensor for name, tensor in merged_state(self).items() if not name.startswith("value_head.")}
+        return {
+            name: tensor
+            for name, tensor in merged_state(self).items()
+            if not name.startswith("value_head.")
+        }
 
     def trunk_parameters(self) -> list[nn.Parameter]:
         """What a policy loss trains: all of the decoder that is not frozen, nothing of the value head."""
-        return [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("value_head.")]
+        return [
+            p
+            for name, p in self.named_parameters()
+            if p.requires_grad and not name.startswith("value_head.")
+        ]
 
     def save(self, directory: Path, base: Path | None = None) -> None:
         """model.safetensors (opens in transformers), or with a `base` the adapters alone (open in peft), and
@@ -124,7 +163,12 @@ class Policy(nn.Module):
         save_file(cpu(self.value_head.state_dict()), directory / "value_head.safetensors")
 
     @classmethod
-    def load(cls, directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> "Policy":
+    def load(
+        cls,
+        directory: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> "Policy":
         """Open a checkpoint directory, ours or a Hugging Face one of the families of config.py, sharded or not.
 
         dtype: of the decoder's weights; None keeps bf16 and turns all else into float32. Raises CheckpointError that
@@ -141,18 +185,30 @@ class Policy(nn.Module):
             policy = cls._load_trunk(directory, dtype)
         head = directory / "value_head.safetensors"
         if head.exists():  # absent in foreign checkpoints: the head then starts at 0
-            policy.value_head.load_state_dict(read_tensors(head, policy.value_head.state_dict(), torch.float32))
+            policy.value_head.load_state_dict(
+                read_tensors(head, policy.value_head.state_dict(), torch.float32)
+            )
         return policy.to(device).eval()
 
     @classmethod
     def _load_trunk(cls, directory: Path, dtype: torch.dtype | None) -> "Policy":
         config = Config.load(directory / "config.json")
-        with torch.device("meta"):  # neither time nor memory for weights that are about to be replaced
+        with torch.device(
+            "meta"
+        ):  # neither time nor memory for weights that are about to be replaced
             policy = cls(config)
         policy.model.rope, policy.value_head = Rope(config), ValueHead(config.hidden_size)
-        for file, names in shards(directory, policy.trunk_state(), config.tie_word_embeddings).items():
+        for file, names in shards(
+            directory, policy.trunk_state(), config.tie_word_embeddings
+        ).items():
             own = {name: policy.get_parameter(name) for name in names}
-            policy.load_state_dict(read_tensors(file, own, dtype, config.tie_word_embeddings), strict=False, assign=True)
-        for parameter in policy.trunk_parameters():  # a file of several types: that of the embedding
+            policy.load_state_dict(
+                read_tensors(file, own, dtype, config.tie_word_embeddings),
+                strict=False,
+                assign=True,
+            )
+        for (
+            parameter
+        ) in policy.trunk_parameters():  # a file of several types: that of the embedding
             parameter.data = parameter.data.to(policy.dtype)
         return policy

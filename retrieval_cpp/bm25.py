@@ -43,7 +43,9 @@ def load_stemmer(name: str | None) -> Callable[[str], str] | None:
     try:
         return Stemmer.Stemmer(name).stemWord
     except KeyError:
-        raise ValueError(f"no stemmer {name!r}; there are {', '.join(Stemmer.algorithms())}") from None
+        raise ValueError(
+            f"no stemmer {name!r}; there are {', '.join(Stemmer.algorithms())}"
+        ) from None
 
 
 def stopword_list(stopwords: str | Iterable[str] | None) -> list[str]:
@@ -51,7 +53,9 @@ def stopword_list(stopwords: str | Iterable[str] | None) -> list[str]:
         return []
     if isinstance(stopwords, str):
         if stopwords not in ("en", "english"):
-            raise ValueError(f"stopwords must be 'english' or an iterable of words, got {stopwords!r}")
+            raise ValueError(
+                f"stopwords must be 'english' or an iterable of words, got {stopwords!r}"
+            )
         return ENGLISH
     return sorted({word for entry in stopwords for word in tokenize(entry)})
 
@@ -85,7 +89,9 @@ class BM25Index:
         settings = json.dumps({"stopwords": words, "stemmer": stemmer})
         return cls(_core.BM25.build(texts, k1, b, words, load_stemmer(stemmer), settings))
 
-    def search(self, queries: Sequence[str], k: int, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: Sequence[str], k: int, threads: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The k best passages of each query: ids int32 [Q, k] and scores float32 [Q, k], padded with -1 and -inf."""
         if isinstance(queries, (str, bytes)):
             raise TypeError("queries must be a sequence of str, not one string")

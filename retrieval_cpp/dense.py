@@ -27,9 +27,13 @@ class DenseIndex:
         """
         self._core = _core.Dense(float_matrix(vectors, "vectors"), storage, bool(rescore))
 
-    def search(self, queries: np.ndarray, k: int, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, k: int, threads: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The k best rows for each of float32 [B, D]: ids int32 [B, k], scores float32 [B, k]."""
-        return self._core.search(float_matrix(queries, "queries"), operator.index(k), operator.index(threads))
+        return self._core.search(
+            float_matrix(queries, "queries"), operator.index(k), operator.index(threads)
+        )
 
     def save(self, path: str | os.PathLike) -> None:
         self._core.save(os.fspath(path))

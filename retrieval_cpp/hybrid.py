@@ -25,7 +25,11 @@ def min_max(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
     low = np.where(found, scores, np.inf).min(axis=1, keepdims=True)
     high = np.where(found, scores, -np.inf).max(axis=1, keepdims=True)
     spread = np.where(high > low, high - low, 1.0)
-    return np.where(high > low, (np.where(found, scores, 0.0) - np.where(np.isfinite(low), low, 0.0)) / spread, 1.0)
+    return np.where(
+        high > low,
+        (np.where(found, scores, 0.0) - np.where(np.isfinite(low), low, 0.0)) / spread,
+        1.0,
+    )
 
 
 class HybridIndex:
@@ -53,7 +57,9 @@ class HybridIndex:
     def __len__(self) -> int:
         return len(self.bm25)
 
-    def search(self, queries: Sequence[str], k: int, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: Sequence[str], k: int, threads: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As BM25Index.search; scores are the fused ones."""
         if operator.index(k) < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -61,7 +67,9 @@ class HybridIndex:
         lexical = self.bm25.search(queries, depth, threads)
         semantic = self.dense.search(self.encode(queries), depth, threads)
         if len(semantic[0]) != len(lexical[0]):
-            raise ValueError(f"encode gave {len(semantic[0])} vectors for {len(lexical[0])} queries")
+            raise ValueError(
+                f"encode gave {len(semantic[0])} vectors for {len(lexical[0])} queries"
+            )
         value = reciprocal_ranks if self.fusion == "rrf" else min_max
         weights = (1.0, 1.0) if self.fusion == "rrf" else (self.weight, 1.0 - self.weight)
         ids = np.full((len(queries), k), -1, np.int32)

@@ -16,9 +16,22 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "retrieval_cpp", "tests/__init__.py", "tests/shared.py", "tests/retrieval_cpp")
+COPIED = (
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "retrieval_cpp",
+    "tests/__init__.py",
+    "tests/shared.py",
+    "tests/retrieval_cpp",
+)
 BUILDS = {
-    "address": ("-fsanitize=address,undefined -fno-sanitize-recover=undefined", "libasan.so libubsan.so", []),
+    "address": (
+        "-fsanitize=address,undefined -fno-sanitize-recover=undefined",
+        "libasan.so libubsan.so",
+        [],
+    ),
     "thread": ("-fsanitize=thread", "libtsan.so", ["-k", "thread"]),
 }
 
@@ -28,7 +41,9 @@ def runtime(library: str) -> str:
     command = [*shlex.split(os.environ.get("CXX", "g++")), f"-print-file-name={library}"]
     path = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     if not os.path.isabs(path):
-        sys.exit(f"error: {command[0]} has no {library}; set CXX to a g++ with its sanitizer runtimes")
+        sys.exit(
+            f"error: {command[0]} has no {library}; set CXX to a g++ with its sanitizer runtimes"
+        )
     return path
 
 
@@ -44,7 +59,13 @@ def check(name: str) -> int:
         elif source.exists():
             shutil.copy(source, target)
     build = os.environ | {"SMARTRAG_CXXFLAGS": f"-g -O1 -fno-omit-frame-pointer {flags}"}
-    subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=copy, env=build, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=copy,
+        env=build,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     run = os.environ | {
         "LD_PRELOAD": " ".join(runtime(library) for library in libraries.split()),
         "ASAN_OPTIONS": "detect_leaks=0",

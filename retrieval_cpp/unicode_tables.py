@@ -68,7 +68,9 @@ def c_array(declaration: str, values: list[int]) -> str:
 def write(path: Path) -> None:
     table, strings = actions()
     rows: dict[tuple[int, ...], int] = {}
-    pages = [rows.setdefault(tuple(table[i : i + 256]), len(rows)) for i in range(0, len(table), 256)]
+    pages = [
+        rows.setdefault(tuple(table[i : i + 256]), len(rows)) for i in range(0, len(table), 256)
+    ]
     offsets = [0]
     for string in strings:
         offsets.append(offsets[-1] + len(string))

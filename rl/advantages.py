@@ -5,11 +5,14 @@ turns, so inserting any number of observation tokens changes nothing (DESIGN, se
 
 Shapes: E episodes, N action tokens of the longest; mask marks the real ones, which lie on the left.
 """
+
 import torch
 from torch import Tensor
 
 
-def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
+) -> Tensor:
     """GAE (Schulman et al., 2016, eq. 16): float32 [E, N] -> advantages [E, N], 0 where mask is False.
 
     values[:, i] is V of the state before action token i; the state after the last one is terminal (V = 0).
@@ -28,17 +31,3 @@ def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma:
 def whiten(x: Tensor) -> Tensor:
     """Zero mean, unit variance over all given tokens [N] (call it on the whole rollout, never on a micro-batch)."""
     return (x - x.mean()) / (x.std(unbiased=False) + 1e-8)
-
-
-def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 - Var(R - V) / Var(R); 0 for a constant prediction, 1 for a perfect one, nan when R is constant or there is none."""
-    if not len(returns):
-        return float("nan")
-    variance = returns.var(unbiased=False)
-    return float(1 - (returns - values).var(unbiased=False) / variance) if variance > 0 else float("nan")
-
-
-def class_means(returns: Tensor, classes: Tensor) -> Tensor:
-    """The class oracle's value: every return replaced by the mean of its class. float32 [N], int64 [N] -> [N]."""
-    count = torch.bincount(classes).clamp(min=1)
-    return (torch.bincount(classes, weights=returns.double()) / count)[classes].float()

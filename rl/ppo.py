@@ -13,19 +13,18 @@ The KL penalty is part of the reward (Ziegler et al., 2019): -beta (log pi_old -
 Left out on purpose: a shared value trunk (the value head reads detached features), advantage clipping, reward
 scaling. Shapes: N action tokens in row-major order, D width, V vocabulary.
 """
-from collections.abc import Callable, Sequence
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model import Policy, Tokenizer, adapters_off
-
-from .advantages import generalized_advantages, whiten
-from .episode import Batch, Episode, collate
-from .parallel import backward
+from rl.advantages import generalized_advantages, whiten
+from rl.episode import Episode, collate
+from rl.runs.parallel import backward
+from rl.scoring import by_length, score
 
 
 @dataclass(frozen=True)
@@ -48,38 +47,10 @@ class PPOConfig:
     value_batch: int = 1024
 
 
-class Scores(NamedTuple):
-    log_probs: Tensor  # float32 [N], of the tokens taken
-    entropy: Tensor  # float32 [N]
-    features: Tensor  # float32 [N, 3 D], detached: what the value head reads
-
-
-def score(policy: Policy, batch: Batch, tokenizer: Tokenizer, temperature: float = 1.0) -> Scores:
-    """One forward pass scores whole episodes: the state at column t - 1 scores the token at column t.
-
-    Text: softmax over the vocabulary at `temperature`. Free decisions: softmax over the two action tokens alone.
-    """
-    # Sizes are rounded up: oneDNN compiles a matmul for every shape that it has not seen of late, a fifth of an update on a CPU.
-    up = lambda n, step: -(-n // step) * step
-    length = batch.tokens.shape[1]
-    width = max(length, min(up(length, 8), policy.config.max_position_embeddings))
-    at, decision, columns = (batch.rows, batch.columns - 1), batch.decision, None
-    if policy.config.num_hidden_layers > 1:  # of a single layer, the value features read every column
-        counts = torch.bincount(batch.rows, minlength=len(batch.tokens))[:, None]
-        wanted = torch.arange(up(int(counts.max()), 4), device=counts.device) < counts  # [B, A], A the most action tokens of a row
-        columns = torch.zeros_like(wanted, dtype=torch.long).masked_scatter(wanted, at[1])
-    states = policy.model(F.pad(batch.tokens, (0, width - length), value=tokenizer.pad), at=columns)  # the last layer at these columns alone
-    hidden, taken = states[-1][at if columns is None else wanted], batch.tokens[batch.rows, batch.columns]
-    logits = policy.logits(F.pad(hidden, (0, 0, 0, up(len(hidden), 32) - len(hidden))))[:len(hidden)]
-    text, choice = (logits / temperature).log_softmax(-1), logits[:, [tokenizer.retrieve, tokenizer.answer]].log_softmax(-1)
-    log_probs = torch.where(decision, choice.gather(-1, (taken == tokenizer.answer).long()[:, None]).squeeze(-1), text.gather(-1, taken[:, None]).squeeze(-1))
-    entropy = torch.where(decision, -(choice.exp() * choice).sum(-1), -(text.exp() * text).sum(-1))
-    return Scores(log_probs, entropy, policy.value_features(states, at, hidden))
-
-
 @dataclass
 class Experience:
     """A rollout, scored once; fixed while the policy is updated on it. Tensors are [N] over all episodes in order."""
+
     episodes: list[Episode]
     offsets: list[int]  # episode e owns action tokens offsets[e] : offsets[e + 1]
     decision: Tensor  # bool
@@ -110,15 +81,18 @@ class Experience:
         return [b - a for a, b in zip(self.offsets, self.offsets[1:])]
 
 
-def by_length(episodes: Sequence, size: int) -> list[list[int]]:
-    """Indices in groups of at most `size`, similar lengths together. For scoring, where no order matters."""
-    order = sorted(range(len(episodes)), key=lambda i: len(episodes[i].tokens))
-    return [order[i:i + size] for i in range(0, len(order), size)]
-
-
 @torch.no_grad()
-def collect(policy: Policy, reference: Policy | None, episodes: list[Episode], tokenizer: Tokenizer, beta: float, config: PPOConfig,
-            paired: bool = False, score_batch: int = 64, spread: Callable = map) -> Experience:
+def collect(
+    policy: Policy,
+    reference: Policy | None,
+    episodes: list[Episode],
+    tokenizer: Tokenizer,
+    beta: float,
+    config: PPOConfig,
+    paired: bool = False,
+    score_batch: int = 64,
+    spread: Callable = map,
+) -> Experience:
     """Score a rollout under the policy and the reference, penalise, and compute advantages.
 
     reference: None is the policy without its adapters.
@@ -133,8 +107,15 @@ def collect(policy: Policy, reference: Policy | None, episodes: list[Episode], t
         with adapters_off():
             other = score(reference or policy, batch, tokenizer, config.temperature)
         counts = torch.bincount(batch.rows, minlength=len(group)).tolist()
-        columns = (batch.decision, own.log_probs, other.log_probs, policy.value_head(own.features), own.features)
+        columns = (
+            batch.decision,
+            own.log_probs,
+            other.log_probs,
+            policy.value_head(own.features),
+            own.features,
+        )
         return zip(*(x.split(counts) for x in columns))
+
     groups = by_length(episodes, score_batch)
     parts: list = [None] * len(episodes)
     for group, scored in zip(groups, spread(score_group, groups)):
@@ -153,11 +134,26 @@ def collect(policy: Policy, reference: Policy | None, episodes: list[Episode], t
     rewards = paid - beta * (log_probs - reference_log_probs)
     mask = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
     grid = lambda x: torch.zeros(mask.shape).masked_scatter(mask, x.cpu())
-    advantages = generalized_advantages(grid(rewards), grid(values), mask, config.gamma, config.lam)[mask].to(values.device)
+    advantages = generalized_advantages(
+        grid(rewards), grid(values), mask, config.gamma, config.lam
+    )[mask].to(values.device)
     returns = advantages + values
     if paired:
-        advantages = paired_decision_advantages(advantages, returns, log_probs, torch.tensor(offsets[:-1], device=values.device))
-    return Experience(episodes, offsets, decision, log_probs, reference_log_probs, weight, values, features, whiten(advantages), returns)
+        advantages = paired_decision_advantages(
+            advantages, returns, log_probs, torch.tensor(offsets[:-1], device=values.device)
+        )
+    return Experience(
+        episodes,
+        offsets,
+        decision,
+        log_probs,
+        reference_log_probs,
+        weight,
+        values,
+        features,
+        whiten(advantages),
+        returns,
+    )
 
 
 def action_rewards(episode: Episode) -> list[float]:
@@ -172,7 +168,9 @@ def action_rewards(episode: Episode) -> list[float]:
     return paid
 
 
-def paired_decision_advantages(advantages: Tensor, returns: Tensor, log_probs: Tensor, first: Tensor) -> Tensor:
+def paired_decision_advantages(
+    advantages: Tensor, returns: Tensor, log_probs: Tensor, first: Tensor
+) -> Tensor:
     """Replace the advantage of each episode's first decision by R_a - E_pi[R] over the two branches of its question.
 
     first int64 [E]: index of that decision in the flat tensors [N]; episodes 2 i and 2 i + 1 are a pair.
@@ -182,10 +180,14 @@ def paired_decision_advantages(advantages: Tensor, returns: Tensor, log_probs: T
     return advantages.index_put((first,), (branch_returns - expected).flatten())
 
 
-def policy_loss(log_probs: Tensor, old: Tensor, advantages: Tensor, weight: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+def policy_loss(
+    log_probs: Tensor, old: Tensor, advantages: Tensor, weight: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
     """The clipped surrogate at every token [N], to be minimised, and the ratio."""
     ratio = (log_probs - old).exp()
-    return weight * torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)), ratio
+    return weight * torch.maximum(
+        -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    ), ratio
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
@@ -194,8 +196,14 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Ten
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2).mean()
 
 
-def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int], tokenizer: Tokenizer, config: PPOConfig,
-                       spread: Callable = map) -> dict[str, Tensor]:
+def minibatch_backward(
+    policy: Policy,
+    experience: Experience,
+    chosen: list[int],
+    tokenizer: Tokenizer,
+    config: PPOConfig,
+    spread: Callable = map,
+) -> dict[str, Tensor]:
     """The gradient of one minibatch of episodes, and what was seen at its tokens; does not depend on `micro_batches`."""
     episodes, device, trunk = experience.episodes, policy.device, policy.trunk_parameters()
     tokens = sum(experience.offsets[i + 1] - experience.offsets[i] for i in chosen)
@@ -203,23 +211,49 @@ def minibatch_backward(policy: Policy, experience: Experience, chosen: list[int]
 
     def differentiate(group: list[int]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         members = [chosen[i] for i in group]
-        at = torch.cat([torch.arange(experience.offsets[i], experience.offsets[i + 1]) for i in members]).to(device)
+        at = torch.cat(
+            [torch.arange(experience.offsets[i], experience.offsets[i + 1]) for i in members]
+        ).to(device)
         batch = collate([episodes[i] for i in members], tokenizer.pad, device)
         scores = score(policy, batch, tokenizer, config.temperature)
-        surrogate, ratio = policy_loss(scores.log_probs, experience.log_probs[at], experience.advantages[at], experience.weight[at], config.clip)
+        surrogate, ratio = policy_loss(
+            scores.log_probs,
+            experience.log_probs[at],
+            experience.advantages[at],
+            experience.weight[at],
+            config.clip,
+        )
         token_weight = torch.where(batch.decision, config.decision_weight, 1.0)
-        bonus = torch.where(batch.decision, config.decision_entropy, config.text_entropy) * scores.entropy
+        bonus = (
+            torch.where(batch.decision, config.decision_entropy, config.text_entropy)
+            * scores.entropy
+        )
         gradient = torch.autograd.grad((token_weight * surrogate - bonus).sum() / tokens, trunk)
         with torch.no_grad():
             log_ratio = scores.log_probs - experience.log_probs[at]
-            return {"clip_fraction": ((ratio - 1).abs() > config.clip).float(), "log_ratio": log_ratio, "k3_old": torch.expm1(log_ratio) - log_ratio,
-                    "entropy": scores.entropy.detach(), "decision": batch.decision}, gradient
-    seen = backward(trunk, differentiate, by_length([episodes[i] for i in chosen], size)[::-1], spread)  # longest first: no thread waits
+            return {
+                "clip_fraction": ((ratio - 1).abs() > config.clip).float(),
+                "log_ratio": log_ratio,
+                "k3_old": torch.expm1(log_ratio) - log_ratio,
+                "entropy": scores.entropy.detach(),
+                "decision": batch.decision,
+            }, gradient
+
+    seen = backward(
+        trunk, differentiate, by_length([episodes[i] for i in chosen], size)[::-1], spread
+    )  # longest first: no thread waits
     return {name: torch.cat([x[name] for x in seen]) for name in seen[0]}
 
 
-def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Experience, tokenizer: Tokenizer, config: PPOConfig,
-               generator: torch.Generator | None = None, spread: Callable = map) -> dict[str, float]:
+def ppo_update(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    experience: Experience,
+    tokenizer: Tokenizer,
+    config: PPOConfig,
+    generator: torch.Generator | None = None,
+    spread: Callable = map,
+) -> dict[str, float]:
     """Epochs of clipped steps on one rollout; returns the figures to watch. Raises FloatingPointError on NaN.
 
     Minibatches are random episodes, never sorted by length: sorting makes them all-answer or all-retrieve and biases
@@ -230,7 +264,16 @@ def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Exp
     for _ in range(config.epochs):
         order = torch.randperm(len(experience.episodes), generator=generator).tolist()
         for start in range(0, len(order), config.minibatch):
-            seen.append(minibatch_backward(policy, experience, order[start:start + config.minibatch], tokenizer, config, spread))
+            seen.append(
+                minibatch_backward(
+                    policy,
+                    experience,
+                    order[start : start + config.minibatch],
+                    tokenizer,
+                    config,
+                    spread,
+                )
+            )
             norm = nn.utils.clip_grad_norm_(trunk, config.max_grad_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError("the gradient of the policy is NaN or infinite")
@@ -245,14 +288,26 @@ def ppo_update(policy: Policy, optimizer: torch.optim.Optimizer, experience: Exp
     decision = figures["decision"]
     mean = lambda x: float(x.mean()) if len(x) else float("nan")
     return {
-        "clip_fraction": mean(figures["clip_fraction"]), "clip_fraction_decision": mean(figures["clip_fraction"][decision]),
-        "max_log_ratio": float(figures["log_ratio"].abs().max()), "k3_old": mean(figures["k3_old"]),
-        "entropy_decision": mean(figures["entropy"][decision]), "entropy_text": mean(figures["entropy"][~decision]),
-        "grad_norm": sum(norms) / len(norms), "optimizer_steps": len(norms) - int(stopped), "stopped_early": float(stopped)}
+        "clip_fraction": mean(figures["clip_fraction"]),
+        "clip_fraction_decision": mean(figures["clip_fraction"][decision]),
+        "max_log_ratio": float(figures["log_ratio"].abs().max()),
+        "k3_old": mean(figures["k3_old"]),
+        "entropy_decision": mean(figures["entropy"][decision]),
+        "entropy_text": mean(figures["entropy"][~decision]),
+        "grad_norm": sum(norms) / len(norms),
+        "optimizer_steps": len(norms) - int(stopped),
+        "stopped_early": float(stopped),
+    }
 
 
-def update_value_head(head: nn.Module, optimizer: torch.optim.Optimizer, features: Tensor, returns: Tensor, config: PPOConfig,
-                      generator: torch.Generator | None = None) -> float:
+def update_value_head(
+    head: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    features: Tensor,
+    returns: Tensor,
+    config: PPOConfig,
+    generator: torch.Generator | None = None,
+) -> float:
     """Regress the value head on a replay of (features [M, 3 D], returns [M]); returns the mean loss. Raises FloatingPointError on NaN.
 
     The features are detached, so older iterations stay useful; the old V of the clipped loss is the head's before this update.
@@ -263,7 +318,9 @@ def update_value_head(head: nn.Module, optimizer: torch.optim.Optimizer, feature
     head.train()
     losses = []
     for _ in range(config.value_steps):
-        rows = torch.randint(len(returns), (config.value_batch,), generator=generator).to(returns.device)
+        rows = torch.randint(len(returns), (config.value_batch,), generator=generator).to(
+            returns.device
+        )
         loss = value_loss(head(features[rows].float()), old[rows], returns[rows], config.value_clip)
         if not torch.isfinite(loss):
             raise FloatingPointError("the loss of the value head is NaN or infinite")

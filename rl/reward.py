@@ -2,6 +2,7 @@
 
 A turn is paid at the last token of its action; everything else is 0. All weights are flags of train_ppo.py.
 """
+
 from dataclasses import dataclass
 
 

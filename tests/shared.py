@@ -3,6 +3,7 @@
 `shared_path("ir/cacm")` is a path below the folder `shared` beside the checkout (or $SMARTRAG_SHARED).
 Where it is absent the calling test is skipped and says so; on CI ($CI set) absence is a failure.
 """
+
 import os
 from pathlib import Path
 

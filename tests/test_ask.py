@@ -1,4 +1,5 @@
 """python evaluate.py --ask: what is printed for a question, for lines of standard input, and for a pipe."""
+
 import io
 import json
 import os
@@ -21,16 +22,28 @@ def checkpoint(tmp_path, monkeypatch):
     """An untrained policy whose own world is four passages in a directory."""
     world().save(tmp_path / "world")
     policy = tiny_policy(tiny_config(len(TOKENIZER), max_position_embeddings=512), seed=0)
-    save_policy(tmp_path / "policy", policy, TOKENIZER, {"open_world": str(tmp_path / "world"), "passage_tokens": 16})
+    save_policy(
+        tmp_path / "policy",
+        policy,
+        TOKENIZER,
+        {"open_world": str(tmp_path / "world"), "passage_tokens": 16},
+    )
     return tmp_path / "policy"
 
 
 @pytest.fixture
 def scripted(monkeypatch):
     """Plays what a person would: retrieves for who-questions, else answers at once or, asked nothing sensible, fails."""
+
     def rollout(policy, tokenizer, env, questions, decoding, generator):
         [question] = questions
-        episode = Episode(question, p_retrieve=0.25, answer="Norland", truncated="long" in question.question, malformed="bad" in question.question)
+        episode = Episode(
+            question,
+            p_retrieve=0.25,
+            answer="Norland",
+            truncated="long" in question.question,
+            malformed="bad" in question.question,
+        )
         if question.question.startswith("Who"):
             episode.p_retrieve, episode.answer = 0.75, "Ada Quill"
             episode.turns.append(Turn("Salt Road author", [1, 2], [2.5, 1.0]))
@@ -44,30 +57,72 @@ def stdin(monkeypatch, text: bytes):
 
 
 def test_one_question(checkpoint, scripted):
-    out = call("evaluate", "--checkpoint", checkpoint, "--ask", "Who wrote The Salt Road?").out.splitlines()
+    out = call(
+        "evaluate", "--checkpoint", checkpoint, "--ask", "Who wrote The Salt Road?"
+    ).out.splitlines()
     assert out[:5] == [
-        "Who wrote The Salt Road?", "  retrieve, P([RETRIEVE]) = 0.750", "  query: Salt Road author",
-        "    2.500  [s] The Salt Road: A book by Ada Quill.", "    1.000  [a] Ada Quill: She was born in Caldis."]
+        "Who wrote The Salt Road?",
+        "  retrieve, P([RETRIEVE]) = 0.750",
+        "  query: Salt Road author",
+        "    2.500  [s] The Salt Road: A book by Ada Quill.",
+        "    1.000  [a] Ada Quill: She was born in Caldis.",
+    ]
     answer, seconds = out[5].split("   ")
-    assert len(out) == 6 and answer == "  answer: Ada Quill" and seconds.endswith(" s") and float(seconds[:-2]) >= 0
+    assert (
+        len(out) == 6
+        and answer == "  answer: Ada Quill"
+        and seconds.endswith(" s")
+        and float(seconds[:-2]) >= 0
+    )
 
 
 def test_lines_of_standard_input(checkpoint, scripted, monkeypatch):
     stdin(monkeypatch, "Where is it?\n\n   \nbad\r\nlong, é".encode())
     out = call("evaluate", "--checkpoint", checkpoint, "--ask", "-").out
     assert [line.partition("   ")[0] for line in out.splitlines()] == [
-        "Where is it?", "  answer at once, P([RETRIEVE]) = 0.250", "  answer: Norland",
-        "bad", "  answer at once, P([RETRIEVE]) = 0.250", "  answer: (malformed: no text, or no end within the budget)",
-        "long, é (longer than the context, and cut)", "  answer at once, P([RETRIEVE]) = 0.250", "  answer: Norland"]
+        "Where is it?",
+        "  answer at once, P([RETRIEVE]) = 0.250",
+        "  answer: Norland",
+        "bad",
+        "  answer at once, P([RETRIEVE]) = 0.250",
+        "  answer: (malformed: no text, or no end within the budget)",
+        "long, é (longer than the context, and cut)",
+        "  answer at once, P([RETRIEVE]) = 0.250",
+        "  answer: Norland",
+    ]
 
 
 def test_json_is_one_object_a_line_and_nothing_else(checkpoint, scripted, monkeypatch):
     stdin(monkeypatch, b"Who wrote it?\n\nlong\n")
-    first, second = map(json.loads, call("evaluate", "--checkpoint", checkpoint, "--ask", "-", "--json").out.splitlines())
+    first, second = map(
+        json.loads,
+        call("evaluate", "--checkpoint", checkpoint, "--ask", "-", "--json").out.splitlines(),
+    )
     assert first.pop("seconds") >= 0 and second.pop("seconds") >= 0
-    assert first == {"question": "Who wrote it?", "p_retrieve": 0.75, "answer": "Ada Quill", "malformed": False, "truncated": False, "turns": [
-        {"query": "Salt Road author", "passages": [{**CORPUS[1]._asdict(), "score": 2.5}, {**CORPUS[2]._asdict(), "score": 1.0}]}]}
-    assert second == {"question": "long", "p_retrieve": 0.25, "answer": "Norland", "malformed": False, "truncated": True, "turns": []}
+    assert first == {
+        "question": "Who wrote it?",
+        "p_retrieve": 0.75,
+        "answer": "Ada Quill",
+        "malformed": False,
+        "truncated": False,
+        "turns": [
+            {
+                "query": "Salt Road author",
+                "passages": [
+                    {**CORPUS[1]._asdict(), "score": 2.5},
+                    {**CORPUS[2]._asdict(), "score": 1.0},
+                ],
+            }
+        ],
+    }
+    assert second == {
+        "question": "long",
+        "p_retrieve": 0.25,
+        "answer": "Norland",
+        "malformed": False,
+        "truncated": True,
+        "turns": [],
+    }
 
 
 def test_each_answer_comes_before_the_next_question_is_read(checkpoint, scripted, monkeypatch):
@@ -87,24 +142,62 @@ def test_each_answer_comes_before_the_next_question_is_read(checkpoint, scripted
 @pytest.mark.parametrize("force, turns", [("question", 1), ("answer", 0)])
 def test_the_real_policy(checkpoint, force, turns):
     """Its own retriever over its own world; a question has no answers here, and that is no fault."""
-    record = json.loads(call("evaluate", "--checkpoint", checkpoint, "--ask", "Who is Ada Quill?", "--json", "--force", force, "--dataset", "none").out)
+    record = json.loads(
+        call(
+            "evaluate",
+            "--checkpoint",
+            checkpoint,
+            "--ask",
+            "Who is Ada Quill?",
+            "--json",
+            "--force",
+            force,
+            "--dataset",
+            "none",
+        ).out
+    )
     assert 0 < record["p_retrieve"] < 1 and len(record["turns"]) == turns
     if turns:
-        assert record["turns"][0]["query"] == "Who is Ada Quill?" and record["turns"][0]["passages"][0]["id"] == "a"
+        assert (
+            record["turns"][0]["query"] == "Who is Ada Quill?"
+            and record["turns"][0]["passages"][0]["id"] == "a"
+        )
     assert not (checkpoint / "eval").exists()
 
 
 def test_another_world(checkpoint, tmp_path):
-    result = call("evaluate", "--checkpoint", checkpoint, "--ask", "What is the capital of Norland?", "--world", "tiny", "--force", "question", "--json")
-    assert {p["id"] for p in json.loads(result.out)["turns"][0]["passages"]} <= {p.id for p in World.open("tiny").corpus}
+    result = call(
+        "evaluate",
+        "--checkpoint",
+        checkpoint,
+        "--ask",
+        "What is the capital of Norland?",
+        "--world",
+        "tiny",
+        "--force",
+        "question",
+        "--json",
+    )
+    assert {p["id"] for p in json.loads(result.out)["turns"][0]["passages"]} <= {
+        p.id for p in World.open("tiny").corpus
+    }
 
 
 def test_bad_questions(checkpoint, scripted, monkeypatch):
-    assert message("evaluate", "--checkpoint", checkpoint, "--ask", " ") == "--ask: the question is empty"
-    assert message("evaluate", "--checkpoint", checkpoint, "--ask", os.fsdecode(b"\xff")) == "--ask: not UTF-8 text"
+    assert (
+        message("evaluate", "--checkpoint", checkpoint, "--ask", " ")
+        == "--ask: the question is empty"
+    )
+    assert (
+        message("evaluate", "--checkpoint", checkpoint, "--ask", os.fsdecode(b"\xff"))
+        == "--ask: not UTF-8 text"
+    )
     assert message("evaluate", "--checkpoint", checkpoint, "--json") == "--json goes with --ask"
     stdin(monkeypatch, b"Who?\n\xff\n")
-    assert message("evaluate", "--checkpoint", checkpoint, "--ask", "-") == "standard input:2: not UTF-8 text"
+    assert (
+        message("evaluate", "--checkpoint", checkpoint, "--ask", "-")
+        == "standard input:2: not UTF-8 text"
+    )
 
 
 def test_a_reader_that_goes_away(checkpoint, scripted, tmp_path, monkeypatch):
@@ -114,6 +207,8 @@ def test_a_reader_that_goes_away(checkpoint, scripted, tmp_path, monkeypatch):
     stdin(monkeypatch, b"Who?\n" * 3)
     with os.fdopen(write, "w") as out:
         monkeypatch.setattr(sys, "stdout", out)
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--checkpoint", str(checkpoint), "--ask", "-", "--json"])
+        monkeypatch.setattr(
+            sys, "argv", ["evaluate.py", "--checkpoint", str(checkpoint), "--ask", "-", "--json"]
+        )
         evaluate.evaluate()
         out.flush()

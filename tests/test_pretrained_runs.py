@@ -1,4 +1,5 @@
 """The scripts on somebody else's checkpoint: full and LoRA training, both ways out, a stop in the middle, and flags that contradict."""
+
 import json
 
 import peft
@@ -13,16 +14,58 @@ from tests.model.foreign import write_foreign
 from tests.test_resume import kill_at, same
 from tests.test_scripts import call, message
 
-SHORT = ["--passage-tokens", "20", "--read-steps", "3", "--mix-steps", "2", "--episodes", "4", "--micro-batch", "2", "--probe", "8",
-         "--threads", "1", "--dtype", "fp32"]
+SHORT = [
+    "--passage-tokens",
+    "20",
+    "--read-steps",
+    "3",
+    "--mix-steps",
+    "2",
+    "--episodes",
+    "4",
+    "--micro-batch",
+    "2",
+    "--probe",
+    "8",
+    "--threads",
+    "1",
+    "--dtype",
+    "fp32",
+]
 LORA = [*SHORT, "--lora-rank", "2", "--lr", "0.02"]
-PPO = ["--iterations", "2", "--value-warmup", "1", "--episodes", "8", "--minibatch", "8", "--eval-every", "1", "--eval-rows", "4", "--lr", "1e-2",
-       "--threads", "1", "--dtype", "fp32", "--lora-rank", "2"]
+PPO = [
+    "--iterations",
+    "2",
+    "--value-warmup",
+    "1",
+    "--episodes",
+    "8",
+    "--minibatch",
+    "8",
+    "--eval-every",
+    "1",
+    "--eval-rows",
+    "4",
+    "--lr",
+    "1e-2",
+    "--threads",
+    "1",
+    "--dtype",
+    "fp32",
+    "--lora-rank",
+    "2",
+]
 
 
 @pytest.fixture(scope="module")
 def init(tmp_path_factory):
-    return write_foreign(tmp_path_factory.mktemp("init") / "qwen", "Qwen2.5", 304, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    return write_foreign(
+        tmp_path_factory.mktemp("init") / "qwen",
+        "Qwen2.5",
+        304,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,51 +96,118 @@ def logits_of(directory, tokens):
 def tokens_of(directory):
     tokenizer = Tokenizer.load(directory)
     text = "Who wrote The Salt Road?"
-    assert AutoTokenizer.from_pretrained(directory)(text, add_special_tokens=False).input_ids == tokenizer.encode(text)
-    return torch.tensor([[tokenizer.bos, *tokenizer.encode(text), tokenizer.retrieve, tokenizer.obs, tokenizer.answer]])
+    assert AutoTokenizer.from_pretrained(directory)(
+        text, add_special_tokens=False
+    ).input_ids == tokenizer.encode(text)
+    return torch.tensor(
+        [
+            [
+                tokenizer.bos,
+                *tokenizer.encode(text),
+                tokenizer.retrieve,
+                tokenizer.obs,
+                tokenizer.answer,
+            ]
+        ]
+    )
 
 
 def test_all_weights_in_bf16_with_checkpointing(world, init, tmp_path):
-    result = call("sft", "--world", world, "--init", init, *SHORT, "--lr", "1e-2", "--weights-dtype", "bf16", "--checkpointing", "--out", tmp_path / "sft")
+    result = call(
+        "sft",
+        "--world",
+        world,
+        "--init",
+        init,
+        *SHORT,
+        "--lr",
+        "1e-2",
+        "--weights-dtype",
+        "bf16",
+        "--checkpointing",
+        "--out",
+        tmp_path / "sft",
+    )
     assert result.code == 0, result.err
     policy, tokenizer, run = load_policy(tmp_path / "sft")
-    assert policy.dtype == torch.bfloat16 and policy.config.model_type == "qwen2" and tokenizer.names[2] == "<|im_end|>"
+    assert (
+        policy.dtype == torch.bfloat16
+        and policy.config.model_type == "qwen2"
+        and tokenizer.names[2] == "<|im_end|>"
+    )
     assert run["arguments"]["weights_dtype"] == "bf16" and "init" not in run["arguments"]
-    assert not torch.equal(policy.model.layers[0].mlp.up_proj.weight, Policy.load(init, dtype=torch.bfloat16).model.layers[0].mlp.up_proj.weight)
+    assert not torch.equal(
+        policy.model.layers[0].mlp.up_proj.weight,
+        Policy.load(init, dtype=torch.bfloat16).model.layers[0].mlp.up_proj.weight,
+    )
     tokens = tokens_of(tmp_path / "sft")
     with torch.no_grad():
         assert (logits_of(tmp_path / "sft", tokens) - policy(tokens)[0]).abs().max() < 0.2
 
 
 def test_adapters_open_in_peft_and_leave_their_base_alone(init, adapters):
-    assert {p.name for p in adapters.glob("*.safetensors")} == {"adapter_model.safetensors", "value_head.safetensors"}
+    assert {p.name for p in adapters.glob("*.safetensors")} == {
+        "adapter_model.safetensors",
+        "value_head.safetensors",
+    }
     tokens, policy = tokens_of(adapters), load_policy(adapters)[0]
-    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(adapters / "base"), adapters)
+    theirs = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(adapters / "base"), adapters
+    )
     with torch.no_grad():
         mine = policy(tokens)[0]
-        assert (theirs(tokens).logits - mine).abs().max() < 1e-4 and (logits_of(adapters, tokens) - mine).abs().max() < 1e-4
+        assert (theirs(tokens).logits - mine).abs().max() < 1e-4 and (
+            logits_of(adapters, tokens) - mine
+        ).abs().max() < 1e-4
         assert (logits_of(adapters / "base", tokens) - mine).abs().max() > 1e-2
     old, base = (Policy.load(d).model.embed_tokens.weight for d in (init, adapters / "base"))
     assert torch.equal(base[:304], old)
 
 
 def test_merged_is_the_same_policy(world, init, adapters, tmp_path):
-    assert call("sft", "--world", world, "--init", init, *LORA, "--merge", "--out", tmp_path / "sft").code == 0
-    assert {p.name for p in (tmp_path / "sft").glob("*.safetensors")} == {"model.safetensors", "value_head.safetensors"}
+    assert (
+        call(
+            "sft", "--world", world, "--init", init, *LORA, "--merge", "--out", tmp_path / "sft"
+        ).code
+        == 0
+    )
+    assert {p.name for p in (tmp_path / "sft").glob("*.safetensors")} == {
+        "model.safetensors",
+        "value_head.safetensors",
+    }
     tokens = tokens_of(adapters)
     with torch.no_grad():
-        torch.testing.assert_close(load_policy(tmp_path / "sft")[0](tokens)[0], load_policy(adapters)[0](tokens)[0])
+        torch.testing.assert_close(
+            load_policy(tmp_path / "sft")[0](tokens)[0], load_policy(adapters)[0](tokens)[0]
+        )
     assert (logits_of(tmp_path / "sft", tokens) - logits_of(adapters, tokens)).abs().max() < 1e-4
 
 
 def test_a_killed_run_of_adapters_goes_on(world, init, adapters, tmp_path):
-    argv = ["--world", world, "--init", init, *LORA, "--save-seconds", "0", "--out", tmp_path / "sft"]
-    kill_at("rl.run Run.save 2 after", "sft", argv)
+    argv = [
+        "--world",
+        world,
+        "--init",
+        init,
+        *LORA,
+        "--save-seconds",
+        "0",
+        "--out",
+        tmp_path / "sft",
+    ]
+    kill_at("rl.runs.run Run.save 2 after", "sft", argv)
     state = (tmp_path / "sft" / "training.safetensors").stat().st_size
-    assert state < (tmp_path / "sft" / "base" / "model.safetensors").stat().st_size + 400_000  # not the frozen weights
+    assert (
+        state < (tmp_path / "sft" / "base" / "model.safetensors").stat().st_size + 400_000
+    )  # not the frozen weights
     assert call("sft", *argv).code == 0
-    paths = [json.loads((out / "adapter_config.json").read_text()) for out in (adapters, tmp_path / "sft")]
-    assert [p.pop("base_model_name_or_path") for p in paths] == [str(out / "base") for out in (adapters, tmp_path / "sft")] and paths[0] == paths[1]
+    paths = [
+        json.loads((out / "adapter_config.json").read_text())
+        for out in (adapters, tmp_path / "sft")
+    ]
+    assert [p.pop("base_model_name_or_path") for p in paths] == [
+        str(out / "base") for out in (adapters, tmp_path / "sft")
+    ] and paths[0] == paths[1]
     for config in ("adapter_config.json", "read/adapter_config.json"):  # they name different bases
         (tmp_path / "sft" / config).write_bytes((adapters / config).read_bytes())
     same(tmp_path / "sft", adapters)
@@ -106,7 +216,11 @@ def test_a_killed_run_of_adapters_goes_on(world, init, adapters, tmp_path):
 def test_ppo_of_adapters_has_the_warm_up_as_reference(adapters, tmp_path, monkeypatch):
     """Before the first policy step the KL is exactly 0, afterwards it is not; the reference is no second model."""
     seen, real = [], train_ppo.Trainer.iterate
-    monkeypatch.setattr(train_ppo.Trainer, "iterate", lambda self: (seen.append((self.reference, real(self))), seen[-1][1])[1])
+    monkeypatch.setattr(
+        train_ppo.Trainer,
+        "iterate",
+        lambda self: (seen.append((self.reference, real(self))), seen[-1][1])[1],
+    )
     result = call("ppo", "--init", adapters, *PPO, "--iterations", "3", "--out", tmp_path / "ppo")
     assert result.code == 0, result.err
     assert [reference for reference, _ in seen] == [None] * 3
@@ -115,26 +229,63 @@ def test_ppo_of_adapters_has_the_warm_up_as_reference(adapters, tmp_path, monkey
     with torch.no_grad():
         assert torch.equal(Policy.load(tmp_path / "ppo" / "base")(tokens)[0], warm_up(tokens)[0])
         mine = load_policy(tmp_path / "ppo")[0](tokens)[0]
-    assert (logits_of(tmp_path / "ppo", tokens) - mine).abs().max() < 1e-4 and (tmp_path / "ppo" / "best" / "adapter_config.json").exists()
-    assert call("evaluate", "--checkpoint", tmp_path / "ppo", "--rows", 4, "--threads", 1, "--dtype", "fp32").code == 0
+    assert (logits_of(tmp_path / "ppo", tokens) - mine).abs().max() < 1e-4 and (
+        tmp_path / "ppo" / "best" / "adapter_config.json"
+    ).exists()
+    assert (
+        call(
+            "evaluate",
+            "--checkpoint",
+            tmp_path / "ppo",
+            "--rows",
+            4,
+            "--threads",
+            1,
+            "--dtype",
+            "fp32",
+        ).code
+        == 0
+    )
 
 
-@pytest.mark.parametrize("flags, problem", [
-    (["--vocab-size", "99"], "--vocab-size is for a new policy; --init brings its own"), (["--muon-lr", ".1"], "--muon-lr is for a new policy"),
-    (["--context", "5000"], "--context 5000: "), (["--merge"], "--merge needs --lora-rank"), (["--out", "INIT"], "is --init: the checkpoint would be overwritten"),
-])
+@pytest.mark.parametrize(
+    "flags, problem",
+    [
+        (["--vocab-size", "99"], "--vocab-size is for a new policy; --init brings its own"),
+        (["--muon-lr", ".1"], "--muon-lr is for a new policy"),
+        (["--context", "5000"], "--context 5000: "),
+        (["--merge"], "--merge needs --lora-rank"),
+        (["--out", "INIT"], "is --init: the checkpoint would be overwritten"),
+    ],
+)
 def test_flags_that_contradict_init(world, init, tmp_path, flags, problem):
-    argv = ["--world", world, "--init", init, *SHORT, "--out", tmp_path / "out", *[init if f == "INIT" else f for f in flags]]
+    argv = [
+        "--world",
+        world,
+        "--init",
+        init,
+        *SHORT,
+        "--out",
+        tmp_path / "out",
+        *[init if f == "INIT" else f for f in flags],
+    ]
     assert problem in message("sft", *argv) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flags", [["--lora-rank", "4"], ["--weights-dtype", "bf16"], ["--lr", "1e-4"]])
+@pytest.mark.parametrize(
+    "flags", [["--lora-rank", "4"], ["--weights-dtype", "bf16"], ["--lr", "1e-4"]]
+)
 def test_flags_that_need_init(flags, tmp_path):
     assert message("sft", *SHORT, *flags, "--out", tmp_path / "out") == f"{flags[0]} needs --init"
 
 
 def test_an_init_that_does_not_open_is_named(world, init, tmp_path):
     write_foreign(tmp_path / "bad", "Qwen2.5")
-    (tmp_path / "bad" / "config.json").write_text((init / "config.json").read_text().replace('"qwen2"', '"gemma"'))
-    assert message("sft", "--world", world, "--init", tmp_path / "bad", *SHORT, "--out", tmp_path / "out") == (
-        f"{tmp_path}/bad/config.json: model_type is 'gemma', expected one of llama, mistral, qwen2, qwen3")
+    (tmp_path / "bad" / "config.json").write_text(
+        (init / "config.json").read_text().replace('"qwen2"', '"gemma"')
+    )
+    assert message(
+        "sft", "--world", world, "--init", tmp_path / "bad", *SHORT, "--out", tmp_path / "out"
+    ) == (
+        f"{tmp_path}/bad/config.json: model_type is 'gemma', expected one of llama, mistral, qwen2, qwen3"
+    )

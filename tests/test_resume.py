@@ -3,6 +3,7 @@
 Every victim is a process of its own. Most kill themselves at an exact moment, so that the moments that matter are hit
 every time: inside the probe, at the phase boundary, half-way through writing a file. Two are killed from outside.
 """
+
 import importlib
 import json
 import multiprocessing
@@ -20,10 +21,55 @@ import torch._dynamo  # what the first optimizer of a process imports: a second,
 from tests.shared import ROOT
 from tests.test_scripts import call
 
-SIZES = ["--hidden-size", "32", "--layers", "2", "--heads", "2", "--vocab-size", "320", "--context", "512"]
-SFT = ["--world", "tiny", *SIZES, "--read-steps", "5", "--mix-steps", "3", "--episodes", "6", "--probe", "30", "--micro-batch", "2", "--threads", "1"]
-PPO = ["--iterations", "5", "--value-warmup", "1", "--episodes", "8", "--minibatch", "4", "--eval-every", "2", "--eval-rows", "8",
-       "--replay", "3", "--kl-target", "0.1", "--threads", "1"]
+SIZES = [
+    "--hidden-size",
+    "32",
+    "--layers",
+    "2",
+    "--heads",
+    "2",
+    "--vocab-size",
+    "320",
+    "--context",
+    "512",
+]
+SFT = [
+    "--world",
+    "tiny",
+    *SIZES,
+    "--read-steps",
+    "5",
+    "--mix-steps",
+    "3",
+    "--episodes",
+    "6",
+    "--probe",
+    "30",
+    "--micro-batch",
+    "2",
+    "--threads",
+    "1",
+]
+PPO = [
+    "--iterations",
+    "5",
+    "--value-warmup",
+    "1",
+    "--episodes",
+    "8",
+    "--minibatch",
+    "4",
+    "--eval-every",
+    "2",
+    "--eval-rows",
+    "8",
+    "--replay",
+    "3",
+    "--kl-target",
+    "0.1",
+    "--threads",
+    "1",
+]
 
 # Victims are forked from a server that has imported everything once: a tenth of the cost of a new interpreter.
 SERVER = multiprocessing.get_context("forkserver")
@@ -69,7 +115,12 @@ def outcome(out: Path) -> dict[str, bytes | list[str]]:
     """Everything that a run leaves, less the times in its log."""
     files = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
     lines = [json.loads(line) for line in files.pop("metrics.jsonl").decode().splitlines()]
-    return files | {"metrics.jsonl": [json.dumps({k: v for k, v in line.items() if not k.startswith("seconds")}) for line in lines]}
+    return files | {
+        "metrics.jsonl": [
+            json.dumps({k: v for k, v in line.items() if not k.startswith("seconds")})
+            for line in lines
+        ]
+    }
 
 
 def same(one: Path, other: Path) -> None:
@@ -84,8 +135,12 @@ def whole(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("whole")
     for script, argv in (("sft", SFT), ("ppo", ["--init", root / "sft", *PPO])):
         assert call(script, *argv, "--out", root / script).code == 0
-    assert {"model.safetensors", "value_head.safetensors", "read/model.safetensors"} <= outcome(root / "sft").keys()
-    assert {"model.safetensors", "value_head.safetensors", "best/model.safetensors"} <= outcome(root / "ppo").keys()
+    assert {"model.safetensors", "value_head.safetensors", "read/model.safetensors"} <= outcome(
+        root / "sft"
+    ).keys()
+    assert {"model.safetensors", "value_head.safetensors", "best/model.safetensors"} <= outcome(
+        root / "ppo"
+    ).keys()
     return root
 
 
@@ -100,20 +155,20 @@ def test_number_of_threads(whole, tmp_path, script):
 
 # Saves after every step: 5 of read, 1 at the boundary, 3 of mix. The log: 5 steps, dev, probe, 3 steps, dev.
 SFT_MOMENTS = {
-    "before the first save": "rl.run Run.save 1 before",
-    "between a step's log line and its save": "rl.run Run.log 3 after",
+    "before the first save": "rl.runs.run Run.save 1 before",
+    "between a step's log line and its save": "rl.runs.run Run.log 3 after",
     "half-way through a save": "model.checkpoint save_file 3 half",
     "a save written but not yet in place": "model.checkpoint os.replace 3 before",
-    "right after a save": "rl.run Run.save 3 after",
-    "after the last step of read": "rl.run Run.save 5 after",
+    "right after a save": "rl.runs.run Run.save 3 after",
+    "after the last step of read": "rl.runs.run Run.save 5 after",
     "half-way through the checkpoint of read": "model.policy save_file 1 half",
     "inside the probe": "rl.rollout _run 3 before",
-    "at the phase boundary, probe logged, nothing saved": "rl.run Run.save 6 before",
+    "at the phase boundary, probe logged, nothing saved": "rl.runs.run Run.save 6 before",
     "at the phase boundary, half-way through its save": "model.checkpoint save_file 6 half",
-    "right after the boundary": "rl.run Run.save 6 after",
-    "in mix": "rl.run Run.log 9 after",
+    "right after the boundary": "rl.runs.run Run.save 6 after",
+    "in mix": "rl.runs.run Run.log 9 after",
     "half-way through the final checkpoint": "model.policy save_file 3 half",
-    "the final checkpoint in place, its state not yet removed": "rl.run Run.export 2 after",
+    "the final checkpoint in place, its state not yet removed": "rl.runs.run Run.export 2 after",
 }
 
 
@@ -128,11 +183,11 @@ def test_warm_up(whole, tmp_path, moment):
 # Saves after each of the 5 iterations. The log: dev, 2 iterations, dev, 2, dev, 1, dev. Exports: best ones, then the last.
 PPO_MOMENTS = {
     "inside the first dev evaluation": "rl.rollout _run 2 before",
-    "between an iteration's log line and its save": "rl.run Run.log 3 after",
+    "between an iteration's log line and its save": "rl.runs.run Run.log 3 after",
     "half-way through a save": "model.checkpoint save_file 3 half",
-    "right after a save": "rl.run Run.save 3 after",
+    "right after a save": "rl.runs.run Run.save 3 after",
     "half-way through the best checkpoint": "model.policy save_file 1 half",
-    "after the last iteration": "rl.run Run.save 5 after",
+    "after the last iteration": "rl.runs.run Run.save 5 after",
 }
 
 
@@ -147,7 +202,11 @@ def test_joint_ppo(whole, tmp_path, moment):
 def test_killed_again_and_again(whole, tmp_path):
     """Three kills in one run: what a resumed run saves is as good as what the first one saved."""
     out = tmp_path / "sft"
-    for moment in ("rl.run Run.save 2 after", "model.checkpoint save_file 2 half", "rl.rollout _run 3 before"):
+    for moment in (
+        "rl.runs.run Run.save 2 after",
+        "model.checkpoint save_file 2 half",
+        "rl.rollout _run 3 before",
+    ):
         kill_at(moment, "sft", [*SFT, "--save-seconds", 0, "--out", out])
     assert call("sft", *SFT, "--out", out).code == 0
     same(out, whole / "sft")
@@ -158,7 +217,12 @@ def test_killed_from_outside(whole, tmp_path, script):
     """No trick at all: the plain command, a SIGKILL when two lines have been logged, the plain command again."""
     out = tmp_path / script
     argv = SFT if script == "sft" else ["--init", whole / "sft", *PPO]
-    command = list(map(str, [sys.executable, ROOT / f"train_{script}.py", *argv, "--save-seconds", 0, "--out", out]))
+    command = list(
+        map(
+            str,
+            [sys.executable, ROOT / f"train_{script}.py", *argv, "--save-seconds", 0, "--out", out],
+        )
+    )
     victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = out / "metrics.jsonl"
     while victim.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= 2):
@@ -174,15 +238,26 @@ def test_killed_from_outside(whole, tmp_path, script):
 def test_the_last_policy_is_the_mean_over_the_last_iterations(tmp_path, monkeypatch):
     """Half of five iterations: the mean of the policies after the last two."""
     import train_ppo
+
     assert call("sft", *SFT, "--out", tmp_path / "sft").code == 0
     seen, average = [], train_ppo.Trainer.average
 
     def recorded(self):
         seen.append([p.detach().clone() for p in self.policy.trunk_parameters()])
         average(self)
-        seen[-1:] = [seen[-1]] if self.iteration < 4 else [seen[-1], [p.detach().clone() for p in self.policy.trunk_parameters()]]
+        seen[-1:] = (
+            [seen[-1]]
+            if self.iteration < 4
+            else [seen[-1], [p.detach().clone() for p in self.policy.trunk_parameters()]]
+        )
+
     monkeypatch.setattr(train_ppo.Trainer, "average", recorded)
-    assert call("ppo", "--init", tmp_path / "sft", *PPO, "--average", "0.4", "--out", tmp_path / "ppo").code == 0
+    assert (
+        call(
+            "ppo", "--init", tmp_path / "sft", *PPO, "--average", "0.4", "--out", tmp_path / "ppo"
+        ).code
+        == 0
+    )
     *_, before, last, final = seen
     for a, b, mean in zip(before, last, final, strict=True):
         torch.testing.assert_close(mean, (a + b) / 2)

@@ -2,6 +2,7 @@
 
 Scripts run in this process, which saves the import of torch; the way a shell sees them is tests/test_resume.py's.
 """
+
 import contextlib
 import io
 import json
@@ -21,23 +22,93 @@ from safetensors.torch import load_file, save_file
 
 import evaluate
 import rl.environment
-import rl.modules
 import rl.ppo
-import rl.run
+import rl.runs.flags
+import rl.runs.run
+import rl.study.modules
 import train_ppo
 import train_sft
 from data.world import World
 from retrieval_cpp import BM25Index
 from tests.shared import ROOT
 
-ENTRY = {"sft": train_sft.train, "ppo": train_ppo.train, "evaluate": evaluate.evaluate, "modules": rl.modules.train}
-SIZES = ["--hidden-size", "32", "--layers", "2", "--heads", "2", "--vocab-size", "320", "--context", "512", "--threads", "1"]
-SFT = ["--world", "tiny", *SIZES, "--read-steps", "70", "--mix-steps", "4", "--episodes", "24", "--probe", "100",
-       "--direct-popular", ".8", "--direct-other", ".7", "--muon-lr", ".04", "--adamw-lr", "1e-2"]
-PPO = ["--iterations", "3", "--value-warmup", "1", "--episodes", "16", "--minibatch", "8", "--eval-every", "2", "--eval-rows", "20",
-       "--epochs", "2", "--threads", "1"]
-SHORT = ["--read-steps", "4", "--mix-steps", "2", "--episodes", "4", "--probe", "8"]  # after SFT: the last value counts
-WEIGHTS = ("model.safetensors", "value_head.safetensors", "training.safetensors", "config.json", "tokenizer.json", "run.json")
+ENTRY = {
+    "sft": train_sft.train,
+    "ppo": train_ppo.train,
+    "evaluate": evaluate.evaluate,
+    "modules": rl.study.modules.train,
+}
+SIZES = [
+    "--hidden-size",
+    "32",
+    "--layers",
+    "2",
+    "--heads",
+    "2",
+    "--vocab-size",
+    "320",
+    "--context",
+    "512",
+    "--threads",
+    "1",
+]
+SFT = [
+    "--world",
+    "tiny",
+    *SIZES,
+    "--read-steps",
+    "70",
+    "--mix-steps",
+    "4",
+    "--episodes",
+    "24",
+    "--probe",
+    "100",
+    "--direct-popular",
+    ".8",
+    "--direct-other",
+    ".7",
+    "--muon-lr",
+    ".04",
+    "--adamw-lr",
+    "1e-2",
+]
+PPO = [
+    "--iterations",
+    "3",
+    "--value-warmup",
+    "1",
+    "--episodes",
+    "16",
+    "--minibatch",
+    "8",
+    "--eval-every",
+    "2",
+    "--eval-rows",
+    "20",
+    "--epochs",
+    "2",
+    "--threads",
+    "1",
+]
+SHORT = [
+    "--read-steps",
+    "4",
+    "--mix-steps",
+    "2",
+    "--episodes",
+    "4",
+    "--probe",
+    "8",
+]  # after SFT: the last value counts
+WEIGHTS = (
+    "model.safetensors",
+    "value_head.safetensors",
+    "training.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "run.json",
+)
 
 
 def call(script: str, *argv) -> SimpleNamespace:
@@ -47,25 +118,41 @@ def call(script: str, *argv) -> SimpleNamespace:
     code = 0
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            rl.run.main(ENTRY[script])
+            rl.runs.flags.main(ENTRY[script])
     except SystemExit as stop:
         code = stop.code
     finally:
         sys.argv = saved
-    said = [line[line.rindex("\r") + 1:] if "\r" in line else line for line in err.getvalue().splitlines()]
-    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue(), errors=[line for line in said if "error" in line.lower()])
+    said = [
+        line[line.rindex("\r") + 1 :] if "\r" in line else line
+        for line in err.getvalue().splitlines()
+    ]
+    return SimpleNamespace(
+        code=code,
+        out=out.getvalue(),
+        err=err.getvalue(),
+        errors=[line for line in said if "error" in line.lower()],
+    )
 
 
 def message(script: str, *argv) -> str:
     """The one line that a script stops with."""
     result = call(script, *argv)
     assert result.code == 2, (result.code, result.out, result.err)
-    assert len(result.errors) == 1 and result.errors[0].startswith("error: ") and "Traceback" not in result.err, result.err
+    assert (
+        len(result.errors) == 1
+        and result.errors[0].startswith("error: ")
+        and "Traceback" not in result.err
+    ), result.err
     return result.errors[0].removeprefix("error: ")
 
 
 def content(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(directory)): p.read_bytes()
+        for p in sorted(directory.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +182,23 @@ def checkpoint(trained, tmp_path) -> Path:
 
 
 def test_missing_checkpoint(tmp_path):
-    assert message("evaluate", "--checkpoint", tmp_path / "none") == f"{tmp_path}/none: no such checkpoint directory"
-    assert message("ppo", "--init", tmp_path, "--out", tmp_path / "out") == f"{tmp_path}: no checkpoint here (config.json not found)"
+    assert (
+        message("evaluate", "--checkpoint", tmp_path / "none")
+        == f"{tmp_path}/none: no such checkpoint directory"
+    )
+    assert (
+        message("ppo", "--init", tmp_path, "--out", tmp_path / "out")
+        == f"{tmp_path}: no checkpoint here (config.json not found)"
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_without_any_run_evaluate_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message("evaluate") == "no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint"
+    assert (
+        message("evaluate")
+        == "no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint"
+    )
     assert message("ppo") == "runs/sft: no such checkpoint directory"
     assert list(tmp_path.iterdir()) == []
 
@@ -110,13 +206,21 @@ def test_without_any_run_evaluate_says_what_to_do(tmp_path, monkeypatch):
 def test_foreign_checkpoint(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}/config.json: model_type is 'gpt2', expected one of llama, mistral, qwen2, qwen3"
+    assert (
+        message("evaluate", "--checkpoint", checkpoint)
+        == f"{checkpoint}/config.json: model_type is 'gpt2', expected one of llama, mistral, qwen2, qwen3"
+    )
     (checkpoint / "config.json").write_text(json.dumps(config))
     tensors = load_file(checkpoint / "model.safetensors")
     save_file(tensors | {"model.layers.9.bias": torch.zeros(1)}, checkpoint / "model.safetensors")
-    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}/model.safetensors: unknown tensor 'model.layers.9.bias'"
+    assert (
+        message("evaluate", "--checkpoint", checkpoint)
+        == f"{checkpoint}/model.safetensors: unknown tensor 'model.layers.9.bias'"
+    )
     (checkpoint / "model.safetensors").write_bytes(b"no tensors")
-    assert message("ppo", "--init", checkpoint).startswith(f"{checkpoint}/model.safetensors: not a readable safetensors file")
+    assert message("ppo", "--init", checkpoint).startswith(
+        f"{checkpoint}/model.safetensors: not a readable safetensors file"
+    )
 
 
 def test_nan_weights_in_a_checkpoint(checkpoint):
@@ -124,66 +228,111 @@ def test_nan_weights_in_a_checkpoint(checkpoint):
     tensors["model.norm.weight"][3] = float("nan")
     save_file(tensors, checkpoint / "model.safetensors")
     for script, flag in (("evaluate", "--checkpoint"), ("ppo", "--init")):
-        assert message(script, flag, checkpoint) == f"{checkpoint}/model.safetensors: 'model.norm.weight' holds NaN or infinite weights"
+        assert (
+            message(script, flag, checkpoint)
+            == f"{checkpoint}/model.safetensors: 'model.norm.weight' holds NaN or infinite weights"
+        )
 
 
 def test_tokenizer_that_does_not_fit_the_weights(checkpoint, tmp_path):
-    train_sft.Tokenizer.train(["a world of quite different words " + string.ascii_letters], 300).save(checkpoint)
+    train_sft.Tokenizer.train(
+        ["a world of quite different words " + string.ascii_letters], 300
+    ).save(checkpoint)
     train_sft.Tokenizer.train((p.text for p in World.open("tiny").corpus), 400).save(checkpoint)
-    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}/tokenizer.json: 400 tokens do not fit the 320 rows of the embedding"
+    assert (
+        message("evaluate", "--checkpoint", checkpoint)
+        == f"{checkpoint}/tokenizer.json: 400 tokens do not fit the 320 rows of the embedding"
+    )
     (checkpoint / "tokenizer.json").unlink()
-    assert message("ppo", "--init", checkpoint, "--out", tmp_path / "out").startswith(f"{checkpoint}/tokenizer.json: not a readable tokenizer.json")
+    assert message("ppo", "--init", checkpoint, "--out", tmp_path / "out").startswith(
+        f"{checkpoint}/tokenizer.json: not a readable tokenizer.json"
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_world_that_is_none(tmp_path, world):
-    assert message("sft", "--world", tmp_path / "x", "--out", tmp_path / "out").startswith(f"{tmp_path}/x: no such directory")
+    assert message("sft", "--world", tmp_path / "x", "--out", tmp_path / "out").startswith(
+        f"{tmp_path}/x: no such directory"
+    )
     (world / "corpus.jsonl").unlink()
-    assert message("sft", "--world", world, "--out", tmp_path / "out") == f"{world}: not a world: it has no corpus.jsonl or corpus.jsonl.gz"
+    assert (
+        message("sft", "--world", world, "--out", tmp_path / "out")
+        == f"{world}: not a world: it has no corpus.jsonl or corpus.jsonl.gz"
+    )
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("file, line, problem", [
-    ("corpus.jsonl", "{", "not JSON"),
-    ("corpus.jsonl", '{"title": "t", "text": "x"}', "lacks the field 'id'"),
-    ("corpus.jsonl", '{"id": "new", "title": "t"}', "lacks the field 'text'"),
-    ("corpus.jsonl", "FIRST", "duplicate id '0', first on line 1"),
-    ("questions/popqa.train.jsonl", "[1]", "not a JSON object"),
-    ("questions/popqa.train.jsonl", '{"id": "new", "question": "Who?"}', "lacks the field 'answers'"),
-    ("questions/popqa.train.jsonl", '{"id": "new", "question": "Who?", "answers": []}', "'answers' is empty"),
-    ("questions/popqa.train.jsonl", "FIRST", "duplicate id 'train0', first on line 1"),
-])
+@pytest.mark.parametrize(
+    "file, line, problem",
+    [
+        ("corpus.jsonl", "{", "not JSON"),
+        ("corpus.jsonl", '{"title": "t", "text": "x"}', "lacks the field 'id'"),
+        ("corpus.jsonl", '{"id": "new", "title": "t"}', "lacks the field 'text'"),
+        ("corpus.jsonl", "FIRST", "duplicate id '0', first on line 1"),
+        ("questions/popqa.train.jsonl", "[1]", "not a JSON object"),
+        (
+            "questions/popqa.train.jsonl",
+            '{"id": "new", "question": "Who?"}',
+            "lacks the field 'answers'",
+        ),
+        (
+            "questions/popqa.train.jsonl",
+            '{"id": "new", "question": "Who?", "answers": []}',
+            "'answers' is empty",
+        ),
+        ("questions/popqa.train.jsonl", "FIRST", "duplicate id 'train0', first on line 1"),
+    ],
+)
 def test_bad_line_of_a_world(world, tmp_path, file, line, problem):
     lines = (world / file).read_text().splitlines()
     if line == "FIRST":
         problem = problem.replace("'0'", repr(json.loads(lines[0])["id"]))
     (world / file).write_text("\n".join([*lines, lines[0] if line == "FIRST" else line]) + "\n")
-    assert message("sft", "--world", world, "--out", tmp_path / "out") == f"{world}/{file}:{len(lines) + 1}: {problem}"
+    assert (
+        message("sft", "--world", world, "--out", tmp_path / "out")
+        == f"{world}/{file}:{len(lines) + 1}: {problem}"
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_set_or_split_lists_those_that_exist(trained):
     there_are = f"it has: {', '.join(World.open('tiny').splits)}"
     sft = trained / "sft"
-    assert message("evaluate", "--checkpoint", sft, "--dataset", "squad") == f"world 'tiny' has no questions 'squad.test'; {there_are}"
-    assert message("evaluate", "--checkpoint", sft, "--split", "validation") == f"world 'tiny' has no questions 'popqa.validation'; {there_are}"
-    assert message("ppo", "--init", sft, "--dataset", "squad", "--out", trained / "none") == f"world 'tiny' has no questions 'squad.train'; {there_are}"
+    assert (
+        message("evaluate", "--checkpoint", sft, "--dataset", "squad")
+        == f"world 'tiny' has no questions 'squad.test'; {there_are}"
+    )
+    assert (
+        message("evaluate", "--checkpoint", sft, "--split", "validation")
+        == f"world 'tiny' has no questions 'popqa.validation'; {there_are}"
+    )
+    assert (
+        message("ppo", "--init", sft, "--dataset", "squad", "--out", trained / "none")
+        == f"world 'tiny' has no questions 'squad.train'; {there_are}"
+    )
     assert not (trained / "none").exists()
 
 
-@pytest.mark.parametrize("script, argv, expected", [
-    ("sft", ["--red-steps", "3"], "unrecognized arguments: --red-steps 3"),
-    ("ppo", ["--iteration", "3"], "unrecognized arguments: --iteration 3"),  # no abbreviations either
-    ("evaluate", ["--read-steps", "3"], "unrecognized arguments: --read-steps 3"),
-    ("sft", ["--read-steps", "many"], "argument --read-steps: invalid int value: 'many'"),
-    ("sft", ["--read-steps", "-1"], "argument --read-steps: must be at least 0, not -1"),
-    ("sft", ["--episodes", "0"], "argument --episodes: must be at least 1, not 0"),
-    ("ppo", ["--lr", "nan"], "argument --lr: nan is not a number to compute with"),
-    ("ppo", ["--seed", "-1"], "argument --seed: must be at least 0, not -1"),
-    ("ppo", ["--rename", "1.5"], "argument --rename: must be at most 1, not 1.5"),
-    ("sft", ["--popular-share", "45"], "argument --popular-share: must be at most 1, not 45.0"),
-    ("evaluate", ["--threshold", "2"], "argument --threshold: must be at most 1, not 2.0"),
-])
+@pytest.mark.parametrize(
+    "script, argv, expected",
+    [
+        ("sft", ["--red-steps", "3"], "unrecognized arguments: --red-steps 3"),
+        (
+            "ppo",
+            ["--iteration", "3"],
+            "unrecognized arguments: --iteration 3",
+        ),  # no abbreviations either
+        ("evaluate", ["--read-steps", "3"], "unrecognized arguments: --read-steps 3"),
+        ("sft", ["--read-steps", "many"], "argument --read-steps: invalid int value: 'many'"),
+        ("sft", ["--read-steps", "-1"], "argument --read-steps: must be at least 0, not -1"),
+        ("sft", ["--episodes", "0"], "argument --episodes: must be at least 1, not 0"),
+        ("ppo", ["--lr", "nan"], "argument --lr: nan is not a number to compute with"),
+        ("ppo", ["--seed", "-1"], "argument --seed: must be at least 0, not -1"),
+        ("ppo", ["--rename", "1.5"], "argument --rename: must be at most 1, not 1.5"),
+        ("sft", ["--popular-share", "45"], "argument --popular-share: must be at most 1, not 45.0"),
+        ("evaluate", ["--threshold", "2"], "argument --threshold: must be at most 1, not 2.0"),
+    ],
+)
 def test_bad_flag(script, argv, expected):
     assert message(script, *argv) == f"{expected} (--help lists what there is)"
 
@@ -192,25 +341,48 @@ def test_a_study_needs_questions_to_train_on(world, tmp_path):
     for file in (world / "questions").glob("*.dev.jsonl"):
         file.unlink()
     assert message("evaluate", "--compare", "--world", world, "--study", tmp_path / "study") == (
-        f"--compare: world '{world}' has train, dev and test questions of none of popqa, ambignq, hotpotqa")
+        f"--compare: world '{world}' has train, dev and test questions of none of popqa, ambignq, hotpotqa"
+    )
     assert not (tmp_path / "study").exists()
 
 
 def test_bad_choice_lists_the_choices():
     text = message("sft", "--dtype", "fp8")
-    assert text.startswith("argument --dtype: invalid choice: 'fp8'") and "bf16" in text and "fp32" in text
+    assert (
+        text.startswith("argument --dtype: invalid choice: 'fp8'")
+        and "bf16" in text
+        and "fp32" in text
+    )
 
 
 def test_flags_that_exclude_each_other(trained, tmp_path):
     sft = trained / "sft"
-    assert message("evaluate", "--checkpoint", sft, "--force", "maybe") == "--force must be answer, retrieve or question, not 'maybe'"
-    assert message("evaluate", "--checkpoint", sft, "--force", "answer", "--sample") == "--force and --sample exclude each other"
-    assert "goes with neither --force nor --sample" in message("evaluate", "--checkpoint", sft, "--sample", "--threshold", ".3")
-    assert message("evaluate", "--compare", "--quota", "1") == "--quota does not go with --compare, whose systems are fixed"
-    assert message("evaluate", "--compare", "--seeds", "0,x") == "--seeds must be whole numbers with commas between them, not '0,x'"
-    assert message("ppo", "--init", sft, "--out", sft) == f"--out {sft} is --init: the warm-up checkpoint would be overwritten"
+    assert (
+        message("evaluate", "--checkpoint", sft, "--force", "maybe")
+        == "--force must be answer, retrieve or question, not 'maybe'"
+    )
+    assert (
+        message("evaluate", "--checkpoint", sft, "--force", "answer", "--sample")
+        == "--force and --sample exclude each other"
+    )
+    assert "goes with neither --force nor --sample" in message(
+        "evaluate", "--checkpoint", sft, "--sample", "--threshold", ".3"
+    )
+    assert (
+        message("evaluate", "--compare", "--quota", "1")
+        == "--quota does not go with --compare, whose systems are fixed"
+    )
+    assert (
+        message("evaluate", "--compare", "--seeds", "0,x")
+        == "--seeds must be whole numbers with commas between them, not '0,x'"
+    )
+    assert (
+        message("ppo", "--init", sft, "--out", sft)
+        == f"--out {sft} is --init: the warm-up checkpoint would be overwritten"
+    )
     assert message("sft", "--world", "tiny", "--hidden-size", "30", "--out", tmp_path / "out") == (
-        "hidden_size 30 is not a multiple of num_attention_heads 4")
+        "hidden_size 30 is not a multiple of num_attention_heads 4"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -218,7 +390,9 @@ def test_context_without_room(trained, tmp_path):
     expected = "the context of 64 tokens has no room for a question beside k = 2 passages of 64 tokens, 1 times; lower k, the quota or the passage length"
     assert message("sft", *SFT, "--context", 64, "--out", tmp_path / "out") == expected
     assert not (tmp_path / "out").exists()
-    assert "no room for a question beside k = 9 passages" in message("evaluate", "--checkpoint", trained / "sft", "--k", 9)
+    assert "no room for a question beside k = 9 passages" in message(
+        "evaluate", "--checkpoint", trained / "sft", "--k", 9
+    )
 
 
 def test_long_questions_are_cut_counted_and_said(world, checkpoint, tmp_path):
@@ -231,9 +405,20 @@ def test_long_questions_are_cut_counted_and_said(world, checkpoint, tmp_path):
     room = 512 - (1 + 32 + 2 + 2 * 65) - (1 + 16) - 1
     said = f"3 of 10 training questions are longer than the {room} tokens that the context leaves for them, and are cut"
     assert said in call("sft", *SFT, *SHORT, "--world", world, "--out", tmp_path / "sft").out
-    assert said in call("ppo", "--init", tmp_path / "sft", *PPO, "--iterations", 1, "--out", tmp_path / "ppo").out
-    assert "3 questions were longer than the context and were cut" in call("evaluate", "--checkpoint", checkpoint, "--world", world).out
-    assert json.loads((checkpoint / "eval/tiny.popqa.test.json").read_text())["truncated_questions"] == 3
+    assert (
+        said
+        in call(
+            "ppo", "--init", tmp_path / "sft", *PPO, "--iterations", 1, "--out", tmp_path / "ppo"
+        ).out
+    )
+    assert (
+        "3 questions were longer than the context and were cut"
+        in call("evaluate", "--checkpoint", checkpoint, "--world", world).out
+    )
+    assert (
+        json.loads((checkpoint / "eval/tiny.popqa.test.json").read_text())["truncated_questions"]
+        == 3
+    )
 
 
 def test_a_retriever_that_fails_stops_everything(trained, tmp_path, monkeypatch):
@@ -241,13 +426,20 @@ def test_a_retriever_that_fails_stops_everything(trained, tmp_path, monkeypatch)
         raise ConnectionResetError("the index went away")
 
     monkeypatch.setattr(BM25Index, "search", search)
-    monkeypatch.setattr(train_sft, "properties", lambda *_: None)  # would ask the index first
     monkeypatch.setattr(train_sft, "format_properties", lambda _: "")
-    for script, argv in (("evaluate", ["--checkpoint", trained / "sft", "--force", "question"]), ("sft", [*SFT, "--out", tmp_path / "out"]),
-                         ("ppo", ["--init", trained / "sft", *PPO, "--out", tmp_path / "out"])):
+    for script, argv in (
+        ("evaluate", ["--checkpoint", trained / "sft", "--force", "question"]),
+        ("sft", [*SFT, "--out", tmp_path / "out"]),
+        ("ppo", ["--init", trained / "sft", *PPO, "--out", tmp_path / "out"]),
+    ):
         text = message(script, *argv)
-        assert text.startswith("the retriever failed on ") and text.endswith("ConnectionResetError: the index went away")
-    assert not (tmp_path / "out/config.json").exists() and not (trained / "sft/eval/tiny.popqa.test.force-question.json").exists()
+        assert text.startswith("the retriever failed on ") and text.endswith(
+            "ConnectionResetError: the index went away"
+        )
+    assert (
+        not (tmp_path / "out/config.json").exists()
+        and not (trained / "sft/eval/tiny.popqa.test.force-question.json").exists()
+    )
 
 
 # ---------------------------------------------------------------------------------------------- what a stop leaves behind
@@ -267,17 +459,24 @@ def stop_at(call_number: int, function, spoil):
 
 def state_after_each_save(monkeypatch, out: Path) -> list[dict[str, bytes]]:
     """Collects the directory after each save of the run's state."""
-    saves, save = [], rl.run.Run.save
-    monkeypatch.setattr(rl.run.Run, "save", lambda self, *args: (save(self, *args), saves.append(content(out))))
+    saves, save = [], rl.runs.run.Run.save
+    monkeypatch.setattr(
+        rl.runs.run.Run, "save", lambda self, *args: (save(self, *args), saves.append(content(out)))
+    )
     return saves
 
 
 def test_nan_loss_in_the_warm_up(tmp_path, monkeypatch):
     saves = state_after_each_save(monkeypatch, tmp_path)
     real = train_sft.torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(train_sft.torch.nn.utils, "clip_grad_norm_", stop_at(4, real, lambda norm: norm * float("nan")))
+    monkeypatch.setattr(
+        train_sft.torch.nn.utils,
+        "clip_grad_norm_",
+        stop_at(4, real, lambda norm: norm * float("nan")),
+    )
     assert message("sft", *SFT, *SHORT, "--save-seconds", 0, "--out", tmp_path) == (
-        f"read step 3: the gradient is NaN or infinite; the last good state is kept in {tmp_path}")
+        f"read step 3: the gradient is NaN or infinite; the last good state is kept in {tmp_path}"
+    )
     assert content(tmp_path) == saves[-1] and len(saves) == 3
 
 
@@ -285,35 +484,93 @@ def test_nan_loss_in_ppo(trained, tmp_path, monkeypatch):
     saves = state_after_each_save(monkeypatch, tmp_path)
     # The estimate of the minutes takes 4 micro-batches; iteration 0 trains the value head alone; iteration 1 takes 2 x 2 x 4.
     real = rl.ppo.policy_loss
-    monkeypatch.setattr(rl.ppo, "policy_loss", stop_at(21, real, lambda x: (x[0] * float("nan"), x[1])))
-    assert message("ppo", "--init", trained / "sft", *PPO, "--epochs", 2, "--target-kl", 100, "--save-seconds", 0, "--out", tmp_path) == (
-        f"iteration 2: the gradient of the policy is NaN or infinite; the last good state is kept in {tmp_path}")
+    monkeypatch.setattr(
+        rl.ppo, "policy_loss", stop_at(21, real, lambda x: (x[0] * float("nan"), x[1]))
+    )
+    assert message(
+        "ppo",
+        "--init",
+        trained / "sft",
+        *PPO,
+        "--epochs",
+        2,
+        "--target-kl",
+        100,
+        "--save-seconds",
+        0,
+        "--out",
+        tmp_path,
+    ) == (
+        f"iteration 2: the gradient of the policy is NaN or infinite; the last good state is kept in {tmp_path}"
+    )
     assert content(tmp_path) == saves[-1] and len(saves) == 2
 
 
 def test_the_price_rises_in_training_and_stays_in_dev_evaluations(trained, tmp_path):
-    result = call("ppo", "--init", trained / "sft", *PPO, "--iterations", 5, "--price-warmup", 0.6, "--retrieval", -0.3, "--out", tmp_path)
+    result = call(
+        "ppo",
+        "--init",
+        trained / "sft",
+        *PPO,
+        "--iterations",
+        5,
+        "--price-warmup",
+        0.6,
+        "--retrieval",
+        -0.3,
+        "--out",
+        tmp_path,
+    )
     assert result.code == 0, result.err
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    paid = lambda figures, price: pytest.approx(figures["em"] + figures["f1"] + price * figures["queries"] - figures["malformed"])
-    assert [line["retrieval_reward"] for line in lines if "kl" in line] == pytest.approx([0, -0.1, -0.2, -0.3, -0.3])
-    assert all(line["reward"] == paid(line, line["retrieval_reward"]) for line in lines if "kl" in line)
+    paid = lambda figures, price: pytest.approx(
+        figures["em"] + figures["f1"] + price * figures["queries"] - figures["malformed"]
+    )
+    assert [line["retrieval_reward"] for line in lines if "kl" in line] == pytest.approx(
+        [0, -0.1, -0.2, -0.3, -0.3]
+    )
+    assert all(
+        line["reward"] == paid(line, line["retrieval_reward"]) for line in lines if "kl" in line
+    )
     dev = [line["dev"][how] for line in lines if "dev" in line for how in ("greedy", "sampled")]
-    assert len(dev) == 8 and all(figures["reward"] == paid(figures, -0.3) for figures in dev) and any(figures["queries"] for figures in dev)
+    assert (
+        len(dev) == 8
+        and all(figures["reward"] == paid(figures, -0.3) for figures in dev)
+        and any(figures["queries"] for figures in dev)
+    )
 
 
 def test_the_price_is_whole_from_the_first_iteration_unless_asked_otherwise():
-    assert [train_ppo.retrieval_reward(i, train_ppo.Args(retrieval=-0.3)) for i in (0, 1, 149)] == [-0.3] * 3
+    assert [train_ppo.retrieval_reward(i, train_ppo.Args(retrieval=-0.3)) for i in (0, 1, 149)] == [
+        -0.3
+    ] * 3
 
 
-def test_training_questions_get_new_names_and_dev_questions_keep_theirs(trained, tmp_path, monkeypatch):
+def test_training_questions_get_new_names_and_dev_questions_keep_theirs(
+    trained, tmp_path, monkeypatch
+):
     played, rollout = [], train_ppo.rollout
 
     def recorded(roles, tokenizer, env, questions, decoding, *arguments, **keywords):
         played.append((decoding.both, questions, keywords["names"]))
         return rollout(roles, tokenizer, env, questions, decoding, *arguments, **keywords)
+
     monkeypatch.setattr(train_ppo, "rollout", recorded)
-    assert call("ppo", "--init", trained / "sft", *PPO, "--iterations", 2, "--rename", 1, "--out", tmp_path).code == 0
+    assert (
+        call(
+            "ppo",
+            "--init",
+            trained / "sft",
+            *PPO,
+            "--iterations",
+            2,
+            "--rename",
+            1,
+            "--out",
+            tmp_path,
+        ).code
+        == 0
+    )
     dev, training = ([x for x in played if x[0] == both] for both in (False, True))
     assert dev and not any(map(any, (names for _, _, names in dev)))
     training = [x for x in training if x[2]]  # the first one only measures how long it takes
@@ -324,9 +581,12 @@ def test_training_questions_get_new_names_and_dev_questions_keep_theirs(trained,
 
 
 def test_nan_before_anything_was_saved(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(rl.ppo, "value_loss", stop_at(1, rl.ppo.value_loss, lambda loss: loss * float("inf")))
+    monkeypatch.setattr(
+        rl.ppo, "value_loss", stop_at(1, rl.ppo.value_loss, lambda loss: loss * float("inf"))
+    )
     assert message("ppo", "--init", trained / "sft", *PPO, "--out", tmp_path) == (
-        "iteration 0: the loss of the value head is NaN or infinite; nothing had been saved yet")
+        "iteration 0: the loss of the value head is NaN or infinite; nothing had been saved yet"
+    )
 
 
 @pytest.mark.parametrize("script", ["sft", "ppo"])
@@ -336,23 +596,29 @@ def test_disk_full_while_saving(script, trained, tmp_path, monkeypatch):
     argv = [*SFT, *SHORT] if script == "sft" else ["--init", trained / "sft", *PPO]
     assert call(script, *argv, "--out", tmp_path / "whole").code == 0
     saves = state_after_each_save(monkeypatch, out)
-    save = rl.run.Run.save
+    save = rl.runs.run.Run.save
 
     def full(self, *args):
         if len(saves) == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (len(saves[-1]["training.safetensors"]) // 2, hard))
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (len(saves[-1]["training.safetensors"]) // 2, hard)
+            )
         save(self, *args)
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with monkeypatch.context() as limited:
-        limited.setattr(rl.run.Run, "save", full)
+        limited.setattr(rl.runs.run.Run, "save", full)
         try:
             text = message(script, *argv, "--save-seconds", 0, "--out", out)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert text.startswith(f"{out}/training.safetensors: could not be written (") and text.endswith("; what was there before is kept")
+    assert text.startswith(f"{out}/training.safetensors: could not be written (") and text.endswith(
+        "; what was there before is kept"
+    )
     left = content(out)
-    assert {name: left.get(name) for name in WEIGHTS} == {name: saves[1].get(name) for name in WEIGHTS}
+    assert {name: left.get(name) for name in WEIGHTS} == {
+        name: saves[1].get(name) for name in WEIGHTS
+    }
     assert not [name for name in left if name.endswith(".partial")]
     assert call(script, *argv, "--out", out).code == 0
     for name in ("model.safetensors", "value_head.safetensors"):
@@ -361,13 +627,18 @@ def test_disk_full_while_saving(script, trained, tmp_path, monkeypatch):
 
 def test_disk_full_while_writing_the_final_checkpoint(trained, checkpoint, monkeypatch):
     """--fresh over a finished run: training has begun, so the old one is gone, but no half of a new one appears."""
+
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("model.policy.save_file", full)
     assert message("sft", *SFT, *SHORT, "--fresh", "--out", checkpoint) == (
-        f"{checkpoint}/read: could not be written ([Errno 28] No space left on device); what was there before is kept")
-    assert message("evaluate", "--checkpoint", checkpoint) == f"{checkpoint}: no checkpoint here (config.json not found)"
+        f"{checkpoint}/read: could not be written ([Errno 28] No space left on device); what was there before is kept"
+    )
+    assert (
+        message("evaluate", "--checkpoint", checkpoint)
+        == f"{checkpoint}: no checkpoint here (config.json not found)"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- runs on disk
@@ -376,9 +647,15 @@ def test_disk_full_while_writing_the_final_checkpoint(trained, checkpoint, monke
 def test_a_finished_run_is_recognised(trained):
     before = content(trained)
     result = call("sft", *SFT, "--out", trained / "sft")
-    assert (result.code, result.out) == (0, f"{trained}/sft already holds the finished run; next: python train_ppo.py --init {trained}/sft\n")
+    assert (result.code, result.out) == (
+        0,
+        f"{trained}/sft already holds the finished run; next: python train_ppo.py --init {trained}/sft\n",
+    )
     result = call("ppo", "--init", trained / "sft", *PPO, "--out", trained / "ppo")
-    assert (result.code, result.out) == (0, f"{trained}/ppo already holds the finished run; next: python evaluate.py --dataset popqa\n")
+    assert (result.code, result.out) == (
+        0,
+        f"{trained}/ppo already holds the finished run; next: python evaluate.py --dataset popqa\n",
+    )
     assert content(trained) == before
 
 
@@ -386,10 +663,24 @@ def test_other_arguments_are_an_error_that_shows_the_difference(trained):
     before = content(trained)
     tail = "; choose another --out, or --fresh to start over"
     assert message("sft", *SFT, "--seed", 5, "--mix-steps", 9, "--out", trained / "sft") == (
-        f"{trained}/sft holds a run with other arguments (seed 0 -> 5; mix_steps 4 -> 9){tail}")
-    assert message("ppo", "--init", trained / "sft", *PPO, "--clip", ".3", "--no-both", "--out", trained / "ppo") == (
-        f"{trained}/ppo holds a run with other arguments (both True -> False; clip 0.2 -> 0.3){tail}")
-    assert "script 'train_sft' -> 'train_ppo'" in message("ppo", "--init", trained / "ppo", *PPO, "--out", trained / "sft")
+        f"{trained}/sft holds a run with other arguments (seed 0 -> 5; mix_steps 4 -> 9){tail}"
+    )
+    assert message(
+        "ppo",
+        "--init",
+        trained / "sft",
+        *PPO,
+        "--clip",
+        ".3",
+        "--no-both",
+        "--out",
+        trained / "ppo",
+    ) == (
+        f"{trained}/ppo holds a run with other arguments (both True -> False; clip 0.2 -> 0.3){tail}"
+    )
+    assert "script 'train_sft' -> 'train_ppo'" in message(
+        "ppo", "--init", trained / "ppo", *PPO, "--out", trained / "sft"
+    )
     assert content(trained) == before
 
 
@@ -399,20 +690,28 @@ def test_a_run_from_before_a_flag_existed_did_what_the_flag_does_by_default(trai
     del record["arguments"]["shuffle"]
     (tmp_path / "sft/run.json").write_text(json.dumps(record))
     assert "already holds the finished run" in call("sft", *SFT, "--out", tmp_path / "sft").out
-    assert "(shuffle 0.5 -> 0.25)" in message("sft", *SFT, "--shuffle", 0.25, "--out", tmp_path / "sft")
+    assert "(shuffle 0.5 -> 0.25)" in message(
+        "sft", *SFT, "--shuffle", 0.25, "--out", tmp_path / "sft"
+    )
 
 
 def test_other_warm_up_weights_are_another_run(trained, checkpoint, tmp_path):
-    assert call("ppo", "--init", checkpoint, *PPO, "--iterations", 1, "--out", tmp_path / "ppo").code == 0
+    assert (
+        call("ppo", "--init", checkpoint, *PPO, "--iterations", 1, "--out", tmp_path / "ppo").code
+        == 0
+    )
     shutil.copy(trained / "ppo/model.safetensors", checkpoint / "model.safetensors")
-    assert "init_sha256" in message("ppo", "--init", checkpoint, *PPO, "--iterations", 1, "--out", tmp_path / "ppo")
+    assert "init_sha256" in message(
+        "ppo", "--init", checkpoint, *PPO, "--iterations", 1, "--out", tmp_path / "ppo"
+    )
 
 
 def test_out_that_holds_somebody_elses_checkpoint(checkpoint):
     (checkpoint / "run.json").unlink()
     before = content(checkpoint)
     assert message("sft", *SFT, "--out", checkpoint) == (
-        f"{checkpoint} holds a checkpoint that no run of ours made; choose another --out, or --fresh to replace it")
+        f"{checkpoint} holds a checkpoint that no run of ours made; choose another --out, or --fresh to replace it"
+    )
     assert content(checkpoint) == before
 
 
@@ -422,7 +721,9 @@ def test_fresh_starts_over(checkpoint):
     (checkpoint / "notes.txt").write_text("mine")
     assert call("sft", *SFT, *SHORT, "--fresh", "--seed", 3, "--out", checkpoint).code == 0
     lines = [json.loads(line) for line in (checkpoint / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["phase"], line["step"]) for line in lines if "loss" in line] == [("read", i) for i in range(4)] + [("mix", i) for i in range(2)]
+    assert [(line["phase"], line["step"]) for line in lines if "loss" in line] == [
+        ("read", i) for i in range(4)
+    ] + [("mix", i) for i in range(2)]
     assert json.loads((checkpoint / "run.json").read_text())["arguments"]["seed"] == 3
     assert not (checkpoint / "eval/old.json").exists(), "a result of the old weights"
     assert (checkpoint / "notes.txt").read_text() == "mine"
@@ -434,13 +735,24 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_sft, "train_step", interrupted)
     result = call("sft", *SFT, "--out", tmp_path / "out")
-    assert result.code == 130 and result.err.splitlines()[-1].endswith("stopped; the same command goes on from the last save")
+    assert result.code == 130 and result.err.splitlines()[-1].endswith(
+        "stopped; the same command goes on from the last save"
+    )
 
 
 def test_from_a_shell(tmp_path):
     """One line on stderr and exit code 2, from any directory."""
-    result = subprocess.run([sys.executable, ROOT / "evaluate.py", "--checkpoint", "none"], cwd=tmp_path, capture_output=True, text=True)
-    assert (result.returncode, result.stdout, result.stderr) == (2, "", "error: none: no such checkpoint directory\n")
+    result = subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", "--checkpoint", "none"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (
+        2,
+        "",
+        "error: none: no such checkpoint directory\n",
+    )
 
 
 # ---------------------------------------------------------------------------------------------- evaluation
@@ -448,7 +760,9 @@ def test_from_a_shell(tmp_path):
 
 def read_results(checkpoint: Path, suffix: str = "") -> tuple[dict, list[dict]]:
     stem = checkpoint / f"eval/tiny.popqa.test{suffix}"
-    return json.loads(Path(f"{stem}.json").read_text()), [json.loads(line) for line in Path(f"{stem}.jsonl").read_text().splitlines()]
+    return json.loads(Path(f"{stem}.json").read_text()), [
+        json.loads(line) for line in Path(f"{stem}.jsonl").read_text().splitlines()
+    ]
 
 
 def normal(text: str) -> list[str]:
@@ -472,10 +786,24 @@ def recompute(records: list[dict], gold: dict[str, tuple]) -> dict[str, float]:
             f1 = max(overlap(normal(r["answer"]), normal(a)) for a in r["answers"])
         reward = -0.2 * len(r["turns"]) + (-1.0 if r["malformed"] else em + f1)
         found = any(p["id"] in gold[r["id"]] for turn in r["turns"] for p in turn["passages"])
-        assert (r["em"], r["hit"]) == (em, found) and r["f1"] == pytest.approx(f1, abs=1e-5) and r["reward"] == pytest.approx(reward, abs=1e-5)
-        totals.update(em=em, f1=f1, retrieval=float(bool(r["turns"])), queries=len(r["turns"]), reward=reward, malformed=float(r["malformed"]), p_retrieve=r["p_retrieve"])
+        assert (
+            (r["em"], r["hit"]) == (em, found)
+            and r["f1"] == pytest.approx(f1, abs=1e-5)
+            and r["reward"] == pytest.approx(reward, abs=1e-5)
+        )
+        totals.update(
+            em=em,
+            f1=f1,
+            retrieval=float(bool(r["turns"])),
+            queries=len(r["turns"]),
+            reward=reward,
+            malformed=float(r["malformed"]),
+            p_retrieve=r["p_retrieve"],
+        )
         hits += [found] if r["turns"] else []
-    return {k: v / len(records) for k, v in totals.items()} | {"hit": sum(hits) / len(hits) if hits else None}
+    return {k: v / len(records) for k, v in totals.items()} | {
+        "hit": sum(hits) / len(hits) if hits else None
+    }
 
 
 @pytest.fixture(scope="module")
@@ -490,11 +818,36 @@ def test_the_result_has_the_documented_keys_and_follows_from_the_episodes(evalua
     world = World.open("tiny")
     questions = world.questions("popqa", "test")
     result, records = read_results(evaluated, suffix)
-    assert result.keys() >= {"world", "set", "split", "rows", "checkpoint", "decoding", "metrics", "slices", "corpus_sha256", "seconds"}
-    assert (result["world"], result["set"], result["split"], result["rows"], result["checkpoint"]) == ("tiny", "popqa", "test", 150, str(evaluated))
-    assert (result["corpus_sha256"], result["k"], result["quota"]) == (world.corpus_sha256, 2, 1) and result["seconds"] > 0
+    assert result.keys() >= {
+        "world",
+        "set",
+        "split",
+        "rows",
+        "checkpoint",
+        "decoding",
+        "metrics",
+        "slices",
+        "corpus_sha256",
+        "seconds",
+    }
+    assert (
+        result["world"],
+        result["set"],
+        result["split"],
+        result["rows"],
+        result["checkpoint"],
+    ) == ("tiny", "popqa", "test", 150, str(evaluated))
+    assert (result["corpus_sha256"], result["k"], result["quota"]) == (
+        world.corpus_sha256,
+        2,
+        1,
+    ) and result["seconds"] > 0
     assert [r["id"] for r in records] == [q.id for q in questions]
-    assert all((r["question"], r["answers"], r["slice"], r["relation"]) == (q.question, list(q.answers), q.slice, q.relation) for r, q in zip(records, questions))
+    assert all(
+        (r["question"], r["answers"], r["slice"], r["relation"])
+        == (q.question, list(q.answers), q.slice, q.relation)
+        for r, q in zip(records, questions)
+    )
     gold = {q.id: q.gold_passages for q in questions}
     assert result["metrics"] == pytest.approx(recompute(records, gold), abs=1e-5)
     assert set(result["slices"]) == {"popular", "tail", "absent"}
@@ -505,31 +858,46 @@ def test_the_result_has_the_documented_keys_and_follows_from_the_episodes(evalua
 
 def test_the_fixture_is_worth_testing_on(evaluated):
     """Right and wrong answers, hits and misses: otherwise the test above compares zeros."""
-    direct, asked = read_results(evaluated, ".force-answer")[0]["metrics"], read_results(evaluated, ".force-question")[0]["metrics"]
+    direct, asked = (
+        read_results(evaluated, ".force-answer")[0]["metrics"],
+        read_results(evaluated, ".force-question")[0]["metrics"],
+    )
     assert 0 < direct["em"] < 1 and 0 < asked["hit"] < 1 and direct["malformed"] < 0.5
 
 
 def test_forced_decodings(evaluated):
-    forced = {kind: read_results(evaluated, f".force-{kind}") for kind in ("answer", "retrieve", "question")}
+    forced = {
+        kind: read_results(evaluated, f".force-{kind}")
+        for kind in ("answer", "retrieve", "question")
+    }
     assert all(result["decoding"]["force"] == kind for kind, (result, _) in forced.items())
     assert all(r["turns"] == [] for r in forced["answer"][1])
     assert all(r["malformed"] or len(r["turns"]) == 1 for r in forced["retrieve"][1])
-    assert all(r["turns"][0]["query"] == r["question"] and len(r["turns"]) == 1 for r in forced["question"][1])
+    assert all(
+        r["turns"][0]["query"] == r["question"] and len(r["turns"]) == 1
+        for r in forced["question"][1]
+    )
     result = call("evaluate", "--checkpoint", evaluated, "--force", "answer")
     assert result.code == 0 and "force answer" in result.out
-    assert read_results(evaluated, ".force-answer")[1] == forced["answer"][1], "a row of the table and --force are the same thing"
+    assert read_results(evaluated, ".force-answer")[1] == forced["answer"][1], (
+        "a row of the table and --force are the same thing"
+    )
 
 
 def test_thresholds(evaluated):
     """P([RETRIEVE]) > 0 always and > 1 never: the ends of --threshold are the forced decodings, between them lies a count."""
     p = sorted(r["p_retrieve"] for r in read_results(evaluated)[1])
-    i = max(range(50, 100), key=lambda i: p[i] - p[i - 1])  # the widest gap: the records are rounded
+    i = max(
+        range(50, 100), key=lambda i: p[i] - p[i - 1]
+    )  # the widest gap: the records are rounded
     middle = (p[i] + p[i - 1]) / 2
     played = {}
     for threshold in (0, middle, 1):
         assert call("evaluate", "--checkpoint", evaluated, "--threshold", repr(threshold)).code == 0
         played[threshold] = read_results(evaluated, f".threshold-{threshold:g}")[1]
-    play = lambda records: [(r["id"], r["turns"], r["answer"], r["reward"], r["malformed"]) for r in records]
+    play = lambda records: [
+        (r["id"], r["turns"], r["answer"], r["reward"], r["malformed"]) for r in records
+    ]
     assert play(played[0]) == play(read_results(evaluated, ".force-retrieve")[1])
     assert play(played[1]) == play(read_results(evaluated, ".force-answer")[1])
     # Decisions only: in bf16 a greedy tie of this barely trained policy may fall otherwise in a batch of other rows.
@@ -540,7 +908,12 @@ def test_thresholds(evaluated):
 def test_sampling_depends_on_its_seed_alone(evaluated):
     runs = []
     for seed in (1, 1, 2):
-        assert call("evaluate", "--checkpoint", evaluated, "--sample", "--rows", 40, "--seed", seed).code == 0
+        assert (
+            call(
+                "evaluate", "--checkpoint", evaluated, "--sample", "--rows", 40, "--seed", seed
+            ).code
+            == 0
+        )
         result, records = read_results(evaluated, ".sample")
         assert result["rows"] == len(records) == 40 and result["decoding"]["temperature"] == 1.0
         runs.append(records)
@@ -549,8 +922,15 @@ def test_sampling_depends_on_its_seed_alone(evaluated):
 
 def test_the_table_names_world_set_split_and_rows(evaluated):
     out = call("evaluate", "--checkpoint", evaluated, "--show", 3).out
-    assert out.startswith("evaluate: world tiny, set popqa, split test, 150 questions, bm25, k = 2, quota 1; greedy")
-    for row in ("direct only", "always retrieve, raw question", "always retrieve, own query", "own decision"):
+    assert out.startswith(
+        "evaluate: world tiny, set popqa, split test, 150 questions, bm25, k = 2, quota 1; greedy"
+    )
+    for row in (
+        "direct only",
+        "always retrieve, raw question",
+        "always retrieve, own query",
+        "own decision",
+    ):
         assert row in out
     assert out.count("P([RETRIEVE]) = ") == 3 and f"{evaluated}/eval/tiny.popqa.test.json" in out
 
@@ -575,11 +955,19 @@ def test_rewards_token_by_token_add_up(evaluated):
         for r in read_results(evaluated, suffix)[1]:
             assert sum(reward for _, reward in r["tokens"]) == pytest.approx(r["reward"], abs=1e-5)
             said = "".join(token for token, _ in r["tokens"])
-            assert said.startswith("[RETRIEVE]" if r["turns"] else ("[RETRIEVE]", "[ANSWER]")) and "<obs>" not in said
-            assert r["malformed"] or (said.count("[RETRIEVE]") == len(r["turns"]) and said.partition("[ANSWER]")[2].strip() == f"{r['answer']}<eos>")
+            assert (
+                said.startswith("[RETRIEVE]" if r["turns"] else ("[RETRIEVE]", "[ANSWER]"))
+                and "<obs>" not in said
+            )
+            assert r["malformed"] or (
+                said.count("[RETRIEVE]") == len(r["turns"])
+                and said.partition("[ANSWER]")[2].strip() == f"{r['answer']}<eos>"
+            )
 
 
-@pytest.mark.parametrize("flags", [["--dtype", "fp32"], ["--dtype", "fp32", "--quota", 2, "--rows", 40]])
+@pytest.mark.parametrize(
+    "flags", [["--dtype", "fp32"], ["--dtype", "fp32", "--quota", 2, "--rows", 40]]
+)
 def test_the_sweep_is_what_each_threshold_plays(evaluated, tmp_path, flags):
     """fp32: in bf16 a greedy tie may fall otherwise in a batch of other rows."""
     copy = Path(shutil.copytree(evaluated, tmp_path / "copy"))
@@ -589,33 +977,54 @@ def test_the_sweep_is_what_each_threshold_plays(evaluated, tmp_path, flags):
     p = sorted(r["p_retrieve"] for r in read_results(copy)[1])
     between = min((m["threshold"] for m in swept["curve"]), key=lambda t: abs(t - p[len(p) // 2]))
     for threshold in (0.3, between):
-        assert call("evaluate", "--checkpoint", copy, "--threshold", repr(threshold), *flags).code == 0
-        played = read_results(copy, f".threshold-{threshold:g}" if threshold != 0.5 else "")[0]["metrics"]
+        assert (
+            call("evaluate", "--checkpoint", copy, "--threshold", repr(threshold), *flags).code == 0
+        )
+        played = read_results(copy, f".threshold-{threshold:g}" if threshold != 0.5 else "")[0][
+            "metrics"
+        ]
         [point] = [m for m in swept["curve"] if m["threshold"] == threshold]
         assert {name: point[name] for name in played} == pytest.approx(played, nan_ok=True)
     assert len({m["retrieval"] for m in swept["curve"]}) > 2, "a curve"
     [middle] = [m for m in swept["curve"] if m["threshold"] == 0.5]
     assert middle == {"threshold": 0.5} | swept["points"]["own decision"]
-    assert swept["points"]["better branch of each question"]["reward"] >= max(m["reward"] for m in swept["curve"]) or "--quota" in flags
+    assert (
+        swept["points"]["better branch of each question"]["reward"]
+        >= max(m["reward"] for m in swept["curve"])
+        or "--quota" in flags
+    )
 
 
 def test_the_report_plays_what_is_missing_alone(evaluated, tmp_path):
-    copy = Path(shutil.copytree(evaluated, tmp_path / "copy", ignore=shutil.ignore_patterns("*.threshold*", "*.sample*")))
+    copy = Path(
+        shutil.copytree(
+            evaluated, tmp_path / "copy", ignore=shutil.ignore_patterns("*.threshold*", "*.sample*")
+        )
+    )
     assert call("evaluate", "--checkpoint", copy).code == 0  # results newer than the copied weights
     before = content(copy / "eval")
     old = (copy / "eval/tiny.popqa.test.json").stat().st_mtime_ns
     (copy / "eval/tiny.popqa.test.force-question.json").unlink()
     result = call("evaluate", "--checkpoint", copy, "--report", tmp_path / "new/report.html")
     assert result.code == 0 and f"report: {tmp_path}/new/report.html" in result.out, result.err
-    assert content(copy / "eval").keys() == before.keys() and (copy / "eval/tiny.popqa.test.json").stat().st_mtime_ns == old
-    assert message("evaluate", "--checkpoint", copy, "--report", tmp_path / "x.html", "--force", "answer").startswith("--sweep and --report are about all decodings")
+    assert (
+        content(copy / "eval").keys() == before.keys()
+        and (copy / "eval/tiny.popqa.test.json").stat().st_mtime_ns == old
+    )
+    assert message(
+        "evaluate", "--checkpoint", copy, "--report", tmp_path / "x.html", "--force", "answer"
+    ).startswith("--sweep and --report are about all decodings")
     (copy / "metrics.jsonl").write_text("{}\n[1]\n")
-    assert message("evaluate", "--checkpoint", copy, "--report", tmp_path / "x.html") == f"{copy}/metrics.jsonl:2: not a JSON object"
+    assert (
+        message("evaluate", "--checkpoint", copy, "--report", tmp_path / "x.html")
+        == f"{copy}/metrics.jsonl:2: not a JSON object"
+    )
     assert not (tmp_path / "x.html").exists()
 
 
 class Elements(HTMLParser):
     """Every start tag with its attributes, and the text of each script."""
+
     def __init__(self):
         super().__init__()
         self.tags, self.scripts = [], []
@@ -632,22 +1041,56 @@ class Elements(HTMLParser):
 def test_no_string_of_a_world_becomes_markup(checkpoint, world, tmp_path):
     breaker = """</script><script>alert(1)</script><!--<img src=x onerror="alert(1)">'"&amp;{{data}}\u2028</title>"""
     file = world / "questions/popqa.test.jsonl"
-    rows = [json.loads(line) | {"question": breaker, "answers": [breaker], "slice": breaker, "relation": breaker} for line in file.read_text().splitlines()[:8]]
+    rows = [
+        json.loads(line)
+        | {"question": breaker, "answers": [breaker], "slice": breaker, "relation": breaker}
+        for line in file.read_text().splitlines()[:8]
+    ]
     file = file.rename(file.with_name("<img src=x>\"'&.test.jsonl"))
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    passages = [json.loads(line) | {"title": breaker, "text": breaker} for line in (world / "corpus.jsonl").read_text().splitlines()]
+    passages = [
+        json.loads(line) | {"title": breaker, "text": breaker}
+        for line in (world / "corpus.jsonl").read_text().splitlines()
+    ]
     (world / "corpus.jsonl").write_text("".join(json.dumps(p) + "\n" for p in passages))
     (world / "world.json").write_text(json.dumps({"name": """<script>alert(2)<"'&>""", "k": 2}))
     hostile = checkpoint.rename(tmp_path / """<img src=x onerror="alert(3)">'&""")
-    result = call("evaluate", "--checkpoint", hostile, "--world", world, "--dataset", "<img src=x>\"'&", "--sweep", "--report", tmp_path / "report.html")
+    result = call(
+        "evaluate",
+        "--checkpoint",
+        hostile,
+        "--world",
+        world,
+        "--dataset",
+        "<img src=x>\"'&",
+        "--sweep",
+        "--report",
+        tmp_path / "report.html",
+    )
     assert result.code == 0, result.err
     page = Elements()
     page.feed((tmp_path / "report.html").read_text())
-    assert "img" not in {tag for tag, _ in page.tags} and [tag for tag, _ in page.tags].count("script") == 2
-    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on") or a in ("src", "href")]
+    assert (
+        "img" not in {tag for tag, _ in page.tags}
+        and [tag for tag, _ in page.tags].count("script") == 2
+    )
+    assert not [
+        a
+        for _, attributes in page.tags
+        for a in attributes
+        if a.startswith("on") or a in ("src", "href")
+    ]
     data, script = json.loads(page.scripts[0]), page.scripts[1]
     shown = data["sets"][0]["questions"][0]
     assert {name: shown[name] for name in ("question", "answers", "slice", "relation")} == {
-        "question": breaker, "answers": [breaker], "slice": breaker, "relation": breaker}
+        "question": breaker,
+        "answers": [breaker],
+        "slice": breaker,
+        "relation": breaker,
+    }
     assert all(passage == [breaker, breaker] for passage in data["passages"])
-    assert "innerHTML" not in script and "insertAdjacentHTML" not in script and "document.write" not in script
+    assert (
+        "innerHTML" not in script
+        and "insertAdjacentHTML" not in script
+        and "document.write" not in script
+    )

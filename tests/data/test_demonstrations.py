@@ -1,32 +1,43 @@
 """The weak teacher: what it asks, how often, what it never gives away; and the sampler of training questions."""
+
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from data import Passage, Question, World, contains_answer, normalize_answer
-from data.demonstrations import TEACHER, QuestionSampler, Teacher, answerable, gold_passage, keywords_of, stated, subject_of, template_of
-
+from data.metrics import answerable, gold_passage, stated
+from rl.warmup.sampler import QuestionSampler
+from rl.warmup.teacher import TEACHER, Teacher, keywords_of, subject_of, template_of
 
 # ------------------------------------------------------------------------------------------------- the subject
 
 
-@pytest.mark.parametrize("question, subject", [
-    ("What is the capital of Norland?", "Norland"),
-    ("Who wrote The Salt Road?", "The Salt Road"),
-    ("Who was the author of The Mayor of Casterbridge?", "The Mayor of Casterbridge"),  # small words do not end a title
-    ("In which city was Ada Quill born?", "Ada Quill"),
-    ("What is Ada Quill's occupation?", "Ada Quill"),
-    ("Which sport does Jean-Luc Obi play?", "Jean-Luc Obi"),
-    ("What genre is 1984?", "1984"),
-    ("Who composed Song of the?", "Song"),  # a title does not end with a small word
-    ("Ada wrote what?", ""),  # the first word is a capital anyway
-    ("what is the capital of norland?", ""),
-    ("Did Ada Quill live in Velmor before she moved to Port Sable Harbour?", "Port Sable Harbour"),  # the longest run
-    ("Did Ada Quill live in Port Sable?", "Ada Quill"),  # the first of equals
-    ("Who is Zoë Ångström?", "Zoë Ångström"),
-    ("", ""),
-])
+@pytest.mark.parametrize(
+    "question, subject",
+    [
+        ("What is the capital of Norland?", "Norland"),
+        ("Who wrote The Salt Road?", "The Salt Road"),
+        (
+            "Who was the author of The Mayor of Casterbridge?",
+            "The Mayor of Casterbridge",
+        ),  # small words do not end a title
+        ("In which city was Ada Quill born?", "Ada Quill"),
+        ("What is Ada Quill's occupation?", "Ada Quill"),
+        ("Which sport does Jean-Luc Obi play?", "Jean-Luc Obi"),
+        ("What genre is 1984?", "1984"),
+        ("Who composed Song of the?", "Song"),  # a title does not end with a small word
+        ("Ada wrote what?", ""),  # the first word is a capital anyway
+        ("what is the capital of norland?", ""),
+        (
+            "Did Ada Quill live in Velmor before she moved to Port Sable Harbour?",
+            "Port Sable Harbour",
+        ),  # the longest run
+        ("Did Ada Quill live in Port Sable?", "Ada Quill"),  # the first of equals
+        ("Who is Zoë Ångström?", "Zoë Ångström"),
+        ("", ""),
+    ],
+)
 def test_subject_by_hand(question, subject):
     assert subject_of(question) == subject
 
@@ -34,22 +45,46 @@ def test_subject_by_hand(question, subject):
 # ------------------------------------------------------------------------------------------------- keywords
 
 
-PASSAGE = Passage("p", "Ada Quill", "Ada Quill was born in Caldis, a harbour of the north, and wrote. She wrote The Salt Road in Caldis-by-Sea.")
+PASSAGE = Passage(
+    "p",
+    "Ada Quill",
+    "Ada Quill was born in Caldis, a harbour of the north, and wrote. She wrote The Salt Road in Caldis-by-Sea.",
+)
 
 
 def test_keywords_by_hand():
     question = Question("q", "Where was Ada Quill born?", ("Caldis",))
     assert keywords_of(PASSAGE, question) == ["harbour", "north", "wrote", "salt", "road"]
-    assert keywords_of(PASSAGE, Question("q", "Who wrote The Salt Road?", ("Ada Quill",))) == ["born", "caldis", "harbour", "north", "caldis-by-sea"]
+    assert keywords_of(PASSAGE, Question("q", "Who wrote The Salt Road?", ("Ada Quill",))) == [
+        "born",
+        "caldis",
+        "harbour",
+        "north",
+        "caldis-by-sea",
+    ]
 
 
-@pytest.mark.parametrize("answer, written", [
-    ("Caldis", "Caldis"), ("Caldis", "CALDIS"), ("caldis", "Caldis's"), ("Caldis", "Caldis-born"), ("N.A.T.O.", "NATO"), ("NATO", "N.A.T.O"), ("Port Sable", "Sable"),
-    ("Jean-Luc Obi", "Jean"), ("St. Ives", "St Ives"), ("Óbidos", "óbidos"),
-])
+@pytest.mark.parametrize(
+    "answer, written",
+    [
+        ("Caldis", "Caldis"),
+        ("Caldis", "CALDIS"),
+        ("caldis", "Caldis's"),
+        ("Caldis", "Caldis-born"),
+        ("N.A.T.O.", "NATO"),
+        ("NATO", "N.A.T.O"),
+        ("Port Sable", "Sable"),
+        ("Jean-Luc Obi", "Jean"),
+        ("St. Ives", "St Ives"),
+        ("Óbidos", "óbidos"),
+    ],
+)
 def test_keywords_never_leak_the_answer(answer, written):
     passage = Passage("p", "Ada", f"She came from {written} to the harbour.")
-    assert keywords_of(passage, Question("q", "Where was she born?", ("nothing", answer))) == ["came", "harbour"]
+    assert keywords_of(passage, Question("q", "Where was she born?", ("nothing", answer))) == [
+        "came",
+        "harbour",
+    ]
 
 
 @pytest.mark.parametrize("world", ["tiny", "tiny:1"])
@@ -62,9 +97,13 @@ def test_no_training_question_of_a_world_has_a_leaking_keyword(world):
         if row is None:
             continue
         keywords = keywords_of(world.corpus[row], question)
-        tokens = {token for answer in question.answers for token in normalize_answer(answer).split()}
+        tokens = {
+            token for answer in question.answers for token in normalize_answer(answer).split()
+        }
         for keyword in keywords:
-            assert not tokens & set(normalize_answer(keyword).split()) and not contains_answer(keyword, question.answers)
+            assert not tokens & set(normalize_answer(keyword).split()) and not contains_answer(
+                keyword, question.answers
+            )
         checked += bool(keywords)
     assert checked > 50
 
@@ -72,12 +111,25 @@ def test_no_training_question_of_a_world_has_a_leaking_keyword(world):
 # ------------------------------------------------------------------------------------------------- queries
 
 
-def asked(number: int, relation: str, text: str, answer: str = "Caldis", question: str = "In which city was {} born?") -> tuple[Question, Passage]:
+def asked(
+    number: int,
+    relation: str,
+    text: str,
+    answer: str = "Caldis",
+    question: str = "In which city was {} born?",
+) -> tuple[Question, Passage]:
     name = f"Ada {chr(65 + number)}quill"
-    return Question(f"{relation}{number}", question.format(name), (answer,), relation=relation), Passage(f"p{number}", name, f"{name} {text} {answer}.")
+    return Question(
+        f"{relation}{number}", question.format(name), (answer,), relation=relation
+    ), Passage(f"p{number}", name, f"{name} {text} {answer}.")
 
 
-BIRTH = [asked(0, "birth", "old native coast of"), asked(1, "birth", "old native coast of"), asked(2, "birth", "old native rare of"), asked(3, "birth", "old native of")]
+BIRTH = [
+    asked(0, "birth", "old native coast of"),
+    asked(1, "birth", "old native coast of"),
+    asked(2, "birth", "old native rare of"),
+    asked(3, "birth", "old native of"),
+]
 WROTE = [asked(i, "author", "old novel by", "Bo", "Who wrote {}?") for i in range(4)]
 UNKNOWN = Question("u", "In which city was Ada Zed born?", ("Caldis",), relation="birth"), None
 
@@ -89,15 +141,31 @@ def teacher() -> Teacher:
 def test_keywords_of_a_template_by_hand():
     """Weight = share x log(share / overall share). native: 1 x log(1 / .5); coast: .5 x log(.5 / .25), half of that. "old"
     is everywhere and tells nothing; "rare" occurs once and is no habit."""
-    keywords = {template: (words, shares.tolist()) for template, (words, shares) in teacher().keywords.items()}
-    assert keywords == {template_of(BIRTH[0][0]): (["native", "coast"], pytest.approx([2 / 3, 1 / 3])), template_of(WROTE[0][0]): (["novel"], [1.0])}
+    keywords = {
+        template: (words, shares.tolist())
+        for template, (words, shares) in teacher().keywords.items()
+    }
+    assert keywords == {
+        template_of(BIRTH[0][0]): (["native", "coast"], pytest.approx([2 / 3, 1 / 3])),
+        template_of(WROTE[0][0]): (["novel"], [1.0]),
+    }
 
 
 def test_templates():
-    template = lambda question, relation=None: template_of(Question("q", question, ("x",), relation=relation))
-    assert template("In which city was Ada Quill born?") == template("In which city was Bo Reed born?") != template("In which town was Bo Reed born?")
-    assert template("Who wrote the film Salt?", "author") == template("Who is the author of the film Road?", "author")
-    assert template("Who wrote the film Salt?", "author") != template("Who wrote the book Salt?", "author")  # of another kind of subject
+    template = lambda question, relation=None: template_of(
+        Question("q", question, ("x",), relation=relation)
+    )
+    assert (
+        template("In which city was Ada Quill born?")
+        == template("In which city was Bo Reed born?")
+        != template("In which town was Bo Reed born?")
+    )
+    assert template("Who wrote the film Salt?", "author") == template(
+        "Who is the author of the film Road?", "author"
+    )
+    assert template("Who wrote the film Salt?", "author") != template(
+        "Who wrote the book Salt?", "author"
+    )  # of another kind of subject
 
 
 def kind_of(query: str, question: Question, subject: str, keywords: set[str]) -> str:
@@ -109,28 +177,44 @@ def kind_of(query: str, question: Question, subject: str, keywords: set[str]) ->
 
 
 def test_teacher_shares():
-    assert dict(TEACHER) == {"question": 0.35, "subject": 0.30, "one keyword": 0.20, "two keywords": 0.15}  # FEASIBILITY: weak on purpose
+    assert dict(TEACHER) == {
+        "question": 0.35,
+        "subject": 0.30,
+        "one keyword": 0.20,
+        "two keywords": 0.15,
+    }  # FEASIBILITY: weak on purpose
     rng, mind = np.random.default_rng(0), teacher()
     question, subject = UNKNOWN[0], "Ada Zed"  # it need not have a gold passage: others asked alike
     queries = [mind.query(question, rng) for _ in range(6000)]
     counts = Counter(kind_of(query, question, subject, {"native", "coast"}) for query in queries)
     for kind, share in TEACHER:
         assert counts[kind] / 6000 == pytest.approx(share, abs=0.02)
-    single = Counter(query.split()[-1] for query in queries if kind_of(query, question, subject, {"native", "coast"}) == "one keyword")
+    single = Counter(
+        query.split()[-1]
+        for query in queries
+        if kind_of(query, question, subject, {"native", "coast"}) == "one keyword"
+    )
     assert single["native"] / (single["native"] + single["coast"]) == pytest.approx(2 / 3, abs=0.05)
 
 
 def test_two_keywords_where_there_is_only_one():
     rng, mind, question = np.random.default_rng(0), teacher(), WROTE[1][0]
-    counts = Counter(kind_of(mind.query(question, rng), question, "Ada Bquill", {"novel"}) for _ in range(4000))
-    assert counts["one keyword"] / 4000 == pytest.approx(0.35, abs=0.03) and counts["two keywords"] == 0
+    counts = Counter(
+        kind_of(mind.query(question, rng), question, "Ada Bquill", {"novel"}) for _ in range(4000)
+    )
+    assert (
+        counts["one keyword"] / 4000 == pytest.approx(0.35, abs=0.03)
+        and counts["two keywords"] == 0
+    )
 
 
 def test_without_others_who_asked_alike_the_subject_stands_alone():
     rng, mind = np.random.default_rng(0), teacher()
     question = Question("n", "What is the colour of Ada Quill?", ("red",), relation="colour")
     counts = Counter(mind.query(question, rng) for _ in range(2000))
-    assert set(counts) == {question.question, "Ada Quill"} and counts["Ada Quill"] / 2000 == pytest.approx(0.65, abs=0.04)
+    assert set(counts) == {question.question, "Ada Quill"} and counts[
+        "Ada Quill"
+    ] / 2000 == pytest.approx(0.65, abs=0.04)
 
 
 def test_without_a_subject_the_teacher_asks_the_question():
@@ -141,16 +225,29 @@ def test_without_a_subject_the_teacher_asks_the_question():
 @pytest.mark.parametrize("name", ["tiny", "tiny:1"])
 def test_queries_of_a_world_are_plain_deterministic_and_do_not_leak(name):
     world = World.open(name)
-    rows, questions = {p.id: i for i, p in enumerate(world.corpus)}, world.questions("popqa", "train")
-    mind = Teacher(questions, [world.corpus[row] if (row := gold_passage(q, rows)) is not None else None for q in questions])
+    rows, questions = (
+        {p.id: i for i, p in enumerate(world.corpus)},
+        world.questions("popqa", "train"),
+    )
+    mind = Teacher(
+        questions,
+        [
+            world.corpus[row] if (row := gold_passage(q, rows)) is not None else None
+            for q in questions
+        ],
+    )
     assert len(mind.keywords) > 10
-    ask = lambda seed: [mind.query(q, np.random.default_rng([seed, i])) for i, q in enumerate(questions)]
+    ask = lambda seed: [
+        mind.query(q, np.random.default_rng([seed, i])) for i, q in enumerate(questions)
+    ]
     queries = ask(0)
     assert queries == ask(0) != ask(1) and {type(query) for query in queries} == {str}
     for query, question in zip(queries, questions):
         if query != question.question:
             added = query.removeprefix(subject_of(question.question))
-            assert not {token for answer in question.answers for token in normalize_answer(answer).split()} & set(normalize_answer(added).split())
+            assert not {
+                token for answer in question.answers for token in normalize_answer(answer).split()
+            } & set(normalize_answer(added).split())
 
 
 # ------------------------------------------------------------------------------------------------- gold and answerable
@@ -159,44 +256,85 @@ def test_queries_of_a_world_are_plain_deterministic_and_do_not_leak(name):
 def test_gold_passage():
     rows = {"a": 4, "b": 7}
     find = lambda gold: gold_passage(Question("q", "?", ("x",), gold_passages=gold), rows)
-    assert (find(("b", "a")), find(("nowhere", "a")), find(()), find(None), find(("nowhere",))) == (7, 4, None, None, None)
+    assert (find(("b", "a")), find(("nowhere", "a")), find(()), find(None), find(("nowhere",))) == (
+        7,
+        4,
+        None,
+        None,
+        None,
+    )
 
 
 def test_answerable():
-    right, stale = Passage("p", "Ada Quill", "Born in Caldis."), Passage("s", "Ada Quill", "Formerly it was said: Caldis.")
+    right, stale = (
+        Passage("p", "Ada Quill", "Born in Caldis."),
+        Passage("s", "Ada Quill", "Formerly it was said: Caldis."),
+    )
     known = Question("q", "?", ("Caldis",), gold_passages=("p",))
-    assert answerable([stale, right], known) and not answerable([stale], known) and not answerable([], known)
-    assert answerable([stale], Question("q", "?", ("Caldis",)))  # nothing is known: the words decide
+    assert (
+        answerable([stale, right], known)
+        and not answerable([stale], known)
+        and not answerable([], known)
+    )
+    assert answerable(
+        [stale], Question("q", "?", ("Caldis",))
+    )  # nothing is known: the words decide
     assert not answerable([right, stale], Question("q", "?", ("Caldis",), gold_passages=()))
     assert not answerable([right], Question("q", "?", ("Velmor",), gold_passages=("p",)))
 
 
 def test_what_is_stated_and_where():
-    right, stale = Passage("p", "Ada Quill", "Born in Caldis."), Passage("s", "Ada Quill", "Formerly it was said: Caldis.")
+    right, stale = (
+        Passage("p", "Ada Quill", "Born in Caldis."),
+        Passage("s", "Ada Quill", "Formerly it was said: Caldis."),
+    )
     other = Passage("o", "Ada Quill the younger", "Born in Velmor.")
     either = Question("q", "?", ("Caldis", "Velmor"), gold_passages=("p", "o"))
-    assert stated([stale, right], either) == (1, "Caldis") and stated([stale, other, right], either) == (1, "Velmor") and stated([stale], either) is None
+    assert (
+        stated([stale, right], either) == (1, "Caldis")
+        and stated([stale, other, right], either) == (1, "Velmor")
+        and stated([stale], either) is None
+    )
 
 
 @pytest.mark.parametrize("kind", ["bridge", "comparison"])
 def test_a_multi_hop_question_is_answerable_from_all_its_gold_passages(kind):
-    book, author = Passage("b", "The Salt Road", "Written by Ada Quill."), Passage("a", "Ada Quill", "She was born in Caldis.")
-    question = Question("q", "Where was the author of The Salt Road born?", ("Caldis",), gold_passages=("b", "a"), type=kind)
-    assert answerable([author, book], question) and not answerable([author], question) and not answerable([book], question)
+    book, author = (
+        Passage("b", "The Salt Road", "Written by Ada Quill."),
+        Passage("a", "Ada Quill", "She was born in Caldis."),
+    )
+    question = Question(
+        "q",
+        "Where was the author of The Salt Road born?",
+        ("Caldis",),
+        gold_passages=("b", "a"),
+        type=kind,
+    )
+    assert (
+        answerable([author, book], question)
+        and not answerable([author], question)
+        and not answerable([book], question)
+    )
 
 
 def test_a_follow_up_is_about_its_subject_and_never_the_question():
     rng, mind, question = np.random.default_rng(0), teacher(), BIRTH[0][0]
     queries = Counter(mind.query(question, rng, "Bo Reed") for _ in range(2000))
-    assert all(query.startswith("Bo Reed") for query in queries) and queries["Bo Reed"] / 2000 == pytest.approx(0.65, abs=0.04) and len(queries) > 3
+    assert (
+        all(query.startswith("Bo Reed") for query in queries)
+        and queries["Bo Reed"] / 2000 == pytest.approx(0.65, abs=0.04)
+        and len(queries) > 3
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the sampler
 
 
 def pool(popular: int, others: int) -> list[Question]:
-    return [Question(f"p{i}", "?", ("x",), slice="popular", popularity=float(i + 1)) for i in range(popular)] + [
-        Question(f"t{i}", "?", ("x",), slice="tail", popularity=1000.0) for i in range(others)]
+    return [
+        Question(f"p{i}", "?", ("x",), slice="popular", popularity=float(i + 1))
+        for i in range(popular)
+    ] + [Question(f"t{i}", "?", ("x",), slice="tail", popularity=1000.0) for i in range(others)]
 
 
 def ids(questions) -> list[str]:
@@ -205,7 +343,9 @@ def ids(questions) -> list[str]:
 
 def test_the_sampler_is_a_pure_function_of_seed_step_and_stream():
     questions = pool(20, 80)
-    draw = lambda seed=0, step=3, stream=0: ids(QuestionSampler([questions], 0.4, seed).draw(64, step, stream))
+    draw = lambda seed=0, step=3, stream=0: ids(
+        QuestionSampler([questions], 0.4, seed).draw(64, step, stream)
+    )
     assert draw() == draw()
     used = QuestionSampler([questions], 0.4, 0)
     for step in (9, 1, 2):
@@ -214,12 +354,17 @@ def test_the_sampler_is_a_pure_function_of_seed_step_and_stream():
     assert len({tuple(x) for x in (draw(), draw(seed=1), draw(step=4), draw(stream=5))}) == 4
 
 
-@pytest.mark.parametrize("share, count, popular", [(0.4, 50, 20), (0.5, 7, 4), (0.0, 10, 0), (1.0, 10, 10), (0.25, 96, 24)])
+@pytest.mark.parametrize(
+    "share, count, popular",
+    [(0.4, 50, 20), (0.5, 7, 4), (0.0, 10, 0), (1.0, 10, 10), (0.25, 96, 24)],
+)
 def test_shares_are_exact_at_every_step(share, count, popular):
     sampler = QuestionSampler([pool(20, 80)], share, 0)
     for step in range(5):
         drawn = ids(sampler.draw(count, step))
-        assert len(drawn) == count and [i[0] for i in drawn] == ["p"] * popular + ["t"] * (count - popular)
+        assert len(drawn) == count and [i[0] for i in drawn] == ["p"] * popular + ["t"] * (
+            count - popular
+        )
 
 
 def test_popular_questions_are_asked_in_proportion_to_their_popularity_and_others_uniformly():
@@ -232,14 +377,28 @@ def test_popular_questions_are_asked_in_proportion_to_their_popularity_and_other
 
 
 def test_the_others_come_from_every_set_in_equal_parts():
-    sets = [pool(20, 90), [Question(f"a{i}", "?", ("x",)) for i in range(3)], [Question(f"b{i}", "?", ("x",), slice="bridge") for i in range(30)]]
+    sets = [
+        pool(20, 90),
+        [Question(f"a{i}", "?", ("x",)) for i in range(3)],
+        [Question(f"b{i}", "?", ("x",), slice="bridge") for i in range(30)],
+    ]
     sampler = QuestionSampler(sets, 0.4, 0)
-    for count, parts in ((50, {"p": 20, "t": 10, "a": 10, "b": 10}), (96, {"p": 38, "t": 19, "a": 19, "b": 20})):
+    for count, parts in (
+        (50, {"p": 20, "t": 10, "a": 10, "b": 10}),
+        (96, {"p": 38, "t": 19, "a": 19, "b": 20}),
+    ):
         assert Counter(i[0] for i in ids(sampler.draw(count, 1))) == parts
-    assert {i[0] for i in ids(QuestionSampler([pool(5, 0), sets[1]], 0.4, 0).draw(50, 0))} == {"p", "a"}
+    assert {i[0] for i in ids(QuestionSampler([pool(5, 0), sets[1]], 0.4, 0).draw(50, 0))} == {
+        "p",
+        "a",
+    }
 
 
-@pytest.mark.parametrize("questions", [pool(0, 10), pool(10, 0), [Question(str(i), "?", ("x",)) for i in range(10)]], ids=["tail", "popular", "no slices"])
+@pytest.mark.parametrize(
+    "questions",
+    [pool(0, 10), pool(10, 0), [Question(str(i), "?", ("x",)) for i in range(10)]],
+    ids=["tail", "popular", "no slices"],
+)
 def test_a_world_of_one_kind_is_drawn_whole(questions):
     sampler = QuestionSampler([questions], 0.4, 0)
     drawn = ids(sampler.draw(400, 0))

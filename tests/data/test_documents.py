@@ -6,49 +6,88 @@ from pathlib import Path
 import pytest
 
 from data import Passage, WorldError
-from data.documents import cut
-from data.formats import read_corpus
+from data.prepare.documents import cut
+from data.prepare.formats import read_corpus
 
 
-@pytest.mark.parametrize("text, words, expected", [
-    ("One two. Three four five. Six.", 5, ["One two. Three four five.", "Six."]),  # full sentences
-    ("One two.\n\nThree four. Five six.", 4, ["One two.", "Three four. Five six."]),  # half full at a paragraph's end: it ends
-    ("One.\n \nTwo three. Four.", 5, ["One. Two three. Four."]),  # less than half full: it goes on
-    ("a b c d e f g", 3, ["a b c", "d e f", "g"]),  # a sentence that is too long
-    ('He said "no." She left.', 3, ['He said "no."', "She left."]),
-    ("one\ntwo  three", 9, ["one two three"]),
-    (" \n\n ", 9, []),
-])
+@pytest.mark.parametrize(
+    "text, words, expected",
+    [
+        (
+            "One two. Three four five. Six.",
+            5,
+            ["One two. Three four five.", "Six."],
+        ),  # full sentences
+        (
+            "One two.\n\nThree four. Five six.",
+            4,
+            ["One two.", "Three four. Five six."],
+        ),  # half full at a paragraph's end: it ends
+        (
+            "One.\n \nTwo three. Four.",
+            5,
+            ["One. Two three. Four."],
+        ),  # less than half full: it goes on
+        ("a b c d e f g", 3, ["a b c", "d e f", "g"]),  # a sentence that is too long
+        ('He said "no." She left.', 3, ['He said "no."', "She left."]),
+        ("one\ntwo  three", 9, ["one two three"]),
+        (" \n\n ", 9, []),
+    ],
+)
 def test_cut(text, words, expected):
     assert list(cut(text, words)) == expected
 
 
 @pytest.mark.parametrize("words", [1, 7, 100])
 def test_no_word_is_lost_and_no_passage_is_too_long(words):
-    text = "\n\n".join(" ".join(f"w{i}{'.' if i % 11 == 0 else ''}" for i in range(a, a + 60)) for a in range(0, 600, 60))
+    text = "\n\n".join(
+        " ".join(f"w{i}{'.' if i % 11 == 0 else ''}" for i in range(a, a + 60))
+        for a in range(0, 600, 60)
+    )
     passages = list(cut(text, words))
-    assert " ".join(passages).split() == text.split() and max(len(p.split()) for p in passages) <= words
+    assert (
+        " ".join(passages).split() == text.split()
+        and max(len(p.split()) for p in passages) <= words
+    )
 
 
 def test_a_folder(tmp_path):
     files = {
-        "b/user-guide_2.txt": "Plain text.", "a.md": "intro\n# The *Title* #\ntext\n## Part\nmore\n", "empty.txt": "\n", ".hidden/x.txt": "no", "notes.pdf": "no",
+        "b/user-guide_2.txt": "Plain text.",
+        "a.md": "intro\n# The *Title* #\ntext\n## Part\nmore\n",
+        "empty.txt": "\n",
+        ".hidden/x.txt": "no",
+        "notes.pdf": "no",
         "c.html": "<html><head><title> A  page </title><style>p {}</style><script>if (a < b) x()</script></head><body><h1>Head</h1>"
-                  "<p>One &amp; <b>two</b>.<p>Three<br>four<script>no()</script></body></html>",
-        "d.HTM": "<h1>Only <i>head</i></h1><div>body</div>"}
+        "<p>One &amp; <b>two</b>.<p>Three<br>four<script>no()</script></body></html>",
+        "d.HTM": "<h1>Only <i>head</i></h1><div>body</div>",
+    }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert [passage for _, passage in read_corpus(tmp_path)] == [
-        Passage("a.md#1", "The *Title*", "intro text Part more"), Passage("b/user-guide_2.txt#1", "user guide 2", "Plain text."),
-        Passage("c.html#1", "A page", "Head One & two. Three four"), Passage("d.HTM#1", "Only head", "Only head body")]
-    assert [p.text for _, p in read_corpus(tmp_path / "c.html", words=2)] == ["Head", "One &", "two.", "Three four"]
+        Passage("a.md#1", "The *Title*", "intro text Part more"),
+        Passage("b/user-guide_2.txt#1", "user guide 2", "Plain text."),
+        Passage("c.html#1", "A page", "Head One & two. Three four"),
+        Passage("d.HTM#1", "Only head", "Only head body"),
+    ]
+    assert [p.text for _, p in read_corpus(tmp_path / "c.html", words=2)] == [
+        "Head",
+        "One &",
+        "two.",
+        "Three four",
+    ]
 
 
 def test_headings_and_blocks_are_borders_of_paragraphs(tmp_path):
     (tmp_path / "a.md").write_text("# T\none two three\n## Part\nfour five\n")
     (tmp_path / "b.html").write_text("<title>T</title><ul><li>one two three<li>four five</ul>")
-    assert [p.text for _, p in read_corpus(tmp_path, words=5)] == ["one two three", "Part four five", "one two three", "four five"]
+    assert [p.text for _, p in read_corpus(tmp_path, words=5)] == [
+        "one two three",
+        "Part four five",
+        "one two three",
+        "four five",
+    ]
 
 
 def test_a_folder_without_documents(tmp_path):
@@ -62,4 +101,7 @@ def test_a_file_name_that_is_no_text(tmp_path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("text")
     with pytest.raises(WorldError) as caught:
         list(read_corpus(tmp_path))
-    assert str(caught.value).endswith(": 'file name' is not valid Unicode") and str(caught.value).isascii()
+    assert (
+        str(caught.value).endswith(": 'file name' is not valid Unicode")
+        and str(caught.value).isascii()
+    )

@@ -9,13 +9,19 @@ from collections import Counter, defaultdict
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from data import World, WorldError, contains_answer, mini, mini_text
-from data.mini_facts import POORLY_COVERED, SCALES, TAIL_POPULARITY
+from benchmarks import mini_world
+from data import World, WorldError, contains_answer
+from data.mini import generate as mini
+from data.mini import text as mini_text
+from data.mini.facts import POORLY_COVERED, SCALES, TAIL_POPULARITY
 from retrieval_cpp import BM25Index
 from tests.shared import ROOT
 
 SPLITS = ("train", "dev", "test")
-TRAINED, TEST_ONLY = ("popqa", "ambignq", "hotpotqa"), ("triviaqa", "2wikimultihopqa", "nq", "openbookqa")
+TRAINED, TEST_ONLY = (
+    ("popqa", "ambignq", "hotpotqa"),
+    ("triviaqa", "2wikimultihopqa", "nq", "openbookqa"),
+)
 HASH = """
 import hashlib, sys
 from data import World
@@ -49,8 +55,14 @@ def questions(world):
 
 def test_two_processes_generate_the_same_bits():
     def digest(name, hash_seed):
-        return subprocess.run([sys.executable, "-c", HASH, name], env={**os.environ, "PYTHONHASHSEED": hash_seed},
-                              cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            [sys.executable, "-c", HASH, name],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
     assert digest("mini", "1") == digest("mini", "2")
     assert digest("tiny:1", "0") != digest("tiny:2", "0")
@@ -58,9 +70,19 @@ def test_two_processes_generate_the_same_bits():
 
 def test_names_and_metadata():
     world = World.open("tiny:3")
-    assert (world.name, World.open("tiny").name, World.open("tiny:0").name) == ("tiny-3", "tiny", "tiny")
+    assert (world.name, World.open("tiny").name, World.open("tiny:0").name) == (
+        "tiny-3",
+        "tiny",
+        "tiny",
+    )
     assert (world.k, world.quota, world.splits) == (
-        2, 1, sorted([f"{name}.{split}" for name in TRAINED for split in SPLITS] + [f"{name}.test" for name in TEST_ONLY]))
+        2,
+        1,
+        sorted(
+            [f"{name}.{split}" for name in TRAINED for split in SPLITS]
+            + [f"{name}.test" for name in TEST_ONLY]
+        ),
+    )
     with pytest.raises(WorldError, match="^no generated world 'huge'; there are: mini, tiny$"):
         mini.generate("huge", 0)
 
@@ -93,7 +115,9 @@ def test_only_popular_entities_are_asked_about_in_several_splits(any_world):
             assert (question.slice == "popular") == (entity.group == "popular")
             assert (question.popularity > TAIL_POPULARITY) == (entity.group == "popular")
     assert {entity for entity, where in splits.items() if len(where) > 1} <= popular
-    unseen = [where for entity, where in splits.items() if entity not in popular and where != {"train"}]
+    unseen = [
+        where for entity, where in splits.items() if entity not in popular and where != {"train"}
+    ]
     scale = SCALES[any_world.name.partition("-")[0]]
     assert Counter(map(min, unseen)) == {"dev": scale.unseen_dev, "test": scale.unseen_test}
 
@@ -124,7 +148,10 @@ def test_facts_called_absent_are_stated_nowhere(any_world):
         if fact.present:
             continue
         for sentence in by_title[fact.entity.name]:
-            same_kind = fact.entity.kind not in ("film", "song", "book") or fact.entity.kind in sentence.split()
+            same_kind = (
+                fact.entity.kind not in ("film", "song", "book")
+                or fact.entity.kind in sentence.split()
+            )
             words = re.findall(r"\w+", sentence)
             if same_kind and set(fact.keywords) & set(words):
                 assert not contains_answer(sentence, [fact.value]), (fact, sentence)
@@ -136,7 +163,9 @@ def test_no_passage_on_a_capital_answers_for_the_city(world):
     """What another entity's passage would tell is not asked."""
     capitals = {fact.value for fact in world.facts if fact.relation == "capital"}
     assert len(capitals) == 20
-    assert not [fact for fact in world.facts if fact.entity.name in capitals and fact.relation == "country"]
+    assert not [
+        fact for fact in world.facts if fact.entity.name in capitals and fact.relation == "country"
+    ]
 
 
 def test_questions_with_the_same_words_ask_for_the_same_fact(world):
@@ -153,9 +182,14 @@ def test_wordings():
         assert len(wording.clauses) >= 4 and len(wording.questions) >= 6
         for clause in wording.clauses:  # the words that the best query uses
             assert set(re.findall(r"\w+", clause)) & set(wording.keywords), clause
-        covered = [question for question in (*wording.questions, *wording.phrases)
-                   if set(re.findall(r"\w+", question)) & set(wording.keywords)]
-        assert 0.3 <= len(covered) / len((*wording.questions, *wording.phrases)) <= 0.7, wording.relation
+        covered = [
+            question
+            for question in (*wording.questions, *wording.phrases)
+            if set(re.findall(r"\w+", question)) & set(wording.keywords)
+        ]
+        assert 0.3 <= len(covered) / len((*wording.questions, *wording.phrases)) <= 0.7, (
+            wording.relation
+        )
 
 
 # ------------------------------------------------------------------------------------------------- measured properties
@@ -164,9 +198,13 @@ def test_wordings():
 @pytest.mark.parametrize("name", ["mini", "mini:1"])
 def test_properties_are_those_asked_for(name):
     world = World.open(name)
-    figures = mini.properties(world, bm25(world))
+    figures = mini_world.properties(world, bm25(world))
     sizes, hit, absent, guess = (figures[key] for key in ("sizes", "hit", "absent", "guess"))
-    assert sizes["entities"] == 1500 and 8000 <= sizes["facts"] <= 9500 and 14_800 <= sizes["passages"] <= 15_500
+    assert (
+        sizes["entities"] == 1500
+        and 8000 <= sizes["facts"] <= 9500
+        and 14_800 <= sizes["passages"] <= 15_500
+    )
     assert sizes["questions"]["dev"] == {"popular": 300, "tail": 400, "absent": 200}
     assert sizes["questions"]["test"] == {"popular": 1000, "tail": 1200, "absent": 1000}
     assert sizes["questions"]["train"]["tail"] > 9000
@@ -188,13 +226,21 @@ def test_properties_by_hand():
     world = World.open("tiny")
     test = world.questions("popqa", "test")
     rows = {passage.id: row for row, passage in enumerate(world.corpus)}
-    gold = {question.question: rows[question.gold_passages[0]] for question in test if question.gold_passages}
-    figures = mini.properties(world, lambda queries, k: [[-1] * (k - 1) + [gold.get(query, -1)] for query in queries])
-    assert figures["hit"] == {"raw question": {"popular": 1, "tail": 1, "absent": 0},
-                              "subject": {"popular": 0, "tail": 0, "absent": 0},
-                              "teacher": {"popular": pytest.approx(0.35), "tail": pytest.approx(0.35), "absent": 0},
-                              "best query": {"popular": 0, "tail": 0, "absent": 0}}
-    table = mini.format_properties(figures).splitlines()
+    gold = {
+        question.question: rows[question.gold_passages[0]]
+        for question in test
+        if question.gold_passages
+    }
+    figures = mini_world.properties(
+        world, lambda queries, k: [[-1] * (k - 1) + [gold.get(query, -1)] for query in queries]
+    )
+    assert figures["hit"] == {
+        "raw question": {"popular": 1, "tail": 1, "absent": 0},
+        "subject": {"popular": 0, "tail": 0, "absent": 0},
+        "teacher": {"popular": pytest.approx(0.35), "tail": pytest.approx(0.35), "absent": 0},
+        "best query": {"popular": 0, "tail": 0, "absent": 0},
+    }
+    table = mini_world.format_properties(figures).splitlines()
     assert table[0].startswith("tiny world: 75 entities, ")
     assert table[4].split() == ["test", "questions", "40", "60", "50"]
     assert table[5].split() == ["hit@2", "of", "raw", "question", "1.000", "1.000"]
@@ -205,9 +251,15 @@ def test_popular_entities_are_asked_zipf_often(world):
     popularity = sorted({entity.popularity for entity in popular}, reverse=True)
     assert len(popularity) == 120
     assert popularity[0] / popularity[31] == pytest.approx(32**0.6, rel=1e-3)
-    asked = Counter(question.popularity for question in world.questions("popqa", "test") if question.slice == "popular")
+    asked = Counter(
+        question.popularity
+        for question in world.questions("popqa", "test")
+        if question.slice == "popular"
+    )
     hot, cold = (sum(asked[p] for p in part) for part in (popularity[:30], popularity[-30:]))
-    assert 2 < hot / cold < 5  # the weights' ratio is 3.4; a wording is asked once, which evens it out
+    assert (
+        2 < hot / cold < 5
+    )  # the weights' ratio is 3.4; a wording is asked once, which evens it out
 
 
 def test_stale_passages_and_namesakes(world):
@@ -230,8 +282,12 @@ def bpe(world, size):
     """As the policy's tokenizer is trained: byte-level BPE on the corpus, the train questions and their answers."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[f"<{i}>" for i in range(8)], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[f"<{i}>" for i in range(8)],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     train = [question for name in TRAINED for question in world.questions(name, "train")]
     texts = [text for passage in world.corpus for text in (passage.title, passage.text)]
     texts += [text for question in train for text in (question.question, *question.answers)]
@@ -239,7 +295,9 @@ def bpe(world, size):
     return lambda text: len(tokenizer.encode(text).ids)
 
 
-@pytest.mark.parametrize("name, size, words_in_one", [("mini", 2048, 1.0), ("mini:1", 2048, 1.0), ("tiny", 1024, 0.75)])
+@pytest.mark.parametrize(
+    "name, size, words_in_one", [("mini", 2048, 1.0), ("mini:1", 2048, 1.0), ("tiny", 1024, 0.75)]
+)
 def test_names_are_single_tokens(name, size, words_in_one):
     world = World.open(name)
     length = bpe(world, size)

@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 
-from data import contains_answer, popqa
+from data import contains_answer
+from data.prepare import popqa
 from data.world import Question, WorldError
 from tests.shared import shared_path
 
@@ -20,41 +21,52 @@ def ask(id, question, *answers, popularity=None, relation=None):
 # ------------------------------------------------------------------------------------------------- templates
 
 
-@pytest.mark.parametrize("question, subject, relation", [
-    # one of each
-    ("What is George Rankin's occupation?", "George Rankin", "occupation"),
-    ("In what city was Bert Myers born?", "Bert Myers", "place of birth"),
-    ("What genre is Reach?", "Reach", "genre"),
-    ("Who is the father of Nero?", "Nero", "father"),
-    ("In what country is Wiesen?", "Wiesen", "country"),
-    ("Who was the producer of Sleep?", "Sleep", "producer"),
-    ("Who was the director of Pilot?", "Pilot", "director"),
-    ("What is Prague the capital of?", "Prague", "capital of"),
-    ("Who was the screenwriter for The Bat?", "The Bat", "screenwriter"),
-    ("Who was the composer of Hair?", "Hair", "composer"),
-    ("What color is ruby?", "ruby", "color"),
-    ("What is the religion of Rumi?", "Rumi", "religion"),
-    ("What sport does Roy Emerson play?", "Roy Emerson", "sport"),
-    ("Who is the author of Glas?", "Glas", "author"),
-    ("Who is the mother of Apollo?", "Apollo", "mother"),
-    ("What is the capital of Wa State?", "Wa State", "capital"),
-    # apostrophes
-    ("What is Etta James's occupation?", "Etta James", "occupation"),
-    ("What is Rosie O'Donnell's sister's occupation?", "Rosie O'Donnell's sister", "occupation"),
-    ("Who is the author of Angela's Ashes?", "Angela's Ashes", "author"),
-    # names that end in punctuation, or hold a template's words
-    ("Who is the author of What Is to Be Done??", "What Is to Be Done?", "author"),
-    ("Who was the director of Who Is the Father of the Bride??", "Who Is the Father of the Bride?", "director"),
-    ("In what city was A Star Is born born?", "A Star Is born", "place of birth"),
-    ("What sport does The play play?", "The play", "sport"),
-    ("What genre is In what country is Wiesen??", "In what country is Wiesen?", "genre"),
-    ("What is Vienna the capital of the capital of?", "Vienna the capital of", "capital of"),
-    # two templates fit: the one with more fixed text
-    ("What is the capital of Rome's occupation?", "Rome's occupation", "capital"),
-    ("What is the religion of Geneva the capital of?", "Geneva the capital of", "religion"),
-    # spaces within and around a name
-    ("What genre is  A  B ?", "A B", "genre"),
-])
+@pytest.mark.parametrize(
+    "question, subject, relation",
+    [
+        # one of each
+        ("What is George Rankin's occupation?", "George Rankin", "occupation"),
+        ("In what city was Bert Myers born?", "Bert Myers", "place of birth"),
+        ("What genre is Reach?", "Reach", "genre"),
+        ("Who is the father of Nero?", "Nero", "father"),
+        ("In what country is Wiesen?", "Wiesen", "country"),
+        ("Who was the producer of Sleep?", "Sleep", "producer"),
+        ("Who was the director of Pilot?", "Pilot", "director"),
+        ("What is Prague the capital of?", "Prague", "capital of"),
+        ("Who was the screenwriter for The Bat?", "The Bat", "screenwriter"),
+        ("Who was the composer of Hair?", "Hair", "composer"),
+        ("What color is ruby?", "ruby", "color"),
+        ("What is the religion of Rumi?", "Rumi", "religion"),
+        ("What sport does Roy Emerson play?", "Roy Emerson", "sport"),
+        ("Who is the author of Glas?", "Glas", "author"),
+        ("Who is the mother of Apollo?", "Apollo", "mother"),
+        ("What is the capital of Wa State?", "Wa State", "capital"),
+        # apostrophes
+        ("What is Etta James's occupation?", "Etta James", "occupation"),
+        (
+            "What is Rosie O'Donnell's sister's occupation?",
+            "Rosie O'Donnell's sister",
+            "occupation",
+        ),
+        ("Who is the author of Angela's Ashes?", "Angela's Ashes", "author"),
+        # names that end in punctuation, or hold a template's words
+        ("Who is the author of What Is to Be Done??", "What Is to Be Done?", "author"),
+        (
+            "Who was the director of Who Is the Father of the Bride??",
+            "Who Is the Father of the Bride?",
+            "director",
+        ),
+        ("In what city was A Star Is born born?", "A Star Is born", "place of birth"),
+        ("What sport does The play play?", "The play", "sport"),
+        ("What genre is In what country is Wiesen??", "In what country is Wiesen?", "genre"),
+        ("What is Vienna the capital of the capital of?", "Vienna the capital of", "capital of"),
+        # two templates fit: the one with more fixed text
+        ("What is the capital of Rome's occupation?", "Rome's occupation", "capital"),
+        ("What is the religion of Geneva the capital of?", "Geneva the capital of", "religion"),
+        # spaces within and around a name
+        ("What genre is  A  B ?", "A B", "genre"),
+    ],
+)
 def test_invert(question, subject, relation):
     assert popqa.invert(question) == (subject, relation)
 
@@ -65,9 +77,20 @@ def test_all_16_templates_invert_what_they_make():
         assert popqa.invert(relation.question.format(s="Ann O. Nym")) == ("Ann O. Nym", name)
 
 
-@pytest.mark.parametrize("question", [
-    "Who is the author of ?", "Who is the author of  ?", "What is 's occupation?", "What is the capital of?",
-    "who is the author of Glas?", "Who is the author of Glas", "Who wrote Glas?", "?", ""])
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who is the author of ?",
+        "Who is the author of  ?",
+        "What is 's occupation?",
+        "What is the capital of?",
+        "who is the author of Glas?",
+        "Who is the author of Glas",
+        "Who wrote Glas?",
+        "?",
+        "",
+    ],
+)
 def test_what_does_not_invert(question):
     assert popqa.invert(question) is None
 
@@ -78,7 +101,10 @@ def test_wordings(relation):
     question, wordings = popqa.RELATIONS[relation]
     assert len(set(wordings)) == len(wordings) >= 5
     key = {"place of birth": "born", "capital of": "capital"}.get(relation, relation)
-    assert {f" {key} " in f" {wording} " for wording in (w.lower() for w in wordings)} == {True, False}
+    assert {f" {key} " in f" {wording} " for wording in (w.lower() for w in wordings)} == {
+        True,
+        False,
+    }
     for wording in wordings:
         fields = [field for _, field, _, _ in string.Formatter().parse(wording) if field]
         assert sorted(fields) == ["o", "s"]
@@ -90,8 +116,10 @@ def test_wordings(relation):
 
 
 HEADER = "id\tsubj\tprop\tobj\ts_pop\to_pop\tquestion\tpossible_answers\n"
-RANKIN = ('4222362\tGeorge Rankin\toccupation\tpolitician\t142\t25692\tWhat is George Rankin\'s occupation?\t'
-          '"[""politician"", ""pol""]"\n')
+RANKIN = (
+    "4222362\tGeorge Rankin\toccupation\tpolitician\t142\t25692\tWhat is George Rankin's occupation?\t"
+    '"[""politician"", ""pol""]"\n'
+)
 
 
 def write(path, text):
@@ -102,44 +130,80 @@ def write(path, text):
 
 @pytest.mark.parametrize("name", ["popqa.tsv", "popqa.tsv.gz"])
 def test_read_tsv(tmp_path, name):
-    file = write(tmp_path / name, HEADER + RANKIN
-                 + '2\t"""Them"""\tgenre\trock\t\t9\t"What genre is ""Them""?"\t["rock"]\n')  # no s_pop, no quoting
+    file = write(
+        tmp_path / name,
+        HEADER + RANKIN + '2\t"""Them"""\tgenre\trock\t\t9\t"What genre is ""Them""?"\t["rock"]\n',
+    )  # no s_pop, no quoting
     assert popqa.read(file) == [
-        ask("4222362", "What is George Rankin's occupation?", "politician", "pol", popularity=142.0, relation="occupation"),
-        ask("2", 'What genre is "Them"?', "rock", relation="genre")]
+        ask(
+            "4222362",
+            "What is George Rankin's occupation?",
+            "politician",
+            "pol",
+            popularity=142.0,
+            relation="occupation",
+        ),
+        ask("2", 'What genre is "Them"?', "rock", relation="genre"),
+    ]
 
 
 def test_read_tsv_without_popularity(tmp_path):
-    file = write(tmp_path / "popqa.tsv", 'possible_answers\tid\tquestion\n["rock"]\t7\tWhat genre is Reach?\n')
+    file = write(
+        tmp_path / "popqa.tsv",
+        'possible_answers\tid\tquestion\n["rock"]\t7\tWhat genre is Reach?\n',
+    )
     assert popqa.read(file) == [ask("7", "What genre is Reach?", "rock")]
 
 
 def test_read_jsonl(tmp_path):
     rows = '{"id": "a", "question": "What genre is Reach?", "answers": ["rock", "pop"]}\n\n'
-    assert popqa.read(write(tmp_path / "a.jsonl", rows)) == popqa.read(write(tmp_path / "a.jsonl.gz", rows)) == [
-        ask("a", "What genre is Reach?", "rock", "pop")]
+    assert (
+        popqa.read(write(tmp_path / "a.jsonl", rows))
+        == popqa.read(write(tmp_path / "a.jsonl.gz", rows))
+        == [ask("a", "What genre is Reach?", "rock", "pop")]
+    )
 
 
-@pytest.mark.parametrize("name, text, problem", [
-    ("x.tsv", "id\tquestion\n", ":1: the header lacks the column 'possible_answers'"),
-    ("x.tsv", "", ":1: the header lacks the column 'id'"),
-    ("x.tsv", HEADER, ": holds no questions"),
-    ("x.tsv", HEADER + RANKIN + RANKIN, ":3: duplicate id '4222362', first on line 2"),
-    ("x.tsv", HEADER + RANKIN + "5\tA\n", ":3: the number of columns is not the header's"),
-    ("x.tsv", HEADER + RANKIN.replace("\n", "\tmore\n"), ":2: the number of columns is not the header's"),
-    ("x.tsv", HEADER + RANKIN.replace("4222362", " "), ":2: 'id' is blank"),
-    ("x.tsv", HEADER + RANKIN.replace("What is George Rankin's occupation?", ""), ":2: 'question' is blank"),
-    ("x.tsv", HEADER + RANKIN.replace("\t142\t", "\tmany\t"), ":2: 's_pop' must be a whole number"),
-    *[("x.tsv", HEADER + f"5\tA\tgenre\tpop\t1\t2\tWhat genre is A?\t{answers}\n",
-       ":2: 'possible_answers' must be a JSON list of one answer or more")
-      for answers in ('["pop"', "pop", "[]", "[1]", '[" "]', '{"a": 1}', "3", '["\\ud800"]')],
-    ("x.tsv", HEADER + RANKIN + '5\tA\t"no end', ":3: not tab-separated UTF-8 text"),
-    ("x.tsv", (HEADER + RANKIN).encode() + b"5\t\xff\n", ":3: not tab-separated UTF-8 text"),
-    ("x.jsonl", '{"id": "a", "question": "q", "answers": ["x"]}\n{"id": "b"\n', ":2: not JSON"),
-    ("x.jsonl", '{"id": "a", "question": "q", "answers": []}\n', ":1: 'answers' is empty"),
-    ("x.jsonl", '{"id": "a", "answers": ["x"]}\n', ":1: lacks the field 'question'"),
-    ("x.jsonl", "\n", ": holds no questions"),
-])
+@pytest.mark.parametrize(
+    "name, text, problem",
+    [
+        ("x.tsv", "id\tquestion\n", ":1: the header lacks the column 'possible_answers'"),
+        ("x.tsv", "", ":1: the header lacks the column 'id'"),
+        ("x.tsv", HEADER, ": holds no questions"),
+        ("x.tsv", HEADER + RANKIN + RANKIN, ":3: duplicate id '4222362', first on line 2"),
+        ("x.tsv", HEADER + RANKIN + "5\tA\n", ":3: the number of columns is not the header's"),
+        (
+            "x.tsv",
+            HEADER + RANKIN.replace("\n", "\tmore\n"),
+            ":2: the number of columns is not the header's",
+        ),
+        ("x.tsv", HEADER + RANKIN.replace("4222362", " "), ":2: 'id' is blank"),
+        (
+            "x.tsv",
+            HEADER + RANKIN.replace("What is George Rankin's occupation?", ""),
+            ":2: 'question' is blank",
+        ),
+        (
+            "x.tsv",
+            HEADER + RANKIN.replace("\t142\t", "\tmany\t"),
+            ":2: 's_pop' must be a whole number",
+        ),
+        *[
+            (
+                "x.tsv",
+                HEADER + f"5\tA\tgenre\tpop\t1\t2\tWhat genre is A?\t{answers}\n",
+                ":2: 'possible_answers' must be a JSON list of one answer or more",
+            )
+            for answers in ('["pop"', "pop", "[]", "[1]", '[" "]', '{"a": 1}', "3", '["\\ud800"]')
+        ],
+        ("x.tsv", HEADER + RANKIN + '5\tA\t"no end', ":3: not tab-separated UTF-8 text"),
+        ("x.tsv", (HEADER + RANKIN).encode() + b"5\t\xff\n", ":3: not tab-separated UTF-8 text"),
+        ("x.jsonl", '{"id": "a", "question": "q", "answers": ["x"]}\n{"id": "b"\n', ":2: not JSON"),
+        ("x.jsonl", '{"id": "a", "question": "q", "answers": []}\n', ":1: 'answers' is empty"),
+        ("x.jsonl", '{"id": "a", "answers": ["x"]}\n', ":1: lacks the field 'question'"),
+        ("x.jsonl", "\n", ": holds no questions"),
+    ],
+)
 def test_bad_input(tmp_path, name, text, problem):
     file = write(tmp_path / name, text)
     with pytest.raises(WorldError) as error:
@@ -151,8 +215,11 @@ def test_damaged_and_missing_files(tmp_path):
     cut = tmp_path / "cut.tsv.gz"
     cut.write_bytes(gzip.compress((HEADER + RANKIN).encode())[:20])
     plain = write(tmp_path / "plain.tsv", HEADER).rename(tmp_path / "plain.tsv.gz")
-    for file, problem in [(cut, "damaged or cut off"), (plain, "damaged or cut off"),
-                          (tmp_path / "none.tsv", "No such file or directory")]:
+    for file, problem in [
+        (cut, "damaged or cut off"),
+        (plain, "damaged or cut off"),
+        (tmp_path / "none.tsv", "No such file or directory"),
+    ]:
         with pytest.raises(WorldError) as error:
             popqa.read(file)
         assert str(error.value) == f"{file}:1: cannot be read: {problem}"
@@ -163,8 +230,12 @@ def test_damaged_and_missing_files(tmp_path):
 
 TRAIN = [
     ask("t0", "Who was the director of Pilot?", "Ann Ash", "A. Ash"),
-    ask("t1", "Who was the director of Pilot?", "Bob Birch", "Ann Ash"),  # another work of that name
-    ask("t2", "who was the director of  pilot?", "Cy Cedar"),             # does not invert: templates have capitals
+    ask(
+        "t1", "Who was the director of Pilot?", "Bob Birch", "Ann Ash"
+    ),  # another work of that name
+    ask(
+        "t2", "who was the director of  pilot?", "Cy Cedar"
+    ),  # does not invert: templates have capitals
     ask("t3", "What is the capital of Nan?", "Nan"),
     ask("t4", "Who is the author of Glas?", "Dee Dale", popularity=12.0),
     ask("t5", "Who is the author of Glas?", "Ed Elm", popularity=20_000.0),
@@ -194,8 +265,17 @@ def test_overlap_is_removed_and_counted(small):
 
 def test_rows_that_do_not_invert_are_listed(small):
     world, not_inverted, report = small
-    assert [(row["split"], row["id"]) for row in not_inverted] == [("train", "t2"), ("train", "t7"), ("test", "s2")]
-    assert not_inverted[1] == {"split": "train", "id": "t7", "question": "Who is the mother of ?", "answers": ("Eve",)}
+    assert [(row["split"], row["id"]) for row in not_inverted] == [
+        ("train", "t2"),
+        ("train", "t7"),
+        ("test", "s2"),
+    ]
+    assert not_inverted[1] == {
+        "split": "train",
+        "id": "t7",
+        "question": "Who is the mother of ?",
+        "answers": ("Eve",),
+    }
     assert report["read"] == {"train": 8, "test": 3}
     assert report["inverted"] == {"train": 6, "test": 2}
     assert report["not_inverted"] == {"train": 2, "test": 1}
@@ -206,10 +286,15 @@ def test_rows_that_do_not_invert_are_listed(small):
 def test_duplicates_are_merged(small):
     world, _, report = small
     assert report["duplicates_merged"] == {"train": 2, "test": 0}
-    questions = {q.id: q for split in ("train", "dev", "test") for q in world.questions("popqa", split)}
+    questions = {
+        q.id: q for split in ("train", "dev", "test") for q in world.questions("popqa", split)
+    }
     assert questions["t0"].answers == ("Ann Ash", "A. Ash", "Bob Birch")
     assert questions["t4"].answers == ("Dee Dale", "Ed Elm")
-    assert (questions["t4"].popularity, questions["t4"].slice) == (20_000.0, "popular")  # the highest of the two
+    assert (questions["t4"].popularity, questions["t4"].slice) == (
+        20_000.0,
+        "popular",
+    )  # the highest of the two
     assert (questions["s1"].popularity, questions["s1"].slice) == (9_999.0, "tail")
     assert (questions["t0"].popularity, questions["t0"].slice) == (None, None)
 
@@ -217,9 +302,13 @@ def test_duplicates_are_merged(small):
 def test_gold_passages_state_the_answers(small):
     world, _, _ = small
     text = {p.id: p.text for p in world.corpus}
-    questions = {q.id: q for split in ("train", "dev", "test") for q in world.questions("popqa", split)}
+    questions = {
+        q.id: q for split in ("train", "dev", "test") for q in world.questions("popqa", split)
+    }
     gold = [text[id] for id in questions["t0"].gold_passages]
-    assert len(gold) == 2 and [sum(name in t for t in gold) for name in ("Ann Ash", "Bob Birch")] == [1, 1]
+    assert len(gold) == 2 and [
+        sum(name in t for t in gold) for name in ("Ann Ash", "Bob Birch")
+    ] == [1, 1]
     # the fact of the removed training row stays in the corpus, but it does not answer the test question
     (gold,) = questions["s0"].gold_passages
     assert "Bangkok" in text[gold]
@@ -229,27 +318,40 @@ def test_gold_passages_state_the_answers(small):
 
 
 def test_nothing_left():
-    with pytest.raises(WorldError, match="^0 training questions are left without those of the test set; 2 are needed$"):
+    with pytest.raises(
+        WorldError,
+        match="^0 training questions are left without those of the test set; 2 are needed$",
+    ):
         popqa.build(TEST, TEST)
-    with pytest.raises(WorldError, match="^none of the 1 test questions fits one of PopQA's 16 templates$"):
+    with pytest.raises(
+        WorldError, match="^none of the 1 test questions fits one of PopQA's 16 templates$"
+    ):
         popqa.build(TRAIN, [ask("x", "Who wrote Glas?", "Dee Dale")])
 
 
 def test_distractors_name_the_subject_and_give_nothing_away():
-    facts = [popqa.Fact("Pilot", relation, f"Object{i}") for i, relation in enumerate(["director", "author", "genre"])]
+    facts = [
+        popqa.Fact("Pilot", relation, f"Object{i}")
+        for i, relation in enumerate(["director", "author", "genre"])
+    ]
     facts += [popqa.Fact(f"Name{i}", "author", f"Writer{i}") for i in range(60)]
-    corpus, passage_of, kinds = popqa.write_passages(facts + facts, seed=0)  # a fact given twice is one passage
+    corpus, passage_of, kinds = popqa.write_passages(
+        facts + facts, seed=0
+    )  # a fact given twice is one passage
     assert kinds["fact"] == len(passage_of) == len(facts)
     assert kinds["name page"] == 1 and kinds["index"] >= 1
     others = [p for p in corpus if p.id not in passage_of.values()]
     assert len(others) == kinds["name page"] + kinds["index"]
     assert [p.text for p in others if p.title == "Pilot"] == [
-        "Pilot is a name of several entries: see under director, author and genre."]
+        "Pilot is a name of several entries: see under director, author and genre."
+    ]
     for p in others:
         assert "Object" not in p.text and "Writer" not in p.text
     for p in others:
         if p.title != "Pilot":
-            listed = re.fullmatch(r"Listed here under author are (\w+), (\w+) and (\w+)\.", p.text).groups()
+            listed = re.fullmatch(
+                r"Listed here under author are (\w+), (\w+) and (\w+)\.", p.text
+            ).groups()
             assert set(listed) <= {fact.subject for fact in facts} and len(set(listed)) == 3
     for fact in facts:
         (p,) = [p for p in corpus if p.id == passage_of[fact]]
@@ -260,7 +362,10 @@ def test_deterministic():
     worlds = [popqa.build(TRAIN, TEST, seed)[0] for seed in (0, 0, 1)]
     assert worlds[0].corpus == worlds[1].corpus != worlds[2].corpus
     # pinned: the same files give the same world in every Python, on every machine
-    assert worlds[0].corpus_sha256 == "c6c62d77524abd25f2e45087c6e26255a3d3938e62471eebf6955c7472a4c346"
+    assert (
+        worlds[0].corpus_sha256
+        == "c6c62d77524abd25f2e45087c6e26255a3d3938e62471eebf6955c7472a4c346"
+    )
 
 
 # ------------------------------------------------------------------------------------------------- the official files
@@ -268,7 +373,9 @@ def test_deterministic():
 
 @pytest.fixture(scope="module")
 def official():
-    train, test = (popqa.read(shared_path(f"datasets/popqa.{split}.jsonl.gz")) for split in ("train", "test"))
+    train, test = (
+        popqa.read(shared_path(f"datasets/popqa.{split}.jsonl.gz")) for split in ("train", "test")
+    )
     return train, test, *popqa.build(train, test)
 
 
@@ -277,7 +384,10 @@ def test_official_counts(official):
     assert report["read"] == {"train": 13_554, "test": 713}
     assert report["overlap"] == {"unique_test_questions": 710, "also_in_train": 111}
     assert [row["question"] for row in not_inverted] == [
-        "Who was the screenwriter for ?", "Who is the author of ?", "What is the capital of ?"]  # no names
+        "Who was the screenwriter for ?",
+        "Who is the author of ?",
+        "What is the capital of ?",
+    ]  # no names
     assert report["splits"] == {"train": 11_854, "dev": 500, "test": 710}
     # 13,552 rows = train + dev + merged + the questions that are in test
     assert report["inverted"]["train"] == 11_854 + 500 + report["duplicates_merged"]["train"] + 111
@@ -288,9 +398,15 @@ def test_official_counts(official):
 
 def test_official_questions_are_disjoint_and_complete(official):
     train, test, world, _, _ = official
-    asked = {split: {popqa.normalise(q.question) for q in world.questions("popqa", split)}
-             for split in ("train", "dev", "test")}
-    assert not (asked["train"] & asked["test"] or asked["dev"] & asked["test"] or asked["train"] & asked["dev"])
+    asked = {
+        split: {popqa.normalise(q.question) for q in world.questions("popqa", split)}
+        for split in ("train", "dev", "test")
+    }
+    assert not (
+        asked["train"] & asked["test"]
+        or asked["dev"] & asked["test"]
+        or asked["train"] & asked["dev"]
+    )
     assert asked["test"] == {popqa.normalise(q.question) for q in test}
     given = {popqa.normalise(q.question) for q in train if popqa.invert(q.question)}
     assert asked["train"] | asked["dev"] == given - asked["test"]
@@ -306,7 +422,9 @@ def test_official_gold_passages_hold_the_subject_and_an_answer(official):
             for p in map(passages.get, question.gold_passages):
                 assert p.title.casefold() == subject.casefold()
                 # an answer of punctuation alone ("...") has no words to look for
-                assert contains_answer(p.text, question.answers) or any(a in p.text for a in question.answers)
+                assert contains_answer(p.text, question.answers) or any(
+                    a in p.text for a in question.answers
+                )
             if not question.gold_passages:
                 without.append(question.question)
     assert without == ["What is the capital of ?"]
@@ -326,7 +444,11 @@ def test_official_world_survives_its_files(official, tmp_path):
     world = official[2]
     world.save(tmp_path)
     again = World.open(tmp_path)
-    assert again.corpus_sha256 == world.corpus_sha256 and (again.k, again.quota, again.license) == (4, 1, "MIT")
+    assert again.corpus_sha256 == world.corpus_sha256 and (again.k, again.quota, again.license) == (
+        4,
+        1,
+        "MIT",
+    )
     for split in ("train", "dev", "test"):
         assert again.questions("popqa", split) == world.questions("popqa", split)
     with open(tmp_path / "world.json", encoding="utf-8") as file:

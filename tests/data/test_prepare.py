@@ -8,17 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from data import World, prepare
+from data import World
+from data.prepare import __main__ as prepare
 from tests.shared import shared_path
 
-TRAIN = [("t0", "Who was the director of Pilot?", ["Ann Ash"]), ("t1", "What is the capital of Nan?", ["Nan"]),
-         ("t2", "Who is the author of Glas?", ["Dee Dale"]), ("t3", "Who is the mother of ?", ["Eve"]),
-         ("t4", "In what country is Cave?", ["Italy"])]
+TRAIN = [
+    ("t0", "Who was the director of Pilot?", ["Ann Ash"]),
+    ("t1", "What is the capital of Nan?", ["Nan"]),
+    ("t2", "Who is the author of Glas?", ["Dee Dale"]),
+    ("t3", "Who is the mother of ?", ["Eve"]),
+    ("t4", "In what country is Cave?", ["Italy"]),
+]
 TEST = [("s0", "What is the capital of Nan?", ["Nan"]), ("s1", "What color is ruby?", ["red"])]
 
 
 def write_jsonl(path, rows):
-    lines = [json.dumps({"id": id, "question": question, "answers": answers}) for id, question, answers in rows]
+    lines = [
+        json.dumps({"id": id, "question": question, "answers": answers})
+        for id, question, answers in rows
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -26,14 +34,19 @@ def write_jsonl(path, rows):
 @pytest.fixture
 def arguments(tmp_path):
     """Two good files and an output directory in an otherwise empty place."""
-    train, test = write_jsonl(tmp_path / "train.jsonl", TRAIN), write_jsonl(tmp_path / "test.jsonl", TEST)
+    train, test = (
+        write_jsonl(tmp_path / "train.jsonl", TRAIN),
+        write_jsonl(tmp_path / "test.jsonl", TEST),
+    )
     return ["popqa", "--train", str(train), "--test", str(test), "--out", str(tmp_path / "out")]
 
 
 def tree(directory):
     """Everything below `directory`: relative name -> bytes (None for a directory)."""
-    return {str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
-            for path in Path(directory).rglob("*")}
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in Path(directory).rglob("*")
+    }
 
 
 def fails(capsys, arguments, message):
@@ -49,14 +62,22 @@ def fails(capsys, arguments, message):
 def test_writes_a_world(arguments, tmp_path, capsys):
     assert prepare.main(arguments) == 0
     assert sorted(tree(tmp_path / "out")) == [
-        "corpus.jsonl", "not_inverted.jsonl", "questions", "questions/popqa.dev.jsonl", "questions/popqa.test.jsonl",
-        "questions/popqa.train.jsonl", "report.json", "world.json"]
+        "corpus.jsonl",
+        "not_inverted.jsonl",
+        "questions",
+        "questions/popqa.dev.jsonl",
+        "questions/popqa.test.jsonl",
+        "questions/popqa.train.jsonl",
+        "report.json",
+        "world.json",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "test.jsonl", "train.jsonl"]
     world = World.open(tmp_path / "out")
     assert [q.answers for q in world.questions("popqa", "test")] == [("Nan",), ("red",)]
     assert len(world.corpus) == 5  # Nan's fact is in both files
     assert (tmp_path / "out/not_inverted.jsonl").read_text() == (
-        '{"split": "train", "id": "t3", "question": "Who is the mother of ?", "answers": ["Eve"]}\n')
+        '{"split": "train", "id": "t3", "question": "Who is the mother of ?", "answers": ["Eve"]}\n'
+    )
 
 
 def test_report_is_printed_and_written(arguments, tmp_path, capsys):
@@ -67,7 +88,11 @@ def test_report_is_printed_and_written(arguments, tmp_path, capsys):
     assert report["splits"] == {"train": 2, "dev": 1, "test": 2}
     rows = {line[:18].strip(): line[18:].split() for line in printed.splitlines()}
     assert rows["rows"] == ["train", "test"] and rows["questions"] == ["train", "dev", "test"]
-    assert rows["read"] == ["5", "2"] and rows["inverted"] == ["4", "2"] and rows["not inverted"] == ["1", "0"]
+    assert (
+        rows["read"] == ["5", "2"]
+        and rows["inverted"] == ["4", "2"]
+        and rows["not inverted"] == ["1", "0"]
+    )
     assert rows["all"] == ["2", "1", "2"] and rows["color"] == ["0", "0", "1"]
     assert "  not inverted (left out): t3 'Who is the mother of ?'\n" in printed
     assert "overlap: 1 of 2 unique test questions occur in train; removed from train\n" in printed
@@ -84,11 +109,14 @@ def test_same_seed_same_bytes(arguments, tmp_path):
     assert worlds["a"]["corpus.jsonl"] != worlds["c"]["corpus.jsonl"]
 
 
-@pytest.mark.parametrize("bad, message", [
-    ('{"id": "a", "question": "What genre is A?", "answers": ["x"]}\n{', ":2: not JSON"),
-    ('{"id": "a", "question": "What genre is A?"}', ":1: lacks the field 'answers'"),
-    ("", ": holds no questions"),
-])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ('{"id": "a", "question": "What genre is A?", "answers": ["x"]}\n{', ":2: not JSON"),
+        ('{"id": "a", "question": "What genre is A?"}', ":1: lacks the field 'answers'"),
+        ("", ": holds no questions"),
+    ],
+)
 def test_bad_file_leaves_nothing(arguments, tmp_path, capsys, bad, message):
     (tmp_path / "test.jsonl").write_text(bad)
     before = tree(tmp_path)
@@ -98,7 +126,11 @@ def test_bad_file_leaves_nothing(arguments, tmp_path, capsys, bad, message):
 
 def test_missing_file(arguments, tmp_path, capsys):
     (tmp_path / "train.jsonl").unlink()
-    fails(capsys, arguments, f"{tmp_path / 'train.jsonl'}:1: cannot be read: No such file or directory")
+    fails(
+        capsys,
+        arguments,
+        f"{tmp_path / 'train.jsonl'}:1: cannot be read: No such file or directory",
+    )
     assert sorted(tree(tmp_path)) == ["test.jsonl"]
 
 
@@ -108,7 +140,11 @@ def test_out_that_is_not_empty(arguments, tmp_path, capsys):
     (out / "notes.txt").write_text("mine")
     before = tree(tmp_path)
     fails(capsys, arguments, f"{out}: exists and is not empty (--force replaces a world)")
-    fails(capsys, [*arguments, "--force"], f"{out}: --force replaces worlds only, and this directory has no world.json")
+    fails(
+        capsys,
+        [*arguments, "--force"],
+        f"{out}: --force replaces worlds only, and this directory has no world.json",
+    )
     assert tree(tmp_path) == before
 
 
@@ -139,7 +175,11 @@ def test_force_never_removes_its_own_input(arguments, tmp_path, capsys):
     capsys.readouterr()
     inside = write_jsonl(tmp_path / "out/train.jsonl", TRAIN)
     arguments[2] = str(inside)
-    fails(capsys, [*arguments, "--force"], f"{inside}: lies in the directory that --force would replace")
+    fails(
+        capsys,
+        [*arguments, "--force"],
+        f"{inside}: lies in the directory that --force would replace",
+    )
     assert inside.exists()
 
 
@@ -156,23 +196,38 @@ def test_disk_full_keeps_the_former_world(arguments, tmp_path, capsys, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(*((Path, "write_text") if step == "save" else (prepare.os, "rename")), full)
-    fails(capsys, [*arguments, "--force"], f"{tmp_path / 'out'}: cannot be written: No space left on device")
+    fails(
+        capsys,
+        [*arguments, "--force"],
+        f"{tmp_path / 'out'}: cannot be written: No space left on device",
+    )
     monkeypatch.undo()
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("extra, message", [
-    (["--sed", "1"], "unrecognized arguments: --sed 1 (see python -m data.prepare --help)"),  # no abbreviations either
-    (["--se", "1"], "unrecognized arguments: --se 1 (see python -m data.prepare --help)"),
-    (["--seed", "x"], "argument --seed: invalid int value: 'x' (see python -m data.prepare popqa --help)"),
-])
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (
+            ["--sed", "1"],
+            "unrecognized arguments: --sed 1 (see python -m data.prepare --help)",
+        ),  # no abbreviations either
+        (["--se", "1"], "unrecognized arguments: --se 1 (see python -m data.prepare --help)"),
+        (
+            ["--seed", "x"],
+            "argument --seed: invalid int value: 'x' (see python -m data.prepare popqa --help)",
+        ),
+    ],
+)
 def test_unknown_flags(arguments, tmp_path, capsys, extra, message):
     fails(capsys, arguments + extra, message)
     assert not (tmp_path / "out").exists()
 
 
 def test_no_set_and_unknown_set(capsys):
-    fails(capsys, [], "the following arguments are required: SET (see python -m data.prepare --help)")
+    fails(
+        capsys, [], "the following arguments are required: SET (see python -m data.prepare --help)"
+    )
     with pytest.raises(SystemExit) as stop:
         prepare.main(["squad"])
     assert stop.value.code == 2
@@ -182,10 +237,30 @@ def test_no_set_and_unknown_set(capsys):
 def test_official_files_from_the_command_line(tmp_path):
     files = [str(shared_path(f"datasets/popqa.{split}.jsonl.gz")) for split in ("train", "test")]
     run = subprocess.run(
-        [sys.executable, "-m", "data.prepare", "popqa", "--train", files[0], "--test", files[1], "--out", "world"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(prepare.__file__).parents[1])},
-        capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "data.prepare",
+            "popqa",
+            "--train",
+            files[0],
+            "--test",
+            files[1],
+            "--out",
+            "world",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(prepare.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
     assert (run.returncode, run.stderr) == (0, "")
-    assert "overlap: 111 of 710 unique test questions occur in train; removed from train\n" in run.stdout
-    assert "  not inverted (kept, without a passage): popqa_test:699 'What is the capital of ?'\n" in run.stdout
+    assert (
+        "overlap: 111 of 710 unique test questions occur in train; removed from train\n"
+        in run.stdout
+    )
+    assert (
+        "  not inverted (kept, without a passage): popqa_test:699 'What is the capital of ?'\n"
+        in run.stdout
+    )
     assert World.open(tmp_path / "world").questions("popqa", "test")[0].id == "popqa_test:0"

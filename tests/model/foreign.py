@@ -1,8 +1,19 @@
 """Tiny checkpoints as the families publish them: random weights, and a tokenizer of the family's kind."""
+
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from benchmarks.parity import random_model
 
@@ -15,13 +26,26 @@ def qwen_tokenizer() -> Tokenizer:
     """NFC, then byte-level BPE without a leading space; Llama 3 has the same without NFC and with <bos> put in front."""
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
-    backend.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    backend.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=300,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
     backend.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     backend.add_tokens([AddedToken("<think>", special=False, normalized=False)])
-    backend.post_processor = processors.TemplateProcessing("<|im_start|> $A", special_tokens=[("<|im_start|>", backend.token_to_id("<|im_start|>"))])
+    backend.post_processor = processors.TemplateProcessing(
+        "<|im_start|> $A", special_tokens=[("<|im_start|>", backend.token_to_id("<|im_start|>"))]
+    )
     backend.enable_truncation(4)
     backend.enable_padding()
     return backend
@@ -31,19 +55,41 @@ def sentencepiece_tokenizer() -> Tokenizer:
     """The BPE with byte fall-back of Llama 2 and Mistral: the leading space is a normalizer's."""
     special = ["<unk>", "<s>", "</s>"]
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     alphabet = sorted(set("".join(TEXTS)) | {"▁"})
-    vocab = {token: i for i, token in enumerate([*special, *bytes_, *alphabet, "▁t", "▁th", "▁the", "▁S"])}
-    backend.model = models.BPE(vocab=vocab, merges=[("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "S")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    vocab = {
+        token: i
+        for i, token in enumerate([*special, *bytes_, *alphabet, "▁t", "▁th", "▁the", "▁S"])
+    }
+    backend.model = models.BPE(
+        vocab=vocab,
+        merges=[("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "S")],
+        unk_token="<unk>",
+        byte_fallback=True,
+        fuse_unk=True,
+    )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
     backend.add_special_tokens(special)
     return backend
 
 
-def write_foreign(directory: Path, family: str = "Qwen2.5", vocab_size: int = 320, **tokens) -> Path:
+def write_foreign(
+    directory: Path, family: str = "Qwen2.5", vocab_size: int = 320, **tokens
+) -> Path:
     """A checkpoint directory of that family of benchmarks/parity.py; tokens go into tokenizer_config.json."""
     random_model(family, vocab_size=vocab_size).save_pretrained(directory)
-    (qwen_tokenizer() if family.startswith(("Qwen", "Llama 3")) else sentencepiece_tokenizer()).save(str(directory / "tokenizer.json"))
+    (
+        qwen_tokenizer() if family.startswith(("Qwen", "Llama 3")) else sentencepiece_tokenizer()
+    ).save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps(tokens))
     return directory

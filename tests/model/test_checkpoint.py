@@ -1,4 +1,5 @@
 """Checkpoints: equal to the bit, refused with the file's name when damaged, and never half-written."""
+
 import errno
 import json
 import os
@@ -9,11 +10,28 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model import CheckpointError, Policy, checkpoint, load_policy, load_state, peek_facts, save_policy, save_state, write_json
+from model import (
+    CheckpointError,
+    Policy,
+    checkpoint,
+    load_policy,
+    load_state,
+    peek_facts,
+    save_policy,
+    save_state,
+    write_json,
+)
 
 from .tiny import tiny_config, tiny_policy, tiny_tokenizer
 
-FILES = {"config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json", "value_head.safetensors"}
+FILES = {
+    "config.json",
+    "model.safetensors",
+    "run.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "value_head.safetensors",
+}
 TOKENIZER = tiny_tokenizer()
 
 
@@ -25,7 +43,11 @@ def saved(tmp_path):
 
 
 def bits(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def full_disk(*_, **__):
@@ -35,7 +57,9 @@ def full_disk(*_, **__):
 def torn_save_file(tensors, path, metadata=None):
     """What safetensors does on a full disk: half a file, and an error of its own class."""
     Path(path).write_bytes(b"\x10\x00\x00")
-    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    raise SafetensorError(
+        "Error while serializing: I/O error: No space left on device (os error 28)"
+    )
 
 
 # ------------------------------------------------------------------------------------------------- policies
@@ -47,10 +71,17 @@ def test_a_policy_comes_back_to_the_bit(saved):
     expected = tiny_policy()
     assert policy.config == expected.config and not policy.training
     assert policy.state_dict().keys() == expected.state_dict().keys()
-    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in policy.state_dict().items())
+    assert all(
+        torch.equal(tensor, expected.state_dict()[name])
+        for name, tensor in policy.state_dict().items()
+    )
     assert tokenizer.backend.to_str() == TOKENIZER.backend.to_str()
     fields = json.loads((saved / "config.json").read_text())
-    assert (fields["pad_token_id"], fields["bos_token_id"], fields["eos_token_id"]) == (TOKENIZER.pad, TOKENIZER.bos, TOKENIZER.eos)
+    assert (fields["pad_token_id"], fields["bos_token_id"], fields["eos_token_id"]) == (
+        TOKENIZER.pad,
+        TOKENIZER.bos,
+        TOKENIZER.eos,
+    )
 
 
 def test_saving_over_a_checkpoint_replaces_all_of_it(saved, tmp_path):
@@ -69,15 +100,19 @@ def test_what_a_killed_save_left_does_not_disturb_the_next(saved, tmp_path):
 
 def test_a_foreign_value_head_is_absent_and_zero(saved):
     (saved / "value_head.safetensors").unlink()
-    assert torch.equal(load_policy(saved)[0](torch.zeros(1, 5, dtype=torch.long))[1], torch.zeros(1, 5))
+    assert torch.equal(
+        load_policy(saved)[0](torch.zeros(1, 5, dtype=torch.long))[1], torch.zeros(1, 5)
+    )
 
 
 def edited(change):
     """A damage that rewrites model.safetensors with changed tensors."""
+
     def damage(path):
         tensors = load_file(path)
         change(tensors)
         save_file(tensors, path, {"format": "pt"})
+
     return damage
 
 
@@ -85,33 +120,75 @@ NORM = "model.norm.weight"
 DAMAGES = {
     "missing": (Path.unlink, "not found"),
     "empty": (lambda path: path.write_bytes(b""), "not a readable safetensors file"),
-    "cut in the tensors": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not a readable safetensors file"),
-    "cut in the header": (lambda path: path.write_bytes(path.read_bytes()[:50]), "not a readable safetensors file"),
-    "corrupt header": (lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]), "not a readable safetensors file"),
-    "a pickle": (lambda path: torch.save({"a": torch.zeros(3)}, path), "not a readable safetensors file"),
+    "cut in the tensors": (
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        "not a readable safetensors file",
+    ),
+    "cut in the header": (
+        lambda path: path.write_bytes(path.read_bytes()[:50]),
+        "not a readable safetensors file",
+    ),
+    "corrupt header": (
+        lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]),
+        "not a readable safetensors file",
+    ),
+    "a pickle": (
+        lambda path: torch.save({"a": torch.zeros(3)}, path),
+        "not a readable safetensors file",
+    ),
     "a directory": (lambda path: (path.unlink(), path.mkdir()), "not a readable safetensors file"),
     "lacking a tensor": (edited(lambda tensors: tensors.pop(NORM)), f"missing tensor '{NORM}'"),
-    "with a strange tensor": (edited(lambda tensors: tensors.update(extra=torch.zeros(1))), "unknown tensor 'extra'"),
-    "renamed tensors": (edited(lambda tensors: tensors.update({"transformer.ln_f": tensors.pop(NORM)})), "tensor '"),
-    "mis-shaped": (edited(lambda tensors: tensors.update({NORM: torch.ones(33)})), f"'{NORM}' has shape [33], expected [32]"),
-    "transposed": (edited(lambda tensors: tensors.update({NORM: torch.ones(1, 32)})), f"'{NORM}' has shape [1, 32], expected [32]"),
-    "NaN": (edited(lambda tensors: tensors[NORM].__setitem__(3, float("nan"))), f"'{NORM}' holds NaN or infinite weights"),
-    "infinite": (edited(lambda tensors: tensors[NORM].__setitem__(3, float("-inf"))), f"'{NORM}' holds NaN or infinite weights"),
+    "with a strange tensor": (
+        edited(lambda tensors: tensors.update(extra=torch.zeros(1))),
+        "unknown tensor 'extra'",
+    ),
+    "renamed tensors": (
+        edited(lambda tensors: tensors.update({"transformer.ln_f": tensors.pop(NORM)})),
+        "tensor '",
+    ),
+    "mis-shaped": (
+        edited(lambda tensors: tensors.update({NORM: torch.ones(33)})),
+        f"'{NORM}' has shape [33], expected [32]",
+    ),
+    "transposed": (
+        edited(lambda tensors: tensors.update({NORM: torch.ones(1, 32)})),
+        f"'{NORM}' has shape [1, 32], expected [32]",
+    ),
+    "NaN": (
+        edited(lambda tensors: tensors[NORM].__setitem__(3, float("nan"))),
+        f"'{NORM}' holds NaN or infinite weights",
+    ),
+    "infinite": (
+        edited(lambda tensors: tensors[NORM].__setitem__(3, float("-inf"))),
+        f"'{NORM}' holds NaN or infinite weights",
+    ),
 }
 
 
-@pytest.mark.parametrize("damage, problem", DAMAGES.values(), ids=[name.replace(" ", "-") for name in DAMAGES])
+@pytest.mark.parametrize(
+    "damage, problem", DAMAGES.values(), ids=[name.replace(" ", "-") for name in DAMAGES]
+)
 def test_damaged_weights_are_refused_by_name(saved, damage, problem):
     path = saved / "model.safetensors"
     damage(path)
     with pytest.raises(CheckpointError) as error:
         load_policy(saved)
-    assert str(error.value).startswith(f"{path}: ") and problem in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(error.value).startswith(f"{path}: ")
+        and problem in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
 def test_a_tied_head_that_was_written_twice_is_accepted(saved):
-    edited(lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}))(saved / "model.safetensors")
-    assert torch.equal(load_policy(saved)[0].model.embed_tokens.weight, tiny_policy().model.embed_tokens.weight)
+    edited(
+        lambda tensors: tensors.update(
+            {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+        )
+    )(saved / "model.safetensors")
+    assert torch.equal(
+        load_policy(saved)[0].model.embed_tokens.weight, tiny_policy().model.embed_tokens.weight
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"torn"])
@@ -122,8 +199,14 @@ def test_a_damaged_value_head_is_refused_by_name(saved, content):
 
 
 def test_a_value_head_of_another_width_is_refused_by_name(saved):
-    save_file(tiny_policy(tiny_config(hidden_size=64)).value_head.state_dict(), saved / "value_head.safetensors")
-    with pytest.raises(CheckpointError, match=r"value_head.safetensors: 'up.weight' has shape \[96, 192\], expected \[96, 96\]"):
+    save_file(
+        tiny_policy(tiny_config(hidden_size=64)).value_head.state_dict(),
+        saved / "value_head.safetensors",
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"value_head.safetensors: 'up.weight' has shape \[96, 192\], expected \[96, 96\]",
+    ):
         load_policy(saved)
 
 
@@ -131,7 +214,9 @@ def test_other_refusals(saved, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere: no such checkpoint directory"):
         load_policy(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"empty: no checkpoint here \(config.json not found\)"):
+    with pytest.raises(
+        CheckpointError, match=r"empty: no checkpoint here \(config.json not found\)"
+    ):
         load_policy(tmp_path / "empty")
     (saved / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match="run.json: not readable JSON"):
@@ -145,7 +230,10 @@ def test_other_refusals(saved, tmp_path):
 
 def test_a_tokenizer_bigger_than_the_embedding_is_refused(tmp_path):
     save_policy(tmp_path, tiny_policy(tiny_config(vocab_size=len(TOKENIZER) - 1)), TOKENIZER, {})
-    with pytest.raises(CheckpointError, match=rf"tokenizer.json: {len(TOKENIZER)} tokens do not fit the {len(TOKENIZER) - 1} rows of the embedding"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"tokenizer.json: {len(TOKENIZER)} tokens do not fit the {len(TOKENIZER) - 1} rows of the embedding",
+    ):
         load_policy(tmp_path)
     save_policy(tmp_path, tiny_policy(tiny_config(vocab_size=len(TOKENIZER))), TOKENIZER, {})
     assert load_policy(tmp_path)[0].config.vocab_size == len(TOKENIZER)
@@ -165,7 +253,11 @@ def test_nan_weights_are_not_saved(saved, name):
 
 def test_a_full_disk_leaves_the_old_policy(saved, monkeypatch):
     before = bits(saved)
-    for target, name, failure in ((os, "replace", full_disk), ("model.policy.save_file", None, torn_save_file), (Path, "write_text", full_disk)):
+    for target, name, failure in (
+        (os, "replace", full_disk),
+        ("model.policy.save_file", None, torn_save_file),
+        (Path, "write_text", full_disk),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(*(x for x in (target, name) if x), failure)
             with pytest.raises(OSError, match="No space left"):
@@ -174,7 +266,9 @@ def test_a_full_disk_leaves_the_old_policy(saved, monkeypatch):
     load_policy(saved)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr
+)
 @pytest.mark.parametrize("moved", range(12))  # six old files out, six new ones in
 def test_a_failure_between_two_renames_leaves_the_old_policy(saved, monkeypatch, moved, error):
     before, replace, calls = bits(saved), os.replace, []
@@ -191,7 +285,9 @@ def test_a_failure_between_two_renames_leaves_the_old_policy(saved, monkeypatch,
     assert bits(saved) == before and not (saved / "staging.partial").exists()
 
 
-def test_a_kill_at_any_moment_leaves_the_old_policy_the_new_one_or_none(saved, tmp_path, monkeypatch):
+def test_a_kill_at_any_moment_leaves_the_old_policy_the_new_one_or_none(
+    saved, tmp_path, monkeypatch
+):
     """Never weights of one save beside the value head of another. A kill runs no clean-up, so none runs here."""
     save_policy(tmp_path / "new", tiny_policy(seed=1), TOKENIZER, {})
     old, new, replace, seen = bits(saved), bits(tmp_path / "new"), os.replace, []
@@ -199,7 +295,9 @@ def test_a_kill_at_any_moment_leaves_the_old_policy_the_new_one_or_none(saved, t
     def watched(source, target):
         replace(source, target)
         if (saved / "config.json").exists():
-            seen.append({name: content for name, content in bits(saved).items() if "staging" not in name})
+            seen.append(
+                {name: content for name, content in bits(saved).items() if "staging" not in name}
+            )
 
     monkeypatch.setattr(os, "replace", watched)
     save_policy(saved, tiny_policy(seed=1), TOKENIZER, {})
@@ -229,8 +327,11 @@ def optimizers_of(policy: Policy) -> dict[str, torch.optim.Optimizer]:
     """As train_sft.py and train_ppo.py use them."""
     hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2]
     rest = [p for p in policy.model.parameters() if not any(p is h for h in hidden)]
-    return {"muon": torch.optim.Muon(hidden, lr=0.02, weight_decay=0.0), "adamw": torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0),
-            "value": torch.optim.AdamW(policy.value_head.parameters(), lr=2e-3)}
+    return {
+        "muon": torch.optim.Muon(hidden, lr=0.02, weight_decay=0.0),
+        "adamw": torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.0),
+        "value": torch.optim.AdamW(policy.value_head.parameters(), lr=2e-3),
+    }
 
 
 def train(policy: Policy, optimizers: dict, first: int, last: int) -> None:
@@ -238,7 +339,10 @@ def train(policy: Policy, optimizers: dict, first: int, last: int) -> None:
     for step in range(first, last):
         tokens = torch.randint(320, (2, 12), generator=torch.Generator().manual_seed(step))
         logits, values = policy(tokens)
-        (torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()) + (values - 1).square().mean()).backward()
+        (
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+            + (values - 1).square().mean()
+        ).backward()
         for optimizer in optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = 0.01 / (1 + step)
@@ -253,7 +357,11 @@ def test_going_on_from_a_state_gives_the_bits_of_not_stopping(tmp_path):
     stopped = tiny_policy()
     optimizers = optimizers_of(stopped)
     train(stopped, optimizers, 0, 3)
-    replay = {"features0": torch.randn(4, 3).bfloat16(), "knows": torch.tensor([1, 0], dtype=torch.uint8), "empty": torch.zeros(0)}
+    replay = {
+        "features0": torch.randn(4, 3).bfloat16(),
+        "knows": torch.tensor([1, 0], dtype=torch.uint8),
+        "empty": torch.zeros(0),
+    }
     save_state(tmp_path, {"policy": stopped}, optimizers, replay, {"step": 3, "beta": 0.1})
 
     resumed = tiny_policy(seed=9)
@@ -261,12 +369,17 @@ def test_going_on_from_a_state_gives_the_bits_of_not_stopping(tmp_path):
     tensors, facts = load_state(tmp_path, {"policy": resumed}, fresh)
     assert facts == peek_facts(tmp_path) == {"step": 3, "beta": 0.1}
     assert tensors.keys() == replay.keys()
-    assert all(torch.equal(tensors[name], replay[name]) and tensors[name].dtype == replay[name].dtype for name in replay)
+    assert all(
+        torch.equal(tensors[name], replay[name]) and tensors[name].dtype == replay[name].dtype
+        for name in replay
+    )
     train(resumed, fresh, facts["step"], 6)
     for name, tensor in through.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
-    forgetful = tiny_policy(seed=9)  # the test can tell: without the optimizers' moments the bits differ
+    forgetful = tiny_policy(
+        seed=9
+    )  # the test can tell: without the optimizers' moments the bits differ
     load_state(tmp_path, {"policy": forgetful}, optimizers_of(tiny_policy()))
     train(forgetful, optimizers_of(forgetful), 3, 6)
     assert not torch.equal(forgetful.model.embed_tokens.weight, through.model.embed_tokens.weight)
@@ -279,7 +392,10 @@ def test_a_state_before_the_first_step(tmp_path):
     assert load_state(tmp_path, {"policy": other}, optimizers) == ({}, {"step": 0})
     train(policy, optimizers_of(policy), 0, 2)
     train(other, optimizers, 0, 2)
-    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in policy.state_dict().items())
+    assert all(
+        torch.equal(tensor, other.state_dict()[name])
+        for name, tensor in policy.state_dict().items()
+    )
 
 
 def test_the_state_is_a_copy(tmp_path):
@@ -297,7 +413,11 @@ def test_a_full_disk_leaves_the_old_state(tmp_path, monkeypatch):
     save_state(tmp_path, {"policy": policy}, optimizers_of(policy), {}, {"step": 1})
     before = bits(tmp_path)
     assert set(before) == {checkpoint.STATE_FILE}
-    for target, name, failure in ((os, "replace", full_disk), (os, "fsync", full_disk), (checkpoint, "save_file", torn_save_file)):
+    for target, name, failure in (
+        (os, "replace", full_disk),
+        (os, "fsync", full_disk),
+        (checkpoint, "save_file", torn_save_file),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, failure)
             with pytest.raises(OSError, match="No space left"):
@@ -305,16 +425,30 @@ def test_a_full_disk_leaves_the_old_state(tmp_path, monkeypatch):
         assert bits(tmp_path) == before
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-10], lambda b: b[:30], lambda b: b"\xff" * 8 + b[8:], lambda b: b"{}" * 50])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b"",
+        lambda b: b[:-10],
+        lambda b: b[:30],
+        lambda b: b"\xff" * 8 + b[8:],
+        lambda b: b"{}" * 50,
+    ],
+)
 def test_a_damaged_state_is_refused_by_name(tmp_path, damage):
     policy = tiny_policy()
     save_state(tmp_path, {"policy": policy}, {}, {}, {"step": 1})
     path = tmp_path / checkpoint.STATE_FILE
     path.write_bytes(damage(path.read_bytes()))
-    for read in (lambda: load_state(tmp_path, {"policy": policy}, {}), lambda: peek_facts(tmp_path)):
+    for read in (
+        lambda: load_state(tmp_path, {"policy": policy}, {}),
+        lambda: peek_facts(tmp_path),
+    ):
         with pytest.raises(CheckpointError) as error:
             read()
-        assert str(error.value).startswith(f"{path}: not a readable training state") and "\n" not in str(error.value)
+        assert str(error.value).startswith(
+            f"{path}: not a readable training state"
+        ) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("metadata", [None, {"facts": "{"}])
@@ -322,15 +456,21 @@ def test_a_foreign_state_is_refused_by_name(tmp_path, metadata):
     path = tmp_path / checkpoint.STATE_FILE
     save_file({"a": torch.zeros(1)}, path, metadata)
     for read in (lambda: load_state(tmp_path, {}, {}), lambda: peek_facts(tmp_path)):
-        with pytest.raises(CheckpointError, match=f"{checkpoint.STATE_FILE}: not a readable training state"):
+        with pytest.raises(
+            CheckpointError, match=f"{checkpoint.STATE_FILE}: not a readable training state"
+        ):
             read()
 
 
-@pytest.mark.parametrize("shape", [dict(hidden_size=64), dict(num_hidden_layers=1), dict(num_hidden_layers=3)])
+@pytest.mark.parametrize(
+    "shape", [dict(hidden_size=64), dict(num_hidden_layers=1), dict(num_hidden_layers=3)]
+)
 def test_a_state_of_another_model_is_refused_by_name(tmp_path, shape):
     policy = tiny_policy(tiny_config(**shape))
     save_state(tmp_path, {"policy": policy}, {}, {}, {})
-    with pytest.raises(CheckpointError, match=f"{checkpoint.STATE_FILE}: its weights are not those of this policy"):
+    with pytest.raises(
+        CheckpointError, match=f"{checkpoint.STATE_FILE}: its weights are not those of this policy"
+    ):
         load_state(tmp_path, {"policy": tiny_policy()}, {})
 
 

@@ -1,4 +1,5 @@
 """Checkpoints of the Llama, Mistral, Qwen2 and Qwen3 families against transformers, sharded as they come, and refused by name."""
+
 import json
 
 import pytest
@@ -16,8 +17,15 @@ from .tiny import tiny_config, tiny_policy
 def test_logits_gradients_and_greedy_text_are_those_of_transformers(name, tmp_path):
     figures = compare(name, tmp_path)
     assert figures["spread"] > 0.5  # the comparison is not one of zeros
-    assert figures["logits"] < 1e-4 and figures["back"] < 1e-4 and figures["gradient"] < 1e-4 and figures["greedy"] == 4
-    assert figures["bf16"] < 2 * figures["bf16_theirs"] < 1.0  # as far from float32 as theirs is, within a factor of 2
+    assert (
+        figures["logits"] < 1e-4
+        and figures["back"] < 1e-4
+        and figures["gradient"] < 1e-4
+        and figures["greedy"] == 4
+    )
+    assert (
+        figures["bf16"] < 2 * figures["bf16_theirs"] < 1.0
+    )  # as far from float32 as theirs is, within a factor of 2
 
 
 @pytest.fixture
@@ -49,11 +57,22 @@ def test_a_shard_without_its_tensor_is_named(sharded):
     assert refusal(sharded) == f"{file}: missing tensor {name!r}"
 
 
-@pytest.mark.parametrize("change, problem", [
-    (lambda index: index["weight_map"].pop("lm_head.weight"), "missing tensor 'lm_head.weight'"),
-    (lambda index: index["weight_map"].update({"model.layers.9.x": "model-00001.safetensors"}), "unknown tensor 'model.layers.9.x'"),
-    (lambda index: index.pop("weight_map"), "not a readable index of shards"),
-])
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        (
+            lambda index: index["weight_map"].pop("lm_head.weight"),
+            "missing tensor 'lm_head.weight'",
+        ),
+        (
+            lambda index: index["weight_map"].update(
+                {"model.layers.9.x": "model-00001.safetensors"}
+            ),
+            "unknown tensor 'model.layers.9.x'",
+        ),
+        (lambda index: index.pop("weight_map"), "not a readable index of shards"),
+    ],
+)
 def test_a_damaged_index_is_named(sharded, change, problem):
     path = sharded / "model.safetensors.index.json"
     index = json.loads(path.read_text())
@@ -62,12 +81,23 @@ def test_a_damaged_index_is_named(sharded, change, problem):
     assert refusal(sharded).startswith(f"{path}: {problem}")
 
 
-@pytest.mark.parametrize("stored, opened", [(torch.float32, torch.float32), (torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)])
+@pytest.mark.parametrize(
+    "stored, opened",
+    [
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+)
 def test_types_of_weights(tmp_path, stored, opened):
     random_model("Qwen3").to(stored).save_pretrained(tmp_path)
     policy, as_asked = Policy.load(tmp_path), Policy.load(tmp_path, dtype=torch.float32)
     assert {p.dtype for p in policy.trunk_parameters()} == {opened} and policy.dtype == opened
-    assert {p.dtype for p in as_asked.parameters()} == {p.dtype for p in policy.value_head.parameters()} == {torch.float32}
+    assert (
+        {p.dtype for p in as_asked.parameters()}
+        == {p.dtype for p in policy.value_head.parameters()}
+        == {torch.float32}
+    )
     for name, tensor in load_file(tmp_path / "model.safetensors").items():
         assert torch.equal(as_asked.state_dict()[name], tensor.float())
 
@@ -75,22 +105,33 @@ def test_types_of_weights(tmp_path, stored, opened):
 def test_integer_weights_are_refused(tmp_path):
     random_model("Qwen3").save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"].to(torch.int8)}, tmp_path / "model.safetensors")
+    save_file(
+        tensors | {"model.norm.weight": tensors["model.norm.weight"].to(torch.int8)},
+        tmp_path / "model.safetensors",
+    )
     assert "'model.norm.weight' has the unsupported type torch.int8" in refusal(tmp_path)
 
 
 def test_a_table_of_frequencies_that_old_files_hold_is_skipped(tmp_path):
     random_model("Llama").save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
-    save_file(tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}, tmp_path / "model.safetensors")
+    save_file(
+        tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)},
+        tmp_path / "model.safetensors",
+    )
     assert torch.equal(Policy.load(tmp_path).lm_head.weight, tensors["lm_head.weight"])
 
 
-@pytest.mark.parametrize("fields, context", [
-    (dict(model_type="mistral", sliding_window=32), 32), (dict(model_type="mistral", sliding_window=None), 256),
-    (dict(model_type="mistral", sliding_window=4096), 256), (dict(model_type="qwen2", sliding_window=32, use_sliding_window=False), 256),
-    (dict(model_type="qwen2", sliding_window=32, use_sliding_window=True), 32),
-])
+@pytest.mark.parametrize(
+    "fields, context",
+    [
+        (dict(model_type="mistral", sliding_window=32), 32),
+        (dict(model_type="mistral", sliding_window=None), 256),
+        (dict(model_type="mistral", sliding_window=4096), 256),
+        (dict(model_type="qwen2", sliding_window=32, use_sliding_window=False), 256),
+        (dict(model_type="qwen2", sliding_window=32, use_sliding_window=True), 32),
+    ],
+)
 def test_the_context_ends_where_a_sliding_window_does(tmp_path, fields, context):
     path = tmp_path / "config.json"
     tiny_config().save(path, 0, 1, 2)
@@ -102,18 +143,34 @@ def test_the_context_ends_where_a_sliding_window_does(tmp_path, fields, context)
         policy(torch.zeros(1, context + 1, dtype=torch.long))
 
 
-@pytest.mark.parametrize("family, given, expected", [
-    ("llama", dict(num_key_value_heads=None), dict(num_key_value_heads=4)), ("qwen3", dict(head_dim=None), dict(head_dim=128)),
-    ("mistral", dict(tie_word_embeddings=None), dict(tie_word_embeddings=False)), ("llama", dict(rope_theta=None), dict(rope_theta=10000.0)),
-])
-def test_a_field_that_a_file_leaves_out_has_the_value_of_its_family(tmp_path, family, given, expected):
+@pytest.mark.parametrize(
+    "family, given, expected",
+    [
+        ("llama", dict(num_key_value_heads=None), dict(num_key_value_heads=4)),
+        ("qwen3", dict(head_dim=None), dict(head_dim=128)),
+        ("mistral", dict(tie_word_embeddings=None), dict(tie_word_embeddings=False)),
+        ("llama", dict(rope_theta=None), dict(rope_theta=10000.0)),
+    ],
+)
+def test_a_field_that_a_file_leaves_out_has_the_value_of_its_family(
+    tmp_path, family, given, expected
+):
     """The oracle is the config class of transformers."""
     tiny_config().save(tmp_path / "config.json", 0, 1, 2)
-    fields = json.loads((tmp_path / "config.json").read_text()) | {"model_type": family, "sliding_window": None}
-    (tmp_path / "config.json").write_text(json.dumps({name: value for name, value in fields.items() if name not in given}))
+    fields = json.loads((tmp_path / "config.json").read_text()) | {
+        "model_type": family,
+        "sliding_window": None,
+    }
+    (tmp_path / "config.json").write_text(
+        json.dumps({name: value for name, value in fields.items() if name not in given})
+    )
     theirs, ours = AutoConfig.from_pretrained(tmp_path), Config.load(tmp_path / "config.json")
     for name, value in expected.items():
-        assert getattr(ours, name) == value == (theirs.rope_parameters[name] if name == "rope_theta" else getattr(theirs, name))
+        assert (
+            getattr(ours, name)
+            == value
+            == (theirs.rope_parameters[name] if name == "rope_theta" else getattr(theirs, name))
+        )
 
 
 def test_checkpointing_changes_memory_not_gradients():
@@ -122,7 +179,9 @@ def test_checkpointing_changes_memory_not_gradients():
     for checkpointing in (False, True):
         policy, sizes = tiny_policy(), []
         policy.model.gradient_checkpointing = checkpointing
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: (sizes.append(x.numel()), x)[1], lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: (sizes.append(x.numel()), x)[1], lambda x: x
+        ):
             loss = policy(tokens)[0].square().mean()
         loss.backward()
         gradients.append([p.grad for p in policy.trunk_parameters()])

@@ -1,4 +1,5 @@
 """Decoding with a cache against full forward passes: ragged rows, two turns, selected rows, sampling."""
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,13 +30,18 @@ chunk = st.lists(st.integers(0, 59), min_size=1, max_size=9)
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(chunk, chunk, chunk), min_size=1, max_size=5), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.tuples(chunk, chunk, chunk), min_size=1, max_size=5),
+    st.randoms(use_true_random=False),
+)
 def test_cached_is_full_for_ragged_rows_across_turns(rows, random):
     first, second, third = ([row[i] for row in rows] for i in range(3))
     with torch.no_grad():
         session = Session.start(POLICY, first)
         assert_stands_after(session, first)
-        kept = random.sample(range(len(rows)), random.randint(1, len(rows)))  # any rows, in any order
+        kept = random.sample(
+            range(len(rows)), random.randint(1, len(rows))
+        )  # any rows, in any order
         session = session.select(torch.tensor(kept)).feed([second[i] for i in kept])
         assert_stands_after(session, [first[i] + second[i] for i in kept])
         session = session.feed([third[i] for i in kept])
@@ -43,9 +49,13 @@ def test_cached_is_full_for_ragged_rows_across_turns(rows, random):
 
 
 @settings(max_examples=30)
-@given(st.lists(st.tuples(chunk, st.integers(0, 59), chunk), min_size=1, max_size=4), st.integers(1, 12))
+@given(
+    st.lists(st.tuples(chunk, st.integers(0, 59), chunk), min_size=1, max_size=4),
+    st.integers(1, 12),
+)
 def test_greedy_text_is_the_argmax_of_full_passes(rows, budget):
     """Two turns as the rollout plays them: look ahead, then feed what was written, then look ahead again."""
+
     def slow(tokens):
         text = []
         while len(text) < budget and EOS not in text:
@@ -62,20 +72,28 @@ def test_greedy_text_is_the_argmax_of_full_passes(rows, budget):
         session = session.feed(fed)
         before = [row[0] + chunk for row, chunk in zip(rows, fed)]
         assert_stands_after(session, before)
-        assert session.generate(first, budget, 0.0, EOS) == [slow(tokens + [row[1]]) for row, tokens in zip(rows, before)]
+        assert session.generate(first, budget, 0.0, EOS) == [
+            slow(tokens + [row[1]]) for row, tokens in zip(rows, before)
+        ]
 
 
 def test_finished_rows_are_dropped_without_a_trace():
     """Rows that stop at very different times, so that the cache is compacted more than once."""
     generator = torch.Generator().manual_seed(3)
-    prompts = [torch.randint(3, 60, (int(n),), generator=generator).tolist() for n in torch.randint(1, 12, (24,), generator=generator)]
+    prompts = [
+        torch.randint(3, 60, (int(n),), generator=generator).tolist()
+        for n in torch.randint(1, 12, (24,), generator=generator)
+    ]
     first = torch.randint(3, 60, (24,), generator=generator)
     with torch.no_grad():
         for eos in range(60):
             together = Session.start(POLICY, prompts).generate(first, 20, 0.0, eos)
             stops = {len(text) for text in together if text[-1] == eos}
             if len(stops) >= 3:  # a token that rows reach at different steps
-                assert together == [Session.start(POLICY, [p]).generate(first[i:i + 1], 20, 0.0, eos)[0] for i, p in enumerate(prompts)]
+                assert together == [
+                    Session.start(POLICY, [p]).generate(first[i : i + 1], 20, 0.0, eos)[0]
+                    for i, p in enumerate(prompts)
+                ]
                 return
     pytest.fail("no token stops rows at different steps")
 
@@ -83,10 +101,15 @@ def test_finished_rows_are_dropped_without_a_trace():
 def test_many_rows_are_read_in_groups_without_a_trace():
     """More rows than one forward pass reads, of many lengths, twice: each stands where it would stand alone."""
     generator = torch.Generator().manual_seed(4)
-    draw = lambda: [torch.randint(3, 60, (int(n),), generator=generator).tolist() for n in torch.randint(1, 20, (2 * FEED_ROWS + 5,), generator=generator)]
+    draw = lambda: [
+        torch.randint(3, 60, (int(n),), generator=generator).tolist()
+        for n in torch.randint(1, 20, (2 * FEED_ROWS + 5,), generator=generator)
+    ]
     first, second = draw(), draw()
     with torch.no_grad():
-        assert_stands_after(Session.start(POLICY, first).feed(second), [a + b for a, b in zip(first, second)])
+        assert_stands_after(
+            Session.start(POLICY, first).feed(second), [a + b for a, b in zip(first, second)]
+        )
 
 
 def test_the_inference_copy_computes_what_autocast_does():
@@ -98,17 +121,24 @@ def test_the_inference_copy_computes_what_autocast_does():
         twin = policy.for_inference()
     with torch.no_grad():
         found = Session.start(twin, chunks).logits
-    assert twin.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16 and {p.dtype for p in policy.parameters()} == {torch.float32}
+    assert twin.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16 and {
+        p.dtype for p in policy.parameters()
+    } == {torch.float32}
     assert all(p.requires_grad for p in policy.parameters()) and found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     with torch.no_grad():  # without autocast the copy is the same policy in float32
-        assert torch.equal(Session.start(policy.for_inference(), chunks).logits, Session.start(policy, chunks).logits)
+        assert torch.equal(
+            Session.start(policy.for_inference(), chunks).logits,
+            Session.start(policy, chunks).logits,
+        )
 
 
 def test_text_ends_with_eos_or_fills_the_budget():
     with torch.no_grad():
         session = Session.start(POLICY, [[1, i] for i in range(40)])
-        texts = session.generate(torch.full((40,), 7), 15, 1.0, EOS, torch.Generator().manual_seed(0))
+        texts = session.generate(
+            torch.full((40,), 7), 15, 1.0, EOS, torch.Generator().manual_seed(0)
+        )
     lengths = [len(text) for text in texts]
     assert all(EOS not in text[:-1] and (text[-1] == EOS or len(text) == 15) for text in texts)
     assert min(lengths) < 15 == max(lengths)
@@ -117,7 +147,9 @@ def test_text_ends_with_eos_or_fills_the_budget():
 def test_more_than_the_context_is_refused():
     with torch.no_grad():
         session = Session.start(POLICY, [[3] * 40, [3] * 60])
-        session.feed([[4] * 24, [4] * 4])  # 64 and 64: just fits, although the padding stands beyond
+        session.feed(
+            [[4] * 24, [4] * 4]
+        )  # 64 and 64: just fits, although the padding stands beyond
         with pytest.raises(ValueError, match="exceeds the context of 64 tokens"):
             session.feed([[4] * 25, [4]])
 
@@ -139,6 +171,8 @@ def test_sampling_at_zero_is_greedy():
 def test_the_same_generator_gives_the_same_text():
     with torch.no_grad():
         session = Session.start(POLICY, [[1, 5, 6]] * 8)
-        play = lambda seed: session.generate(torch.full((8,), 7), 12, 1.0, EOS, torch.Generator().manual_seed(seed))
+        play = lambda seed: session.generate(
+            torch.full((8,), 7), 12, 1.0, EOS, torch.Generator().manual_seed(seed)
+        )
         assert play(1) == play(1) != play(2)
         assert len({tuple(text) for text in play(1)}) > 4  # rows are independent draws

@@ -1,4 +1,5 @@
 """Causality, padding and the value head."""
+
 import copy
 
 import torch
@@ -10,7 +11,11 @@ from .tiny import tiny_config, tiny_policy
 
 def test_values_start_at_exactly_zero():
     values = Policy(tiny_config())(torch.randint(320, (2, 30)))[1]
-    assert values.shape == (2, 30) and values.dtype == torch.float32 and torch.equal(values, torch.zeros(2, 30))
+    assert (
+        values.shape == (2, 30)
+        and values.dtype == torch.float32
+        and torch.equal(values, torch.zeros(2, 30))
+    )
 
 
 def test_logits_and_values_do_not_see_the_future():
@@ -21,11 +26,15 @@ def test_logits_and_values_do_not_see_the_future():
         assert values.std() > 0.01
         for t in (0, 1, 17, 38):
             changed = tokens.clone()
-            changed[:, t + 1:] = torch.randint(320, (1, 39 - t))
+            changed[:, t + 1 :] = torch.randint(320, (1, 39 - t))
             other_logits, other_values = policy(changed)
-            torch.testing.assert_close(other_logits[:, :t + 1], logits[:, :t + 1], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(other_values[:, :t + 1], values[:, :t + 1], atol=1e-5, rtol=1e-5)
-            assert (other_values[:, t + 1:] - values[:, t + 1:]).abs().max() > 1e-4
+            torch.testing.assert_close(
+                other_logits[:, : t + 1], logits[:, : t + 1], atol=1e-5, rtol=1e-5
+            )
+            torch.testing.assert_close(
+                other_values[:, : t + 1], values[:, : t + 1], atol=1e-5, rtol=1e-5
+            )
+            assert (other_values[:, t + 1 :] - values[:, t + 1 :]).abs().max() > 1e-4
 
 
 def test_a_value_sees_every_token_before_it():
@@ -48,8 +57,12 @@ def test_a_padded_row_gives_what_the_unpadded_row_gives():
             logits, values = policy(padded)
             for row, alone in enumerate((short, long)):
                 expected_logits, expected_values = policy(alone)
-                torch.testing.assert_close(logits[row:row + 1, :alone.shape[1]], expected_logits, atol=1e-5, rtol=1e-5)
-                torch.testing.assert_close(values[row:row + 1, :alone.shape[1]], expected_values, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(
+                    logits[row : row + 1, : alone.shape[1]], expected_logits, atol=1e-5, rtol=1e-5
+                )
+                torch.testing.assert_close(
+                    values[row : row + 1, : alone.shape[1]], expected_values, atol=1e-5, rtol=1e-5
+                )
 
 
 def test_value_loss_leaves_the_trunk_alone():
@@ -74,8 +87,16 @@ def test_value_features_by_hand():
     states = policy.model(torch.randint(320, (1, 8)))
     normal = lambda x: (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
     for t in (0, 3, 7):
-        by_hand = torch.cat([normal(states[2][0, t]), normal(states[1][0, t]), normal(states[0][0, :t + 1].mean(0))])
-        torch.testing.assert_close(policy.value_features(states)[0, t], by_hand, atol=1e-5, rtol=1e-4)
+        by_hand = torch.cat(
+            [
+                normal(states[2][0, t]),
+                normal(states[1][0, t]),
+                normal(states[0][0, : t + 1].mean(0)),
+            ]
+        )
+        torch.testing.assert_close(
+            policy.value_features(states)[0, t], by_hand, atol=1e-5, rtol=1e-4
+        )
 
 
 def test_dropout_is_the_value_heads_alone():

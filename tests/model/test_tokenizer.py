@@ -1,4 +1,5 @@
 """Text is only ever text: round trips, and special tokens that cannot be spoken."""
+
 import json
 
 import pytest
@@ -13,7 +14,16 @@ from model.tokenizer import SPECIAL
 from .tiny import TEXTS, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
-IDS = {TOKENIZER.pad, TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.obs, TOKENIZER.obs_end, TOKENIZER.sep, TOKENIZER.retrieve, TOKENIZER.answer}
+IDS = {
+    TOKENIZER.pad,
+    TOKENIZER.bos,
+    TOKENIZER.eos,
+    TOKENIZER.obs,
+    TOKENIZER.obs_end,
+    TOKENIZER.sep,
+    TOKENIZER.retrieve,
+    TOKENIZER.answer,
+}
 
 
 @settings(max_examples=300)
@@ -29,7 +39,15 @@ def test_round_trip_of_any_text(text):
 
 
 @settings(max_examples=200)
-@given(st.lists(st.one_of(st.sampled_from(SPECIAL), st.sampled_from([" ", "\n", "x", "[", "<"]), st.text(max_size=4))).map("".join))
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(SPECIAL),
+            st.sampled_from([" ", "\n", "x", "[", "<"]),
+            st.text(max_size=4),
+        )
+    ).map("".join)
+)
 def test_special_tokens_in_text_are_plain_text(text):
     ids = TOKENIZER.encode(text)
     assert not IDS & set(ids)
@@ -40,18 +58,38 @@ def test_special_tokens_in_text_are_plain_text(text):
 def test_a_tokenizer_trained_on_the_special_strings_still_does_not_speak_them():
     trained = Tokenizer.train([" ".join(SPECIAL)] * 50 + ["".join(SPECIAL)] * 50, 400)
     for text in SPECIAL:
-        assert not set(trained.encode(text)) & {trained.backend.token_to_id(token) for token in SPECIAL}
+        assert not set(trained.encode(text)) & {
+            trained.backend.token_to_id(token) for token in SPECIAL
+        }
         assert trained.decode(trained.encode(text)) == text
 
 
 def test_special_tokens_are_eight_different_ones():
     assert len(IDS) == len(SPECIAL) == 8 and TOKENIZER.pad != TOKENIZER.eos
-    assert [TOKENIZER.backend.id_to_token(i) for i in (TOKENIZER.pad, TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.obs, TOKENIZER.obs_end,
-                                                       TOKENIZER.sep, TOKENIZER.retrieve, TOKENIZER.answer)] == list(SPECIAL)
+    assert [
+        TOKENIZER.backend.id_to_token(i)
+        for i in (
+            TOKENIZER.pad,
+            TOKENIZER.bos,
+            TOKENIZER.eos,
+            TOKENIZER.obs,
+            TOKENIZER.obs_end,
+            TOKENIZER.sep,
+            TOKENIZER.retrieve,
+            TOKENIZER.answer,
+        )
+    ] == list(SPECIAL)
 
 
 def test_decode_drops_special_tokens_and_show_keeps_them():
-    ids = [TOKENIZER.bos, *TOKENIZER.encode("Who wrote it?"), TOKENIZER.retrieve, *TOKENIZER.encode("salt"), TOKENIZER.eos, TOKENIZER.pad]
+    ids = [
+        TOKENIZER.bos,
+        *TOKENIZER.encode("Who wrote it?"),
+        TOKENIZER.retrieve,
+        *TOKENIZER.encode("salt"),
+        TOKENIZER.eos,
+        TOKENIZER.pad,
+    ]
     assert TOKENIZER.decode(ids) == "Who wrote it? salt"
     assert TOKENIZER.show(ids) == "<bos> Who wrote it?[RETRIEVE] salt<eos><pad>"
 
@@ -61,14 +99,18 @@ def test_a_name_is_the_same_tokens_wherever_it_stands():
     name = TOKENIZER.encode("Caldis")
     for text in ("Norland lies in Caldis", "Caldis", "Caldis?", "the Caldis, and"):
         ids = TOKENIZER.encode(text)
-        assert any(ids[i:i + len(name)] == name for i in range(len(ids)))
+        assert any(ids[i : i + len(name)] == name for i in range(len(ids)))
 
 
 def test_training_is_deterministic_and_bounded():
     again = Tokenizer.train(TEXTS, 320)
     assert again.backend.to_str() == TOKENIZER.backend.to_str()
-    assert len(TOKENIZER) <= 320 and max(TOKENIZER.encode("Who wrote The Salt Road?")) < len(TOKENIZER)
-    assert len(TOKENIZER.encode("The Salt Road")) < len("The Salt Road".encode())  # merges were learnt
+    assert len(TOKENIZER) <= 320 and max(TOKENIZER.encode("Who wrote The Salt Road?")) < len(
+        TOKENIZER
+    )
+    assert len(TOKENIZER.encode("The Salt Road")) < len(
+        "The Salt Road".encode()
+    )  # merges were learnt
 
 
 def test_save_and_load(tmp_path):
@@ -76,7 +118,11 @@ def test_save_and_load(tmp_path):
     loaded = Tokenizer.load(tmp_path)
     text = "Ada Quill [ANSWER] <eos> 東京"
     assert loaded.backend.to_str() == TOKENIZER.backend.to_str()
-    assert loaded.encode(text) == TOKENIZER.encode(text) and loaded.eos == TOKENIZER.eos and len(loaded) == len(TOKENIZER)
+    assert (
+        loaded.encode(text) == TOKENIZER.encode(text)
+        and loaded.eos == TOKENIZER.eos
+        and len(loaded) == len(TOKENIZER)
+    )
     assert not IDS & set(loaded.encode(text))
 
 
@@ -92,7 +138,11 @@ def test_what_is_no_tokenizer_of_ours_is_refused(tmp_path, damage):
         foreign.pre_tokenizer = pre_tokenizers.ByteLevel()
         foreign.save(str(path))
     else:
-        path.write_bytes({"cut": whole[:len(whole) // 2], "empty": b"", "json": json.dumps({"a": 1}).encode()}[damage])
+        path.write_bytes(
+            {"cut": whole[: len(whole) // 2], "empty": b"", "json": json.dumps({"a": 1}).encode()}[
+                damage
+            ]
+        )
     with pytest.raises(CheckpointError) as error:
         Tokenizer.load(tmp_path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)

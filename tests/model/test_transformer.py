@@ -1,4 +1,5 @@
 """The decoder against transformers' Llama: logits, gradients, greedy text, and checkpoints both ways."""
+
 import json
 
 import pytest
@@ -16,10 +17,18 @@ SHAPES = {
     "multi-head": dict(num_key_value_heads=4),
     "multi-query": dict(num_key_value_heads=1),
     "one layer": dict(num_hidden_layers=1, intermediate_size=20),
-    "deep, long context": dict(num_hidden_layers=4, rope_theta=500.0, rms_norm_eps=1e-3, max_position_embeddings=512),
+    "deep, long context": dict(
+        num_hidden_layers=4, rope_theta=500.0, rms_norm_eps=1e-3, max_position_embeddings=512
+    ),
     "wide heads": dict(hidden_size=48, num_attention_heads=2, num_key_value_heads=1),
 }
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 def written(policy, directory, pad=0, bos=1, eos=2):
@@ -57,17 +66,21 @@ def test_gradients_are_those_of_transformers(pair):
     assert mine.keys() == others.keys()
     for name, gradient in mine.items():
         assert others[name].grad.abs().max() > 0
-        torch.testing.assert_close(gradient, others[name].grad, rtol=1e-3, atol=1e-6, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            gradient, others[name].grad, rtol=1e-3, atol=1e-6, msg=lambda m: f"{name}: {m}"
+        )
 
 
 def test_greedy_text_is_that_of_generate(pair):
     ours, theirs = pair
     prompts = torch.randint(3, 320, (4, 12))
-    other = theirs.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=30)[:, 12:].tolist()
+    other = theirs.generate(
+        prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=30
+    )[:, 12:].tolist()
     session = Session.start(ours, prompts[:, :-1].tolist())
     with torch.no_grad():
         mine = session.generate(prompts[:, -1], 30, 0.0, eos=2)
-    cut = lambda row: row[:row.index(2) + 1] if 2 in row else row
+    cut = lambda row: row[: row.index(2) + 1] if 2 in row else row
     assert mine == [cut(row) for row in other]
 
 
@@ -76,8 +89,12 @@ def test_greedy_text_is_that_of_generate(pair):
 def test_attention_on_a_cpu_is_the_one_used_elsewhere(kv_heads, masked):
     """The explicit form against torch's own, which every other device runs."""
     q, k, v = torch.randn(2, 6, 9, 8), *torch.randn(2, 2, kv_heads, 13 if masked else 9, 8)
-    mask = (torch.rand(2, 1, 9, 13) < 0.5).index_fill(-1, torch.tensor([0]), True) if masked else None
-    other = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+    mask = (
+        (torch.rand(2, 1, 9, 13) < 0.5).index_fill(-1, torch.tensor([0]), True) if masked else None
+    )
+    other = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+    )
     torch.testing.assert_close(attend(q, k, v, mask), other, atol=1e-5, rtol=1e-5)
 
 
@@ -88,9 +105,16 @@ def test_chosen_columns_are_those_of_the_whole_pass(layers):
     tokens, at = torch.randint(320, (3, 20)), torch.tensor([[0, 5, 19], [7, 7, 2], [18, 1, 0]])
     pick, weight = (torch.arange(3)[:, None], at), torch.randn(3, 3, 32)
     whole, part = model(tokens), model(tokens, at=at)
-    assert all(torch.equal(a, b) for a, b in zip(whole[:-1], part[:-1])) and part[-1].shape == (3, 3, 32)
+    assert all(torch.equal(a, b) for a, b in zip(whole[:-1], part[:-1])) and part[-1].shape == (
+        3,
+        3,
+        32,
+    )
     torch.testing.assert_close(part[-1], whole[-1][pick], atol=1e-5, rtol=1e-5)
-    gradients = [torch.autograd.grad((last * weight).sum(), list(model.parameters())) for last in (whole[-1][pick], part[-1])]
+    gradients = [
+        torch.autograd.grad((last * weight).sum(), list(model.parameters()))
+        for last in (whole[-1][pick], part[-1])
+    ]
     for name, one, other in zip(dict(model.named_parameters()), *gradients):
         assert one.abs().max() > 0
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=lambda m: f"{name}: {m}")
@@ -98,9 +122,20 @@ def test_chosen_columns_are_those_of_the_whole_pass(layers):
 
 @pytest.mark.parametrize("heads", [4, 2, 1])
 def test_a_checkpoint_that_transformers_saved_opens_here(tmp_path, heads):
-    theirs = LlamaForCausalLM(LlamaConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=heads,
-        max_position_embeddings=128, rope_theta=777.0, tie_word_embeddings=True, initializer_range=0.3)).eval()
+    theirs = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=heads,
+            max_position_embeddings=128,
+            rope_theta=777.0,
+            tie_word_embeddings=True,
+            initializer_range=0.3,
+        )
+    ).eval()
     theirs.save_pretrained(tmp_path)
     ours = Policy.load(tmp_path)
     assert ours.config.rope_theta == 777.0
@@ -116,46 +151,96 @@ def test_the_older_way_to_write_theta_opens_too(tmp_path):
     fields = json.loads((written(policy, tmp_path) / "config.json").read_text())
     assert fields["rope_theta"] == 10000.0 and "rope_parameters" not in fields
     (tmp_path / "config.json").write_text(json.dumps(fields | {"rope_scaling": None}))
-    assert torch.equal(Policy.load(tmp_path).model.embed_tokens.weight, policy.model.embed_tokens.weight)
+    assert torch.equal(
+        Policy.load(tmp_path).model.embed_tokens.weight, policy.model.embed_tokens.weight
+    )
 
 
-@pytest.mark.parametrize("change, problem", [
-    ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
-    ({"model_type": "mistral", "mlp_bias": True}, "mlp_bias = True is not supported for model_type 'mistral'"),
-    ({"model_type": "qwen2", "attention_bias": True}, "attention_bias = True is not supported for model_type 'qwen2'"),
-    ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1 is neither true nor false"),
-    ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
-    ({"quantization_config": {"bits": 4}}, "quantization_config = {'bits': 4} is not supported"),
-    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
-    ({"rope_scaling": LLAMA3 | {"factor": 0}}, "rope_scaling: factor = 0 is not a positive number"),
-    ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64.0}}, "original_max_position_embeddings = 64.0 is not a positive whole number"),
-    ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "high_freq_factor must exceed low_freq_factor"),
-    ({"rope_scaling": {"type": "yarn", "factor": 8.0}}, "rope_scaling = {'type': 'yarn', 'factor': 8.0} is not supported"),
-    ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rope_scaling = "),
-    ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_scaling = "),
-    ({"model_type": "mistral", "sliding_window": 0}, "sliding_window = 0 is not a positive whole number"),
-    ({"head_dim": 7}, "the head dimension 7 must be even"),
-    ({"num_attention_heads": 0}, "num_attention_heads = 0 is not a positive whole number"),
-    ({"hidden_size": "32"}, "hidden_size = '32' is not a positive whole number"),
-    ({"num_hidden_layers": 2.0}, "num_hidden_layers = 2.0 is not a positive whole number"),
-    ({"vocab_size": -1}, "vocab_size = -1 is not a positive whole number"),
-    ({"rms_norm_eps": None}, "missing field 'rms_norm_eps'"),
-    ({"hidden_size": 33, "head_dim": None}, "hidden_size 33 is not a multiple of num_attention_heads 4"),
-    ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
-    ({"hidden_size": 36, "head_dim": None}, "the head dimension 9 must be even"),
-])
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
+        (
+            {"model_type": "mistral", "mlp_bias": True},
+            "mlp_bias = True is not supported for model_type 'mistral'",
+        ),
+        (
+            {"model_type": "qwen2", "attention_bias": True},
+            "attention_bias = True is not supported for model_type 'qwen2'",
+        ),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1 is neither true nor false"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
+        (
+            {"quantization_config": {"bits": 4}},
+            "quantization_config = {'bits': 4} is not supported",
+        ),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
+        (
+            {"rope_scaling": LLAMA3 | {"factor": 0}},
+            "rope_scaling: factor = 0 is not a positive number",
+        ),
+        (
+            {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 64.0}},
+            "original_max_position_embeddings = 64.0 is not a positive whole number",
+        ),
+        (
+            {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}},
+            "high_freq_factor must exceed low_freq_factor",
+        ),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 8.0}},
+            "rope_scaling = {'type': 'yarn', 'factor': 8.0} is not supported",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            "rope_scaling = ",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "rope_scaling = ",
+        ),
+        (
+            {"model_type": "mistral", "sliding_window": 0},
+            "sliding_window = 0 is not a positive whole number",
+        ),
+        ({"head_dim": 7}, "the head dimension 7 must be even"),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0 is not a positive whole number"),
+        ({"hidden_size": "32"}, "hidden_size = '32' is not a positive whole number"),
+        ({"num_hidden_layers": 2.0}, "num_hidden_layers = 2.0 is not a positive whole number"),
+        ({"vocab_size": -1}, "vocab_size = -1 is not a positive whole number"),
+        ({"rms_norm_eps": None}, "missing field 'rms_norm_eps'"),
+        (
+            {"hidden_size": 33, "head_dim": None},
+            "hidden_size 33 is not a multiple of num_attention_heads 4",
+        ),
+        (
+            {"num_key_value_heads": 3},
+            "num_attention_heads 4 is not a multiple of num_key_value_heads 3",
+        ),
+        ({"hidden_size": 36, "head_dim": None}, "the head dimension 9 must be even"),
+    ],
+)
 def test_what_this_decoder_does_not_compute_is_refused(tmp_path, change, problem):
     path = written(tiny_policy(), tmp_path) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError) as error:
         Policy.load(tmp_path)
-    assert str(error.value).startswith(f"{path}: ") and problem in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(error.value).startswith(f"{path}: ")
+        and problem in str(error.value)
+        and "\n" not in str(error.value)
+    )
 
 
-@pytest.mark.parametrize("text, problem", [
-    ("{", "not a readable config.json"), ("[]", "model_type is 'list'"), ('{"model_type": "llama"}', "missing field 'vocab_size'"),
-    ("\x80", "not a readable config.json"),
-])
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("{", "not a readable config.json"),
+        ("[]", "model_type is 'list'"),
+        ('{"model_type": "llama"}', "missing field 'vocab_size'"),
+        ("\x80", "not a readable config.json"),
+    ],
+)
 def test_a_config_that_is_none_is_refused(tmp_path, text, problem):
     path = written(tiny_policy(), tmp_path) / "config.json"
     path.write_bytes(text.encode("latin-1"))
@@ -173,7 +258,9 @@ def test_more_tokens_than_the_context_are_refused():
 
 def test_default_size_is_about_a_million():
     policy = Policy(Config())
-    trunk = 2048 * 128 + 4 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 384 + 2 * 128) + 128  # counted by hand, tied embedding once
+    trunk = (
+        2048 * 128 + 4 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 384 + 2 * 128) + 128
+    )  # counted by hand, tied embedding once
     head = 3 * 128 * 96 + 96 + 96 + 1
     assert policy.parameter_count() == trunk + head
     assert 0.9e6 < policy.parameter_count() < 1.2e6

@@ -1,15 +1,28 @@
 """Tiny policies and tokenizers for the tests: small enough to be exact about, random enough to notice a wrong sign."""
+
 import torch
 
 from model import Config, Policy, Tokenizer
 
-TEXTS = ["Velmor is the capital of Norland.", "Who wrote The Salt Road?", "Ada Quill wrote The Salt Road in 1907.",
-         "Norland lies in the north, and Caldis in the south.", "In which city was Ada Quill born?", "Caldis"]
+TEXTS = [
+    "Velmor is the capital of Norland.",
+    "Who wrote The Salt Road?",
+    "Ada Quill wrote The Salt Road in 1907.",
+    "Norland lies in the north, and Caldis in the south.",
+    "In which city was Ada Quill born?",
+    "Caldis",
+]
 
 
 def tiny_config(vocab_size: int = 320, **fields) -> Config:
-    shape = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                 max_position_embeddings=256)
+    shape = dict(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+    )
     return Config(vocab_size=vocab_size, **(shape | fields))
 
 

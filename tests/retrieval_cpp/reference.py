@@ -14,7 +14,10 @@ f32 = np.float32
 
 
 def is_ideograph(c: str) -> bool:
-    return any(a <= ord(c) <= b for a, b in ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x3FFFF)))
+    return any(
+        a <= ord(c) <= b
+        for a, b in ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x3FFFF))
+    )
 
 
 def tokens(text: str) -> list[str]:
@@ -37,7 +40,10 @@ class BM25Twin:
     def __init__(self, texts, k1=0.9, b=0.4, stopwords=(), stem=lambda word: word):
         self.clean = lambda text: [stem(word) for word in tokens(text) if word not in stopwords]
         documents = [Counter(self.clean(text)) for text in texts]
-        self.terms = {term: row for row, term in enumerate(dict.fromkeys(term for d in documents for term in d))}
+        self.terms = {
+            term: row
+            for row, term in enumerate(dict.fromkeys(term for d in documents for term in d))
+        }
         self.tf = np.zeros((len(self.terms), len(documents)), f32)
         for i, document in enumerate(documents):
             for term, count in document.items():
@@ -45,7 +51,9 @@ class BM25Twin:
         lengths = [d.total() for d in documents]
         mean = sum(lengths) / max(1, len(lengths))
         k1, b = float(f32(k1)), float(f32(b))
-        self.norms = np.array([k1 * (1.0 - b + b * (n / mean if mean else 1.0)) for n in lengths], f32)
+        self.norms = np.array(
+            [k1 * (1.0 - b + b * (n / mean if mean else 1.0)) for n in lengths], f32
+        )
 
     def idf(self, term):
         n, df = self.tf.shape[1], np.count_nonzero(self.tf[self.terms[term]])

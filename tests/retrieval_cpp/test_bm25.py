@@ -26,7 +26,9 @@ def test_equals_bm25s(k1, b):
     for q, query in enumerate(queries):
         expected = peer.get_scores(tokenize(query))
         found = ids[q] >= 0
-        np.testing.assert_allclose(scores[q][found], np.sort(expected)[::-1][: found.sum()], atol=1e-4)
+        np.testing.assert_allclose(
+            scores[q][found], np.sort(expected)[::-1][: found.sum()], atol=1e-4
+        )
         np.testing.assert_allclose(scores[q][found], expected[ids[q][found]], atol=1e-4)
         assert found.sum() == min(10, (expected > 0).sum())
 
@@ -45,7 +47,9 @@ def test_python_threads_share_an_index():
     batches = [zipf_texts(16, seed=seed) for seed in range(8)]
     expected = [index.search(batch, 5, threads=1)[0] for batch in batches]
     with ThreadPoolExecutor(4) as pool:
-        for ids, wanted in zip(pool.map(lambda batch: index.search(batch, 5, threads=2)[0], batches), expected):
+        for ids, wanted in zip(
+            pool.map(lambda batch: index.search(batch, 5, threads=2)[0], batches), expected
+        ):
             np.testing.assert_array_equal(ids, wanted)
 
 
@@ -75,7 +79,9 @@ def test_stopwords():
     index = BM25Index.build(["the cat", "the dog"], stopwords="english")
     assert index.vocabulary_size == 2
     assert index.search(["the"], 1)[0].tolist() == [[-1]]
-    assert BM25Index.build(["the cat"], stopwords=["Cat"]).search(["cat", "the"], 1)[0].tolist() == [[-1], [0]]
+    assert BM25Index.build(["the cat"], stopwords=["Cat"]).search(["cat", "the"], 1)[
+        0
+    ].tolist() == [[-1], [0]]
 
 
 def test_generator_and_properties():
@@ -85,7 +91,9 @@ def test_generator_and_properties():
 
 def test_mixed_inputs_that_must_simply_work():
     long_word, many = "x" * 1_000_000, "t " * 1_000_000
-    texts = ["", "the", long_word, many, "😀 😀", "שלום", "nul\x00byte"] + ["same words here"] * 1000
+    texts = ["", "the", long_word, many, "😀 😀", "שלום", "nul\x00byte"] + [
+        "same words here"
+    ] * 1000
     index = BM25Index.build(texts)
     ids, _ = index.search([long_word, "t", "t " * 1000, "שלום", "byte", "😀", "", "same"], 2000)
     assert ids[:5, 0].tolist() == [2, 3, 3, 5, 6] and (ids[5:7] == -1).all()

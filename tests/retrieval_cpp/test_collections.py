@@ -16,7 +16,9 @@ def cacm():
     folder = shared_path("ir/cacm")
     with tarfile.open(folder / "cacm.tar.gz") as archive:
         pages = {
-            member.name.split("/")[-1].removesuffix(".html"): archive.extractfile(member).read().decode("latin-1")
+            member.name.split("/")[-1].removesuffix(".html"): archive.extractfile(member)
+            .read()
+            .decode("latin-1")
             for member in archive.getmembers()
             if member.name.endswith(".html")
         }
@@ -44,7 +46,9 @@ def mean_average_precision(passages, topics, relevant, index):
 
 
 def test_cacm_map_is_that_of_anserini():
-    pytest.importorskip("Stemmer", reason="the published figure is with Porter stems: pip install PyStemmer")
+    pytest.importorskip(
+        "Stemmer", reason="the published figure is with Porter stems: pip install PyStemmer"
+    )
     passages, topics, relevant = cacm()
     assert len(passages) == 3204
     index = BM25Index.build(passages.values(), k1=0.9, b=0.4, stopwords="english", stemmer="porter")
@@ -58,12 +62,17 @@ def test_stemmed_index_survives_saving(tmp_path):
     index = BM25Index.build(["running runs", "a walk"], stemmer="porter")
     index.save(tmp_path / "index")
     assert index.vocabulary_size == 3
-    assert BM25Index.load(tmp_path / "index").search(["run", "walking"], 1)[0].tolist() == [[0], [1]]
+    assert BM25Index.load(tmp_path / "index").search(["run", "walking"], 1)[0].tolist() == [
+        [0],
+        [1],
+    ]
 
 
 def test_stop_words_of_a_query_are_not_stemmed():
     pytest.importorskip("Stemmer", reason="stemming needs PyStemmer")
-    index = BM25Index.build(["wa", "was"], stopwords=["was"], stemmer="porter")  # "was" would stem to "wa"
+    index = BM25Index.build(
+        ["wa", "was"], stopwords=["was"], stemmer="porter"
+    )  # "was" would stem to "wa"
     assert index.search(["was", "wa"], 1)[0].tolist() == [[-1], [0]]
 
 
@@ -87,6 +96,8 @@ def test_cranfield_rankings_are_those_of_bm25s():
     for q, query in enumerate(queries):
         expected = peer.get_scores(tokenize(query))
         tenth = np.sort(expected)[-10]
-        overlaps.append(np.mean(expected[ids[q]] >= tenth - 1e-4))  # ties at the border count as found
+        overlaps.append(
+            np.mean(expected[ids[q]] >= tenth - 1e-4)
+        )  # ties at the border count as found
         np.testing.assert_allclose(scores[q], np.sort(expected)[::-1][:10], atol=1e-4)
     assert np.mean(overlaps) >= 0.999

@@ -8,13 +8,19 @@ from retrieval_cpp import DenseIndex
 
 def brute_force(vectors, queries, k):
     scores = queries.astype(np.float64) @ vectors.T.astype(np.float64)
-    return np.lexsort((np.broadcast_to(np.arange(len(vectors)), scores.shape), -scores))[:, :k], scores
+    return np.lexsort((np.broadcast_to(np.arange(len(vectors)), scores.shape), -scores))[
+        :, :k
+    ], scores
 
 
-@pytest.mark.parametrize("n, d, b, k", [(1, 1, 1, 1), (100, 7, 3, 5), (1000, 64, 9, 10), (65, 384, 64, 65)])
+@pytest.mark.parametrize(
+    "n, d, b, k", [(1, 1, 1, 1), (100, 7, 3, 5), (1000, 64, 9, 10), (65, 384, 64, 65)]
+)
 def test_equals_brute_force(n, d, b, k, simd):
     rng = np.random.default_rng(0)
-    vectors = rng.integers(-8, 9, (n, d)).astype(np.float32)  # small integers: every order of summation is exact
+    vectors = rng.integers(-8, 9, (n, d)).astype(
+        np.float32
+    )  # small integers: every order of summation is exact
     queries = rng.integers(-8, 9, (b, d)).astype(np.float32)
     ids, scores = DenseIndex(vectors).search(queries, k)
     expected, exact = brute_force(vectors, queries, k)
@@ -57,7 +63,9 @@ def test_without_rescoring_scores_are_near(storage, tolerance, simd):
     vectors, queries = clustered()
     index = DenseIndex(vectors, storage, rescore=False)
     ids, scores = index.search(queries, 10)
-    np.testing.assert_allclose(scores, np.take_along_axis(queries @ vectors.T, ids, axis=1), atol=tolerance)
+    np.testing.assert_allclose(
+        scores, np.take_along_axis(queries @ vectors.T, ids, axis=1), atol=tolerance
+    )
     assert index.nbytes < 0.55 * DenseIndex(vectors).nbytes
 
 
@@ -65,7 +73,11 @@ def test_extreme_values(simd):
     vectors = np.float32([[3e38, 0], [-3e38, 0], [1e-45, 1e-45], [0, 0]])
     for storage in ("f32", "bf16", "int8"):
         ids, scores = DenseIndex(vectors, storage).search([[1, 0], [0, 0], [1e-38, 0]], 4)
-        assert ids[0].tolist()[0] == 0 and ids[0].tolist()[-1] == 1 and scores[0, 0] == np.float32(3e38), storage
+        assert (
+            ids[0].tolist()[0] == 0
+            and ids[0].tolist()[-1] == 1
+            and scores[0, 0] == np.float32(3e38)
+        ), storage
         assert sorted(ids[1].tolist()) == [0, 1, 2, 3]
 
 

@@ -10,7 +10,12 @@ VECTORS = np.eye(4, dtype=np.float32)
 
 
 def hybrid(encoded, **options):
-    return HybridIndex(BM25Index.build(TEXTS), DenseIndex(VECTORS), lambda queries: np.tile(encoded, (len(queries), 1)), **options)
+    return HybridIndex(
+        BM25Index.build(TEXTS),
+        DenseIndex(VECTORS),
+        lambda queries: np.tile(encoded, (len(queries), 1)),
+        **options,
+    )
 
 
 def test_reciprocal_ranks():
@@ -40,6 +45,8 @@ def test_errors():
     with pytest.raises(ValueError, match="k must be"):
         hybrid(VECTORS[0]).search(["red"], 0)
     with pytest.raises(ValueError, match="encode gave 1"):
-        HybridIndex(BM25Index.build(TEXTS), DenseIndex(VECTORS), lambda q: VECTORS[:1]).search(["a", "b"], 1)
+        HybridIndex(BM25Index.build(TEXTS), DenseIndex(VECTORS), lambda q: VECTORS[:1]).search(
+            ["a", "b"], 1
+        )
     with pytest.raises(ValueError, match="weight"):
         hybrid(VECTORS[0], weight=2)

@@ -9,7 +9,8 @@ from retrieval_cpp import BM25Index, DenseIndex, _core, tokenize
 from tests.retrieval_cpp.reference import BM25Twin, tokens
 
 pytest.importorskip("hypothesis", reason="property tests need hypothesis")
-from hypothesis import given, strategies as st  # noqa: E402
+from hypothesis import given  # noqa: E402
+from hypothesis import strategies as st
 
 LEVELS = st.sampled_from(_core.simd_levels())
 
@@ -42,7 +43,9 @@ def test_bm25_equals_the_twin(level, texts, queries, k):
 )
 def test_dense_equals_brute_force(level, storage, shape, k, seed):
     (n, d, b), rng = shape, np.random.default_rng(seed)
-    vectors = rng.integers(-9, 10, (n, d)).astype(np.float32)  # small integers: every order of summation is exact
+    vectors = rng.integers(-9, 10, (n, d)).astype(
+        np.float32
+    )  # small integers: every order of summation is exact
     queries = rng.integers(-9, 10, (b, d)).astype(np.float32)
     ids, scores = at_level(level, lambda: DenseIndex(vectors, storage).search(queries, k))
     exact = queries @ vectors.T
@@ -61,4 +64,6 @@ def test_words_of_any_text(text):
 @given(st.text(alphabet="aB9 é\u0301Àßﬁ-_\u0345\u1100\u1161가日カ\U0001d165\U0001d16e"))
 def test_marks_and_compositions(text):
     assert tokenize(text) == tokens(text)
-    assert tokenize(unicodedata.normalize("NFD", text)) == tokenize(unicodedata.normalize("NFC", text))
+    assert tokenize(unicodedata.normalize("NFD", text)) == tokenize(
+        unicodedata.normalize("NFC", text)
+    )

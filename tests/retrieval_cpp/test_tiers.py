@@ -16,7 +16,9 @@ def corpus():
     texts = []
     for i in range(N):
         words = np.flatnonzero(rng.random(200) < 1 / np.arange(1, 201) ** 1.1)
-        counts = np.minimum(rng.geometric(0.5, len(words)) + (rng.random(len(words)) < 0.02) * 40, 60)
+        counts = np.minimum(
+            rng.geometric(0.5, len(words)) + (rng.random(len(words)) < 0.02) * 40, 60
+        )
         texts.append(" ".join(f"w{w}" for w, c in zip(words, counts) for _ in range(c)))
     return texts, BM25Index.build(texts), BM25Twin(texts)
 
@@ -26,7 +28,11 @@ def queries(count, words, seed):
     return [" ".join(f"w{w}" for w in rng.choice(words, rng.integers(1, 8))) for _ in range(count)]
 
 
-@pytest.mark.parametrize("words", [range(200), range(7), range(7, 60), range(100, 200)], ids=["all", "dense", "common", "rare"])
+@pytest.mark.parametrize(
+    "words",
+    [range(200), range(7), range(7, 60), range(100, 200)],
+    ids=["all", "dense", "common", "rare"],
+)
 @pytest.mark.parametrize("k", [1, 10, 500])
 def test_equals_the_twin(corpus, simd, words, k):
     _, index, twin = corpus
@@ -62,7 +68,10 @@ def test_explain_reads_every_kind_of_list(corpus):
 def test_parameters_that_leave_no_room_for_codes(corpus, k1, b):
     texts = corpus[0][:600]
     batch = queries(10, list(range(40)), seed=1)
-    for x, y in zip(BM25Index.build(texts, k1=k1, b=b).search(batch, 10), BM25Twin(texts, k1=k1, b=b).search(batch, 10)):
+    for x, y in zip(
+        BM25Index.build(texts, k1=k1, b=b).search(batch, 10),
+        BM25Twin(texts, k1=k1, b=b).search(batch, 10),
+    ):
         np.testing.assert_array_equal(x, y)
 
 

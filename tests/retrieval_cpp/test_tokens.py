@@ -12,7 +12,10 @@ from tests.retrieval_cpp.reference import tokens
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("Who was the director of Psycho (1960)?", ["who", "was", "the", "director", "of", "psycho", "1960"]),
+        (
+            "Who was the director of Psycho (1960)?",
+            ["who", "was", "the", "director", "of", "psycho", "1960"],
+        ),
         ("Beyoncé's", ["beyonce", "s"]),
         ("Beyonce\u0301", ["beyonce"]),
         ("Straße ﬁn ＡＢＣ", ["strasse", "fin", "abc"]),

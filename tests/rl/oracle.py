@@ -2,6 +2,7 @@
 
 They share no code with rl/. Reading: a token sequence goes in, and what every token must be comes out. Any departure is an error.
 """
+
 from typing import NamedTuple
 
 from data.metrics import exact_match, f1_score
@@ -23,9 +24,25 @@ class Reading(NamedTuple):
     question: list[int]
 
 
-def read(tokens: list[int], tokenizer, quota: int, query_budget: int, answer_budget: int, forced: bool = False) -> Reading:
+def read(
+    tokens: list[int],
+    tokenizer,
+    quota: int,
+    query_budget: int,
+    answer_budget: int,
+    forced: bool = False,
+) -> Reading:
     """forced: the first decision was."""
-    special = {tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.obs, tokenizer.obs_end, tokenizer.sep, tokenizer.retrieve, tokenizer.answer}
+    special = {
+        tokenizer.pad,
+        tokenizer.bos,
+        tokenizer.eos,
+        tokenizer.obs,
+        tokenizer.obs_end,
+        tokenizer.sep,
+        tokenizer.retrieve,
+        tokenizer.answer,
+    }
     assert tokens[0] == tokenizer.bos, "an episode opens with <bos>"
     at = 1
     while tokens[at] not in special:
@@ -33,15 +50,21 @@ def read(tokens: list[int], tokenizer, quota: int, query_budget: int, answer_bud
     question, kinds, actions, observations = tokens[1:at], ["state"] * at, [], []
     while True:
         retrieve = tokens[at] == tokenizer.retrieve
-        assert retrieve or tokens[at] == tokenizer.answer, f"an action opens with an action token, not {tokens[at]}"
+        assert retrieve or tokens[at] == tokenizer.answer, (
+            f"an action opens with an action token, not {tokens[at]}"
+        )
         assert not (retrieve and len(observations) >= quota), "more retrievals than the quota"
-        free, budget, start = not (forced and not observations) and len(observations) < quota, query_budget if retrieve else answer_budget, at
+        free, budget, start = (
+            not (forced and not observations) and len(observations) < quota,
+            query_budget if retrieve else answer_budget,
+            at,
+        )
         kinds.append("decision" if free else "forced")
         at += 1
         while at < len(tokens) and tokens[at - 1] != tokenizer.eos:
             kinds.append("text")
             at += 1
-        written = tokens[start + 1:at]
+        written = tokens[start + 1 : at]
         assert 0 < len(written) <= budget, "every action has a text within its budget"
         ended = written[-1] == tokenizer.eos
         assert ended or len(written) == budget, "only the budget cuts a text"
@@ -53,7 +76,7 @@ def read(tokens: list[int], tokenizer, quota: int, query_budget: int, answer_bud
             return Reading(kinds, actions, observations, question)
         assert tokens[at] == tokenizer.obs, "an observation answers a query"
         end = tokens.index(tokenizer.obs_end, at)
-        inside, passages = tokens[at + 1:end], [[]]
+        inside, passages = tokens[at + 1 : end], [[]]
         for token in inside:
             if token == tokenizer.sep:
                 passages.append([])
@@ -67,7 +90,9 @@ def read(tokens: list[int], tokenizer, quota: int, query_budget: int, answer_bud
 
 def check(episode, tokenizer, env, forced: bool = False) -> Reading:
     """Read an episode and hold everything it claims against the reading; search and passages are done again, slowly."""
-    reading = read(episode.tokens, tokenizer, env.quota, env.query_budget, env.answer_budget, forced)
+    reading = read(
+        episode.tokens, tokenizer, env.quota, env.query_budget, env.answer_budget, forced
+    )
     assert episode.action_mask == [kind in ("decision", "text") for kind in reading.kinds]
     assert episode.decision_mask == [kind == "decision" for kind in reading.kinds]
     assert len(episode.behaviour) == sum(action.free for action in reading.actions)
@@ -80,25 +105,50 @@ def check(episode, tokenizer, env, forced: bool = False) -> Reading:
         elif action.retrieve:
             expected[last] = env.reward.retrieval
         else:
-            expected[last] = env.reward.exact_match * exact_match(action.words, answers) + env.reward.f1 * f1_score(action.words, answers)
-            assert (episode.answer, episode.exact_match, episode.f1) == (action.words, exact_match(action.words, answers), f1_score(action.words, answers))
+            expected[last] = env.reward.exact_match * exact_match(
+                action.words, answers
+            ) + env.reward.f1 * f1_score(action.words, answers)
+            assert (episode.answer, episode.exact_match, episode.f1) == (
+                action.words,
+                exact_match(action.words, answers),
+                f1_score(action.words, answers),
+            )
     assert episode.rewards == expected
-    assert episode.malformed == reading.actions[-1].malformed and not any(action.malformed for action in reading.actions[:-1])
-    queries = [action.words for action in reading.actions if action.retrieve and not action.malformed]
+    assert episode.malformed == reading.actions[-1].malformed and not any(
+        action.malformed for action in reading.actions[:-1]
+    )
+    queries = [
+        action.words for action in reading.actions if action.retrieve and not action.malformed
+    ]
     assert [turn.query for turn in episode.turns] == queries and episode.retrievals == len(queries)
-    found = [[i for i in env.index.search([query], k=env.k)[0][0].tolist() if i >= 0] for query in queries]
+    found = [
+        [i for i in env.index.search([query], k=env.k)[0][0].tolist() if i >= 0]
+        for query in queries
+    ]
     assert [turn.passages for turn in episode.turns] == found
     for rows, passages in zip(found, reading.observations, strict=True):
-        assert passages == [tokenizer.encode(f"{env.corpus[i].title} {env.corpus[i].text}")[:env.passage_tokens] for i in rows]
+        assert passages == [
+            tokenizer.encode(f"{env.corpus[i].title} {env.corpus[i].text}")[: env.passage_tokens]
+            for i in rows
+        ]
     gold = episode.question.gold_passages
     if gold is not None:
         found = {env.corpus[i].id for rows in found for i in rows}
-        assert episode.hit == (set(gold) <= found if episode.question.type in ("bridge", "comparison") and gold else bool(set(gold) & found))
+        assert episode.hit == (
+            set(gold) <= found
+            if episode.question.type in ("bridge", "comparison") and gold
+            else bool(set(gold) & found)
+        )
     return reading
 
 
-def slow_advantages(rewards: list[float], values: list[float], gamma: float, lam: float) -> list[float]:
+def slow_advantages(
+    rewards: list[float], values: list[float], gamma: float, lam: float
+) -> list[float]:
     """Schulman et al. (2016), eq. 16 as it stands: A_t = sum over l of (gamma lambda)^l delta_(t+l), V = 0 after the end."""
     values = [*values, 0.0]
     deltas = [rewards[t] + gamma * values[t + 1] - values[t] for t in range(len(rewards))]
-    return [sum((gamma * lam) ** (j - t) * deltas[j] for j in range(t, len(deltas))) for t in range(len(deltas))]
+    return [
+        sum((gamma * lam) ** (j - t) * deltas[j] for j in range(t, len(deltas)))
+        for t in range(len(deltas))
+    ]

@@ -1,4 +1,5 @@
 """GAE against the double sum of the paper and numbers worked by hand; whitening; explained variance; class means."""
+
 import math
 
 import pytest
@@ -6,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.advantages import class_means, explained_variance, generalized_advantages, whiten
+from rl.advantages import generalized_advantages, whiten
+from rl.diagnostics import class_means, explained_variance
 
 from .oracle import slow_advantages
 
@@ -17,7 +19,7 @@ def padded(rows: list[list[float]], rubbish: float) -> tuple[torch.Tensor, torch
     grid = torch.full((len(rows), width), rubbish)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
-        grid[i, :len(row)], mask[i, :len(row)] = torch.tensor(row), True
+        grid[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), True
     return grid, mask
 
 
@@ -25,23 +27,33 @@ number = st.floats(-3, 3, width=32)
 
 
 @settings(max_examples=200)
-@given(st.lists(st.lists(st.tuples(number, number), min_size=1, max_size=12), min_size=1, max_size=4),
-       st.sampled_from([1.0, 0.99, 0.7, 0.0]), st.sampled_from([1.0, 0.95, 0.5, 0.0]))
+@given(
+    st.lists(st.lists(st.tuples(number, number), min_size=1, max_size=12), min_size=1, max_size=4),
+    st.sampled_from([1.0, 0.99, 0.7, 0.0]),
+    st.sampled_from([1.0, 0.95, 0.5, 0.0]),
+)
 def test_gae_is_the_double_sum(rows, gamma, lam):
     rewards, mask = padded([[r for r, _ in row] for row in rows], 1e6)
     values, _ = padded([[v for _, v in row] for row in rows], -3e5)
     result = generalized_advantages(rewards, values, mask, gamma, lam)
     for i, row in enumerate(rows):
         expected = torch.tensor(slow_advantages(*map(list, zip(*row)), gamma, lam))
-        torch.testing.assert_close(result[i, :len(row)], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(result[i, : len(row)], expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(result[~mask], torch.zeros(int((~mask).sum())))
 
 
 def test_gae_by_hand():
-    rewards, values, mask = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.6, 0.7]]), torch.ones(1, 3, dtype=torch.bool)
+    rewards, values, mask = (
+        torch.tensor([[0.0, 0.0, 1.0]]),
+        torch.tensor([[0.5, 0.6, 0.7]]),
+        torch.ones(1, 3, dtype=torch.bool),
+    )
     # deltas: 0 + .9 .6 - .5 = .04;  0 + .9 .7 - .6 = .03;  1 - .7 = .3;  gamma lambda = .72
     # A_2 = .3;  A_1 = .03 + .72 .3 = .246;  A_0 = .04 + .72 .246 = .21712
-    torch.testing.assert_close(generalized_advantages(rewards, values, mask, 0.9, 0.8), torch.tensor([[0.21712, 0.246, 0.3]]))
+    torch.testing.assert_close(
+        generalized_advantages(rewards, values, mask, 0.9, 0.8),
+        torch.tensor([[0.21712, 0.246, 0.3]]),
+    )
 
 
 def test_gae_of_a_whole_episode_by_hand():
@@ -55,8 +67,13 @@ def test_lambda_zero_is_the_temporal_difference_and_one_is_monte_carlo():
     rewards, values = torch.randn(1, 6), torch.randn(1, 6)
     mask = torch.ones(1, 6, dtype=torch.bool)
     after = torch.cat([values[:, 1:], torch.zeros(1, 1)], 1)
-    torch.testing.assert_close(generalized_advantages(rewards, values, mask, 0.9, 0.0), rewards + 0.9 * after - values)
-    monte_carlo = torch.stack([sum(0.9 ** (j - t) * rewards[:, j] for j in range(t, 6)) for t in range(6)], 1) - values
+    torch.testing.assert_close(
+        generalized_advantages(rewards, values, mask, 0.9, 0.0), rewards + 0.9 * after - values
+    )
+    monte_carlo = (
+        torch.stack([sum(0.9 ** (j - t) * rewards[:, j] for j in range(t, 6)) for t in range(6)], 1)
+        - values
+    )
     torch.testing.assert_close(generalized_advantages(rewards, values, mask, 0.9, 1.0), monte_carlo)
 
 
@@ -66,15 +83,20 @@ def test_whitening():
     assert torch.equal(whiten(torch.full((5,), 0.25)), torch.zeros(5))
 
 
-@pytest.mark.parametrize("values, expected", [
-    ([1.0, 2.0, 3.0, 6.0], 1.0),  # perfect
-    ([3.0, 3.0, 3.0, 3.0], 0.0),  # constant
-    ([2.0, 3.0, 4.0, 7.0], 1.0),  # a constant shift does not count
-    ([0.0, 2.0, 3.0, 6.0], 1 - 0.1875 / 3.5),  # residuals 1, 0, 0, 0: variance 3/16
-    ([6.0, 3.0, 2.0, 1.0], 1 - 13 / 3.5),  # residuals -5, -1, 1, 5: worse than a constant
-])
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([1.0, 2.0, 3.0, 6.0], 1.0),  # perfect
+        ([3.0, 3.0, 3.0, 3.0], 0.0),  # constant
+        ([2.0, 3.0, 4.0, 7.0], 1.0),  # a constant shift does not count
+        ([0.0, 2.0, 3.0, 6.0], 1 - 0.1875 / 3.5),  # residuals 1, 0, 0, 0: variance 3/16
+        ([6.0, 3.0, 2.0, 1.0], 1 - 13 / 3.5),  # residuals -5, -1, 1, 5: worse than a constant
+    ],
+)
 def test_explained_variance_by_hand(values, expected):
-    assert explained_variance(torch.tensor(values), torch.tensor([1.0, 2.0, 3.0, 6.0])) == pytest.approx(expected, abs=1e-6)
+    assert explained_variance(
+        torch.tensor(values), torch.tensor([1.0, 2.0, 3.0, 6.0])
+    ) == pytest.approx(expected, abs=1e-6)
 
 
 def test_explained_variance_of_constant_returns_is_undefined():
@@ -83,5 +105,7 @@ def test_explained_variance_of_constant_returns_is_undefined():
 
 def test_class_means_by_hand():
     returns, classes = torch.tensor([1.0, 2.0, 6.0, -1.0, 4.0]), torch.tensor([0, 3, 0, 3, 1])
-    torch.testing.assert_close(class_means(returns, classes), torch.tensor([3.5, 0.5, 3.5, 0.5, 4.0]))
+    torch.testing.assert_close(
+        class_means(returns, classes), torch.tensor([3.5, 0.5, 3.5, 0.5, 4.0])
+    )
     assert torch.equal(class_means(returns, torch.arange(5)), returns)

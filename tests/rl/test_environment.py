@@ -1,4 +1,5 @@
 """The environment alone: room for the question, search results that are none, observations, rewards."""
+
 import numpy as np
 import pytest
 
@@ -12,17 +13,28 @@ def test_defaults_come_from_the_world():
     assert (env.k, env.quota) == (3, 2)
     env = RagEnv(world(k=3, quota=2), Retriever(), k=1, quota=0)
     assert (env.k, env.quota) == (1, 0)
-    assert Reward() == Reward(exact_match=1.0, f1=1.0, retrieval=-0.2, malformed=-1.0)  # the paper's
+    assert Reward() == Reward(
+        exact_match=1.0, f1=1.0, retrieval=-0.2, malformed=-1.0
+    )  # the paper's
 
 
-@pytest.mark.parametrize("quota, k, longest", [
-    (0, 2, 1 + 6),  # [ANSWER] and its budget
-    (1, 2, 1 + 8 + 2 + 2 * 16 + 1 + 1 + 6),  # [RETRIEVE] query <obs> p <sep> p </obs> [ANSWER] answer
-    (3, 1, 3 * (1 + 8 + 2 + 16) + 1 + 6),
-])
+@pytest.mark.parametrize(
+    "quota, k, longest",
+    [
+        (0, 2, 1 + 6),  # [ANSWER] and its budget
+        (
+            1,
+            2,
+            1 + 8 + 2 + 2 * 16 + 1 + 1 + 6,
+        ),  # [RETRIEVE] query <obs> p <sep> p </obs> [ANSWER] answer
+        (3, 1, 3 * (1 + 8 + 2 + 16) + 1 + 6),
+    ],
+)
 def test_room_for_the_question(quota, k, longest):
     env = environment(quota=quota, k=k)
-    assert longest <= env.longest_after_question() <= longest + quota  # one <sep> per retrieval may be spare
+    assert (
+        longest <= env.longest_after_question() <= longest + quota
+    )  # one <sep> per retrieval may be spare
     assert env.question_room(200) == 200 - 1 - env.longest_after_question()
     assert env.question_room(env.longest_after_question() + 2) == 1
     with pytest.raises(ValueError, match="has no room for a question"):
@@ -47,7 +59,10 @@ class Answers:
     """A retriever that answers anything with this."""
 
     def __init__(self, ids, scores=None):
-        self.ids, self.scores = np.array(ids), np.zeros(np.shape(ids)) if scores is None else np.array(scores)
+        self.ids, self.scores = (
+            np.array(ids),
+            np.zeros(np.shape(ids)) if scores is None else np.array(scores),
+        )
 
     def search(self, queries, k):
         return self.ids, self.scores
@@ -84,14 +99,23 @@ def test_a_retriever_that_fails_raises_with_its_reason():
 
 def test_observations_are_cut_and_hold_no_special_token():
     env = environment(Retriever((3, 1)), passage_tokens=5)
-    turn, = env.search(["x"])
+    (turn,) = env.search(["x"])
     first, second = (TOKENIZER.encode(CORPUS[i].full_text)[:5] for i in (3, 1))
     for _ in range(2):  # the second time from what was kept
-        assert env.observe(turn, TOKENIZER) == [TOKENIZER.obs, *first, TOKENIZER.sep, *second, TOKENIZER.obs_end]
+        assert env.observe(turn, TOKENIZER) == [
+            TOKENIZER.obs,
+            *first,
+            TOKENIZER.sep,
+            *second,
+            TOKENIZER.obs_end,
+        ]
     assert environment(Retriever((-1, -1))).search(["x"])[0].passages == []
 
 
-@pytest.mark.parametrize("answer, em, f1", [("Ada Quill", 1, 1), ("the Miss Quill!", 1, 1), ("Quill", 0, 2 / 3), ("Caldis", 0, 0)])
+@pytest.mark.parametrize(
+    "answer, em, f1",
+    [("Ada Quill", 1, 1), ("the Miss Quill!", 1, 1), ("Quill", 0, 2 / 3), ("Caldis", 0, 0)],
+)
 def test_the_answer_is_paid_by_its_weights(answer, em, f1):
     env, episode = environment(reward=Reward(exact_match=3.0, f1=0.5)), Episode(QUESTIONS[0])
     assert env.judge(episode, answer) == pytest.approx(3.0 * em + 0.5 * f1)

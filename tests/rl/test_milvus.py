@@ -1,15 +1,16 @@
 """The Milvus retriever on an embedded milvus-lite, and its patience with a client that fails."""
+
 import importlib.util
 
 import numpy as np
 import pytest
 
-from rl import milvus
 from data.world import World
-from rl.milvus import MilvusIndex, open_milvus, persistently
 from retrieval_cpp import BM25Index, DenseIndex
 from rl import RagEnv, RetrieverError
-from rl.run import UsageError
+from rl.runs import milvus
+from rl.runs.flags import UsageError
+from rl.runs.milvus import MilvusIndex, open_milvus, persistently
 
 WORLD = World.open("tiny")
 TEXTS = [p.full_text for p in WORLD.corpus]
@@ -17,7 +18,10 @@ QUESTIONS = [q.question for q in WORLD.questions("popqa", "test")]
 RNG = np.random.default_rng(0)
 UNIT = lambda x: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 VECTORS = UNIT(RNG.standard_normal((len(TEXTS), 24)))
-WORDS = {question: vector for question, vector in zip(QUESTIONS, UNIT(RNG.standard_normal((len(QUESTIONS), 24))))}
+WORDS = {
+    question: vector
+    for question, vector in zip(QUESTIONS, UNIT(RNG.standard_normal((len(QUESTIONS), 24))))
+}
 
 
 def encode(texts):
@@ -48,7 +52,9 @@ def test_full_text_ranks_as_our_index(full_text):
     ids, scores = full_text.search(QUESTIONS, 4)
     expected_ids, expected = BM25Index.build(TEXTS).search(QUESTIONS, 4)
     assert np.allclose(scores / (1 + milvus.K1), expected, rtol=1e-4)
-    clear = np.diff(-BM25Index.build(TEXTS).search(QUESTIONS, 5)[1].astype(float)) > 1e-3  # [Q, 4]: no tie with the next rank
+    clear = (
+        np.diff(-BM25Index.build(TEXTS).search(QUESTIONS, 5)[1].astype(float)) > 1e-3
+    )  # [Q, 4]: no tie with the next rank
     apart = clear & np.column_stack([np.full(len(ids), True), clear[:, :-1]])
     assert apart.mean() > 0.3 and np.array_equal(ids[apart], expected_ids[apart])
 
@@ -70,7 +76,10 @@ def test_an_existing_collection_is_used(uri, full_text, dense, monkeypatch):
         monkeypatch.setattr(index.client, "upsert", never)
     again = open_milvus(uri, "vectors", TEXTS, encode, never)
     assert np.array_equal(again.search(QUESTIONS[:9], 4)[0], dense.search(QUESTIONS[:9], 4)[0])
-    assert np.array_equal(open_milvus(uri, "words", TEXTS).search(QUESTIONS[:9], 4)[0], full_text.search(QUESTIONS[:9], 4)[0])
+    assert np.array_equal(
+        open_milvus(uri, "words", TEXTS).search(QUESTIONS[:9], 4)[0],
+        full_text.search(QUESTIONS[:9], 4)[0],
+    )
 
 
 def test_a_cut_off_load_goes_on_where_it_stopped(uri, dense, monkeypatch):
@@ -90,11 +99,15 @@ def test_a_cut_off_load_goes_on_where_it_stopped(uri, dense, monkeypatch):
     milvus.load(client, "cut", TEXTS, encode, lambda: VECTORS)
     batches = list(range(0, len(TEXTS), 100))
     assert calls == batches[:3] + batches[2:]
-    assert np.array_equal(MilvusIndex(client, "cut", encode).search(QUESTIONS, 4)[0], dense.search(QUESTIONS, 4)[0])
+    assert np.array_equal(
+        MilvusIndex(client, "cut", encode).search(QUESTIONS, 4)[0], dense.search(QUESTIONS, 4)[0]
+    )
 
 
 def test_a_collection_of_something_else_is_refused(dense):
-    with pytest.raises(RetrieverError, match=f"collection vectors holds {len(TEXTS)} rows for 10 passages; drop it"):
+    with pytest.raises(
+        RetrieverError, match=f"collection vectors holds {len(TEXTS)} rows for 10 passages; drop it"
+    ):
         milvus.load(dense.client, "vectors", TEXTS[:10], encode, never)
 
 
@@ -125,7 +138,10 @@ def test_a_search_that_always_fails_raises_and_is_no_empty_observation():
     env = RagEnv(WORLD, MilvusIndex(client, "c", sleep=client.waits.append))
     with pytest.raises(RetrieverError) as error:
         env.search(["a"])
-    assert str(error.value) == "Milvus: a search failed 5 times, at last with ConnectionError: the server went away (5)"
+    assert (
+        str(error.value)
+        == "Milvus: a search failed 5 times, at last with ConnectionError: the server went away (5)"
+    )
     assert client.calls == 5 and client.waits == [0.5, 1.0, 2.0, 4.0]
 
 
@@ -138,20 +154,30 @@ def test_fewer_results_than_queries_is_an_error():
 
 def test_no_server(monkeypatch):
     """Nobody listens on port 1; pymilvus itself logs a traceback, which must not be seen."""
-    monkeypatch.setattr(milvus, "persistently", lambda what, call: persistently(what, call, tries=2, wait=0))
-    with pytest.raises(RetrieverError, match="Milvus: connecting to http://127.0.0.1:1 failed 2 times, at last with MilvusException: "):
+    monkeypatch.setattr(
+        milvus, "persistently", lambda what, call: persistently(what, call, tries=2, wait=0)
+    )
+    with pytest.raises(
+        RetrieverError,
+        match="Milvus: connecting to http://127.0.0.1:1 failed 2 times, at last with MilvusException: ",
+    ):
         open_milvus("http://127.0.0.1:1", "c", TEXTS)
 
 
 def test_a_missing_package_says_how_to_install_it(monkeypatch):
     real = importlib.util.find_spec
     for missing, uri in (("pymilvus", "http://127.0.0.1:1"), ("milvus_lite", "x.db")):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else real(name))
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name == missing else real(name)
+        )
         with pytest.raises(UsageError, match=r"pip install -e '\.\[milvus\]'"):
             open_milvus(uri, "c", TEXTS)
 
 
 def test_a_passage_that_milvus_cannot_hold(full_text):
-    with pytest.raises(UsageError, match="passage 2 of the corpus has more than the 65,535 bytes that Milvus takes; split it"):
+    with pytest.raises(
+        UsageError,
+        match="passage 2 of the corpus has more than the 65,535 bytes that Milvus takes; split it",
+    ):
         milvus.load(full_text.client, "long", ["short", "é" * 40_000], None, None)
     assert not full_text.client.has_collection("long")

@@ -1,4 +1,5 @@
 """PPO line by line: scoring, KL, weights, losses, the update; against numbers by hand and slow loops over single tokens."""
+
 import copy
 import importlib
 import math
@@ -10,7 +11,16 @@ import torch
 
 from rl import Decoding, Episode, PPOConfig, Roles, collate, collect, ppo_update, rollout, score
 from rl.advantages import whiten
-from rl.ppo import action_rewards, adapt_beta, by_length, minibatch_backward, paired_decision_advantages, policy_loss, update_value_head, value_loss
+from rl.ppo import (
+    action_rewards,
+    adapt_beta,
+    minibatch_backward,
+    paired_decision_advantages,
+    policy_loss,
+    update_value_head,
+    value_loss,
+)
+from rl.scoring import by_length
 
 from .oracle import slow_advantages
 from .tiny import QUESTIONS, TOKENIZER, environment, random_policy, text
@@ -20,16 +30,31 @@ SAMPLED = Decoding(temperature=1.0, sample_decision=True, explore=0.1)
 PAIR = [TOKENIZER.retrieve, TOKENIZER.answer]
 
 
-def play(policy, count: int = 16, decoding: Decoding = SAMPLED, seed: int = 0, **env) -> list[Episode]:
+def play(
+    policy, count: int = 16, decoding: Decoding = SAMPLED, seed: int = 0, **env
+) -> list[Episode]:
     """Random episodes of every kind: direct, retrieving, malformed; with rewards of many sizes."""
-    questions = [QUESTIONS[i % 4] for i in range(count)] if not decoding.both else [QUESTIONS[i // 2 % 4] for i in range(count)]
-    episodes = rollout(policy, TOKENIZER, environment(**env), questions, decoding, torch.Generator().manual_seed(seed))
+    questions = (
+        [QUESTIONS[i % 4] for i in range(count)]
+        if not decoding.both
+        else [QUESTIONS[i // 2 % 4] for i in range(count)]
+    )
+    episodes = rollout(
+        policy,
+        TOKENIZER,
+        environment(**env),
+        questions,
+        decoding,
+        torch.Generator().manual_seed(seed),
+    )
     for i, episode in enumerate(episodes):
         episode.rewards[-1] += 0.1 * (i % 5)
     return episodes
 
 
-def slow_scores(policy, episode: Episode, temperature: float = 1.0) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def slow_scores(
+    policy, episode: Episode, temperature: float = 1.0
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """(log-probability, entropy, value) of every action token: one unpadded pass, one token at a time, logits at t - 1."""
     logits, values = policy(torch.tensor([episode.tokens]))
     result = []
@@ -40,7 +65,9 @@ def slow_scores(policy, episode: Episode, temperature: float = 1.0) -> list[tupl
                 log_probs, place = row[PAIR].log_softmax(-1), PAIR.index(token)
             else:
                 log_probs, place = (row / temperature).log_softmax(-1), token
-            result.append((log_probs[place], -(log_probs.exp() * log_probs).sum(), values[0, t - 1]))
+            result.append(
+                (log_probs[place], -(log_probs.exp() * log_probs).sum(), values[0, t - 1])
+            )
     return result
 
 
@@ -94,10 +121,15 @@ def test_rounded_shapes_stay_inside_the_context(spare):
     wide = random_policy()
     episodes = play(wide)
     longest = max(len(e.tokens) for e in episodes)
-    assert longest % 8 and longest % 8 != 7  # so that rounding up would go beyond both narrow contexts
+    assert (
+        longest % 8 and longest % 8 != 7
+    )  # so that rounding up would go beyond both narrow contexts
     narrow = random_policy(max_position_embeddings=longest + spare)
     narrow.load_state_dict(wide.state_dict())
-    for a, b in zip(score(wide, collate(episodes, TOKENIZER.pad), TOKENIZER), score(narrow, collate(episodes, TOKENIZER.pad), TOKENIZER)):
+    for a, b in zip(
+        score(wide, collate(episodes, TOKENIZER.pad), TOKENIZER),
+        score(narrow, collate(episodes, TOKENIZER.pad), TOKENIZER),
+    ):
         close(a, b, 1e-6)
 
 
@@ -124,7 +156,9 @@ def test_only_the_two_action_logits_move_a_decision():
 
     class Noisy(type(policy)):
         def logits(self, hidden):
-            return logits(self, hidden).index_add(-1, torch.tensor(others), noise.expand(*hidden.shape[:-1], -1))
+            return logits(self, hidden).index_add(
+                -1, torch.tensor(others), noise.expand(*hidden.shape[:-1], -1)
+            )
 
     changed.__class__ = Noisy
     after = score(changed, batch, TOKENIZER)
@@ -146,10 +180,18 @@ def test_a_decision_is_scored_without_temperature():
 def test_forced_decisions_and_observations_carry_no_gradient():
     """d log pi / d logits lives exactly one column before each action token, and nowhere else."""
     policy = random_policy()
-    for episode in [*play(policy, 8, quota=2), *play(policy, 4, Decoding(1.0, force="retrieve")), *play(policy, 4, Decoding(1.0, force="question"))]:
+    for episode in [
+        *play(policy, 8, quota=2),
+        *play(policy, 4, Decoding(1.0, force="retrieve")),
+        *play(policy, 4, Decoding(1.0, force="question")),
+    ]:
         seen = []
-        hook = policy.model.register_forward_hook(lambda m, i, keywords, out: (out[-1].retain_grad(), seen.append((keywords["at"][0], out[-1]))) and None,
-                                                  with_kwargs=True)
+        hook = policy.model.register_forward_hook(
+            lambda m, i, keywords, out: (
+                (out[-1].retain_grad(), seen.append((keywords["at"][0], out[-1]))) and None
+            ),
+            with_kwargs=True,
+        )
         score(policy, collate([episode], TOKENIZER.pad), TOKENIZER).log_probs.sum().backward()
         hook.remove()
         (columns, states), touched = seen[0], torch.zeros(len(episode.tokens), dtype=torch.bool)
@@ -160,7 +202,10 @@ def test_forced_decisions_and_observations_carry_no_gradient():
 # ------------------------------------------------------------------------------------------------- collect
 
 
-@pytest.mark.parametrize("beta, temperature, gamma, lam", [(0.0, 1.0, 1.0, 1.0), (0.3, 0.7, 1.0, 0.95), (0.05, 1.3, 0.9, 0.8)])
+@pytest.mark.parametrize(
+    "beta, temperature, gamma, lam",
+    [(0.0, 1.0, 1.0, 1.0), (0.3, 0.7, 1.0, 0.95), (0.05, 1.3, 0.9, 0.8)],
+)
 def test_collect_against_slow_loops(beta, temperature, gamma, lam):
     """Everything an Experience holds, episode by episode and token by token."""
     policy, reference = random_policy(0), random_policy(1)
@@ -180,7 +225,9 @@ def test_collect_against_slow_loops(beta, temperature, gamma, lam):
         returns.append([a + x for a, x in zip(row, v)])
         decisions.append([d for d, mine in zip(e.decision_mask, e.action_mask) if mine])
         behaviour = iter(e.behaviour)
-        weights.append([math.exp(x) / next(behaviour) if d else 1.0 for x, d in zip(lp, decisions[-1])])
+        weights.append(
+            [math.exp(x) / next(behaviour) if d else 1.0 for x, d in zip(lp, decisions[-1])]
+        )
     close(experience.log_probs, flat(log_probs))
     close(experience.reference_log_probs, flat(reference_log_probs))
     close(experience.values, flat(values))
@@ -188,10 +235,17 @@ def test_collect_against_slow_loops(beta, temperature, gamma, lam):
     close(experience.weight, flat(weights))
     assert experience.decision.tolist() == [d for row in decisions for d in row]
     raw = flat(advantages)
-    close(experience.advantages, (raw - raw.mean()) / raw.std(unbiased=False))  # over the whole rollout, never a batch of it
-    assert experience.offsets == [0, *torch.tensor([len(row) for row in advantages]).cumsum(0).tolist()]
+    close(
+        experience.advantages, (raw - raw.mean()) / raw.std(unbiased=False)
+    )  # over the whole rollout, never a batch of it
+    assert experience.offsets == [
+        0,
+        *torch.tensor([len(row) for row in advantages]).cumsum(0).tolist(),
+    ]
     close(experience.k1, experience.log_probs - experience.reference_log_probs)
-    per_episode = torch.tensor([sum(a - b for a, b in zip(x, y)) for x, y in zip(log_probs, reference_log_probs)])
+    per_episode = torch.tensor(
+        [sum(a - b for a, b in zip(x, y)) for x, y in zip(log_probs, reference_log_probs)]
+    )
     close(experience.per_episode(experience.k1), per_episode, 1e-3)
 
 
@@ -212,16 +266,48 @@ def test_what_is_paid_for_others_tokens_belongs_to_the_action_before_them():
 @pytest.mark.parametrize("learn", [("query",), ("decision", "query"), ("answer",)])
 def test_parts_that_do_not_learn_are_in_no_tensor(learn):
     policy, frozen = random_policy(0), random_policy(1)
-    roles = Roles(*(policy if part in learn else frozen for part in ("decision", "query", "answer", "answer")), learn)
-    episodes = [e for e in rollout(roles, TOKENIZER, environment(quota=2), QUESTIONS * 8, SAMPLED, torch.Generator().manual_seed(0)) if any(e.action_mask)]
-    experience = collect(policy, random_policy(2), episodes, TOKENIZER, 0.0, replace(CONFIG, value=False))
+    roles = Roles(
+        *(
+            policy if part in learn else frozen
+            for part in ("decision", "query", "answer", "answer")
+        ),
+        learn,
+    )
+    episodes = [
+        e
+        for e in rollout(
+            roles,
+            TOKENIZER,
+            environment(quota=2),
+            QUESTIONS * 8,
+            SAMPLED,
+            torch.Generator().manual_seed(0),
+        )
+        if any(e.action_mask)
+    ]
+    experience = collect(
+        policy, random_policy(2), episodes, TOKENIZER, 0.0, replace(CONFIG, value=False)
+    )
     special = {TOKENIZER.retrieve, TOKENIZER.answer}
     decisions = sum(sum(e.decision_mask) for e in episodes)
-    assert int(experience.decision.sum()) == decisions and (decisions > 0) == ("decision" in learn) and len(episodes) > 8
-    assert not any(mine and t in special for e in episodes for t, mine, d in zip(e.tokens, e.action_mask, e.decision_mask) if not d)
-    total = [e.reward for e in episodes]  # gamma 1, no value, no penalty: the first token's return is all that is paid from there on
+    assert (
+        int(experience.decision.sum()) == decisions
+        and (decisions > 0) == ("decision" in learn)
+        and len(episodes) > 8
+    )
+    assert not any(
+        mine and t in special
+        for e in episodes
+        for t, mine, d in zip(e.tokens, e.action_mask, e.decision_mask)
+        if not d
+    )
+    total = [
+        e.reward for e in episodes
+    ]  # gamma 1, no value, no penalty: the first token's return is all that is paid from there on
     first = [float(experience.returns[i]) for i in experience.offsets[:-1]]
-    skipped = [sum(r for r, _ in zip(e.rewards, range(e.action_mask.index(True)))) for e in episodes]
+    skipped = [
+        sum(r for r, _ in zip(e.rewards, range(e.action_mask.index(True)))) for e in episodes
+    ]
     assert first == pytest.approx([a - b for a, b in zip(total, skipped)], abs=1e-5)
 
 
@@ -238,8 +324,19 @@ def test_without_a_value_head_the_baseline_is_the_mean_of_the_batch():
 def test_collect_does_not_depend_on_the_scoring_batch():
     policy, reference = random_policy(0), random_policy(1)
     episodes = play(policy)
-    one, many = (collect(policy, reference, episodes, TOKENIZER, 0.1, CONFIG, score_batch=size) for size in (1, 64))
-    for field in ("log_probs", "reference_log_probs", "values", "returns", "advantages", "weight", "features"):
+    one, many = (
+        collect(policy, reference, episodes, TOKENIZER, 0.1, CONFIG, score_batch=size)
+        for size in (1, 64)
+    )
+    for field in (
+        "log_probs",
+        "reference_log_probs",
+        "values",
+        "returns",
+        "advantages",
+        "weight",
+        "features",
+    ):
         close(getattr(one, field), getattr(many, field))
 
 
@@ -260,8 +357,12 @@ def test_observation_tokens_change_no_advantage(length):
         return e
 
     config = replace(CONFIG, gamma=0.9, lam=0.8)
-    without, having = (collect(policy, policy, [episode(o)], TOKENIZER, 0.0, config) for o in ([], [11] * length))
-    assert torch.equal(without.advantages, having.advantages) and torch.equal(without.returns, having.returns)
+    without, having = (
+        collect(policy, policy, [episode(o)], TOKENIZER, 0.0, config) for o in ([], [11] * length)
+    )
+    assert torch.equal(without.advantages, having.advantages) and torch.equal(
+        without.returns, having.returns
+    )
     assert without.returns[0] != 0 and without.offsets == having.offsets
 
 
@@ -270,27 +371,43 @@ def test_exploration_by_hand():
     policy = random_policy()
     with torch.no_grad():
         policy.model.embed_tokens.weight[PAIR] = 0.0  # both logits 0 ...
-    policy.logits = lambda hidden: type(policy).logits(policy, hidden).index_add(-1, torch.tensor(PAIR[:1]), torch.full((*hidden.shape[:-1], 1), math.log(4)))
+    policy.logits = lambda hidden: (
+        type(policy)
+        .logits(policy, hidden)
+        .index_add(-1, torch.tensor(PAIR[:1]), torch.full((*hidden.shape[:-1], 1), math.log(4)))
+    )
     episodes = play(policy, 64)
     experience = collect(policy, policy, episodes, TOKENIZER, 0.0, CONFIG)
-    kinds = torch.tensor([len(e.turns) > 0 or e.tokens[e.decision_mask.index(True)] == TOKENIZER.retrieve for e in episodes])
+    kinds = torch.tensor(
+        [
+            len(e.turns) > 0 or e.tokens[e.decision_mask.index(True)] == TOKENIZER.retrieve
+            for e in episodes
+        ]
+    )
     weights = experience.weight[experience.decision]
     assert 0 < kinds.sum() < 64
     close(weights, torch.where(kinds, 0.8 / 0.77, 0.2 / 0.23), 1e-5)
-    assert torch.equal(experience.weight[~experience.decision], torch.ones(int((~experience.decision).sum())))
+    assert torch.equal(
+        experience.weight[~experience.decision], torch.ones(int((~experience.decision).sum()))
+    )
 
 
 def test_kl_by_hand():
     """k1 = log p - log q and k3 = q/p - 1 - log(q/p), at p = .5, .8 and q = .25, .9."""
     policy = random_policy()
     experience = collect(policy, policy, play(policy, 2), TOKENIZER, 0.0, CONFIG)
-    experience.log_probs, experience.reference_log_probs = torch.tensor([0.5, 0.8]).log(), torch.tensor([0.25, 0.9]).log()
+    experience.log_probs, experience.reference_log_probs = (
+        torch.tensor([0.5, 0.8]).log(),
+        torch.tensor([0.25, 0.9]).log(),
+    )
     close(experience.k1, torch.tensor([math.log(2), math.log(8 / 9)]), 1e-6)
     close(experience.k3, torch.tensor([0.5 - 1 + math.log(2), 1.125 - 1 - math.log(1.125)]), 1e-6)
     experience.offsets = [0, 1, 2]
     close(experience.per_episode(experience.k1), experience.k1, 0)
     experience.offsets = [0, 2]
-    close(experience.per_episode(experience.k1), torch.tensor([math.log(2) + math.log(8 / 9)]), 1e-6)
+    close(
+        experience.per_episode(experience.k1), torch.tensor([math.log(2) + math.log(8 / 9)]), 1e-6
+    )
 
 
 def test_both_estimators_have_the_mean_of_the_divergence():
@@ -308,14 +425,25 @@ def test_both_estimators_have_the_mean_of_the_divergence():
 def test_the_penalty_moves_the_returns_by_beta_times_k1():
     policy, reference = random_policy(0), random_policy(1)
     episodes = play(policy)
-    free, penalised = (collect(policy, reference, episodes, TOKENIZER, beta, CONFIG) for beta in (0.0, 0.5))
+    free, penalised = (
+        collect(policy, reference, episodes, TOKENIZER, beta, CONFIG) for beta in (0.0, 0.5)
+    )
     for e, count in enumerate(free.counts):  # gamma = lambda = 1: the penalty still to come
         part = slice(free.offsets[e], free.offsets[e] + count)
         to_come = free.k1[part].flip(0).cumsum(0).flip(0)
         close(penalised.returns[part], free.returns[part] - 0.5 * to_come)
 
 
-@pytest.mark.parametrize("kl, factor", [(6.0, 1.0), (6.6, 1 + 0.1 * 0.0512), (60.0, 1 + 0.2 * 0.0512), (5.4, 1 - 0.1 * 0.0512), (-3.0, 1 - 0.2 * 0.0512)])
+@pytest.mark.parametrize(
+    "kl, factor",
+    [
+        (6.0, 1.0),
+        (6.6, 1 + 0.1 * 0.0512),
+        (60.0, 1 + 0.2 * 0.0512),
+        (5.4, 1 - 0.1 * 0.0512),
+        (-3.0, 1 - 0.2 * 0.0512),
+    ],
+)
 def test_adaptive_beta_by_hand(kl, factor):
     """beta (1 + clip(KL / 6 - 1, -.2, .2) 512 / 10,000)."""
     assert adapt_beta(0.01, kl, 6.0, 512, 10_000) == pytest.approx(0.01 * factor)
@@ -328,7 +456,9 @@ def test_paired_advantages_by_hand():
     """P = .8: R = 1.8 after retrieving and .5 without, so E = 1.54 and the advantages are .26 and -1.04."""
     returns = torch.tensor([1.8, 9.0, 9.0, 0.5, 9.0])  # the decisions are tokens 0 and 3
     log_probs = torch.tensor([0.8, 0.3, 0.3, 0.2, 0.3]).log()
-    result = paired_decision_advantages(torch.tensor([7.0, 1.0, 2.0, 7.0, 3.0]), returns, log_probs, torch.tensor([0, 3]))
+    result = paired_decision_advantages(
+        torch.tensor([7.0, 1.0, 2.0, 7.0, 3.0]), returns, log_probs, torch.tensor([0, 3])
+    )
     close(result, torch.tensor([0.26, 1.0, 2.0, -1.04, 3.0]), 1e-6)
     close(result[0] * 0.8 + result[3] * 0.2, torch.tensor(0.0), 1e-6)
 
@@ -337,7 +467,10 @@ def test_paired_collect():
     """Both branches: weights 2 pi, decisions against the policy's own mixture of returns, text against the value head."""
     policy, reference = random_policy(0), random_policy(1)
     episodes = play(policy, 12, Decoding(1.0, sample_decision=True, both=True))
-    paired, single = (collect(policy, reference, episodes, TOKENIZER, 0.1, CONFIG, paired=p) for p in (True, False))
+    paired, single = (
+        collect(policy, reference, episodes, TOKENIZER, 0.1, CONFIG, paired=p)
+        for p in (True, False)
+    )
     pi = paired.log_probs[paired.decision].exp()
     close(pi[::2] + pi[1::2], torch.ones(6), 1e-5)
     close(paired.weight[paired.decision], 2 * pi, 1e-5)
@@ -364,7 +497,9 @@ def expected_reward_gradient(policy, rewards) -> dict[str, torch.Tensor]:
     """d/dw of sum_a pi(a) R_a, straight through the two-way softmax."""
     policy.zero_grad()
     prompt = [TOKENIZER.bos, *TOKENIZER.encode(QUESTIONS[0].question)]
-    (policy(torch.tensor([prompt]))[0][0, -1, PAIR].softmax(-1) * torch.tensor(rewards)).sum().backward()
+    (
+        policy(torch.tensor([prompt]))[0][0, -1, PAIR].softmax(-1) * torch.tensor(rewards)
+    ).sum().backward()
     return gradients(policy)
 
 
@@ -374,7 +509,9 @@ def test_both_branches_give_the_gradient_of_the_expected_reward():
     episodes = branches(policy, rewards)
     experience = collect(policy, policy, episodes, TOKENIZER, 0.0, CONFIG, paired=True)
     first = torch.tensor(experience.offsets[:-1])
-    advantages = paired_decision_advantages(torch.zeros(2), experience.returns, experience.log_probs, first)
+    advantages = paired_decision_advantages(
+        torch.zeros(2), experience.returns, experience.log_probs, first
+    )
     policy.zero_grad()
     new = score(policy, collate(episodes, TOKENIZER.pad), TOKENIZER).log_probs
     policy_loss(new, experience.log_probs, advantages, experience.weight, 0.2)[0].mean().backward()
@@ -397,7 +534,9 @@ def test_importance_weights_make_exploration_unbiased(explore):
     experience = collect(policy, policy, episodes, TOKENIZER, 0.0, CONFIG)
     policy.zero_grad()
     new = score(policy, collate(episodes, TOKENIZER.pad), TOKENIZER).log_probs
-    surrogate = policy_loss(new, experience.log_probs, experience.returns, experience.weight, 0.2)[0]
+    surrogate = policy_loss(new, experience.log_probs, experience.returns, experience.weight, 0.2)[
+        0
+    ]
     (b * surrogate).sum().backward()
     for name, gradient in gradients(policy).items():
         close(-gradient, expected[name], 1e-6)
@@ -406,27 +545,45 @@ def test_importance_weights_make_exploration_unbiased(explore):
 # ------------------------------------------------------------------------------------------------- losses
 
 
-@pytest.mark.parametrize("ratio, advantage, loss, slope", [
-    (1.0, 2.0, -2.0, -2.0), (1.1, 2.0, -2.2, -2.0), (1.5, 2.0, -2.4, 0.0), (0.5, 2.0, -1.0, -2.0),  # gains are cut above 1.2
-    (1.0, -2.0, 2.0, 2.0), (0.9, -2.0, 1.8, 2.0), (0.5, -2.0, 1.6, 0.0), (1.5, -2.0, 3.0, 2.0),  # and below .8; losses never
-])
+@pytest.mark.parametrize(
+    "ratio, advantage, loss, slope",
+    [
+        (1.0, 2.0, -2.0, -2.0),
+        (1.1, 2.0, -2.2, -2.0),
+        (1.5, 2.0, -2.4, 0.0),
+        (0.5, 2.0, -1.0, -2.0),  # gains are cut above 1.2
+        (1.0, -2.0, 2.0, 2.0),
+        (0.9, -2.0, 1.8, 2.0),
+        (0.5, -2.0, 1.6, 0.0),
+        (1.5, -2.0, 3.0, 2.0),  # and below .8; losses never
+    ],
+)
 @pytest.mark.parametrize("weight", [1.0, 1.04])
 def test_policy_loss_by_hand(ratio, advantage, loss, slope, weight):
     log_prob = torch.tensor([math.log(0.3 * ratio)], requires_grad=True)
-    result, r = policy_loss(log_prob, torch.tensor([math.log(0.3)]), torch.tensor([advantage]), torch.tensor([weight]), 0.2)
+    result, r = policy_loss(
+        log_prob,
+        torch.tensor([math.log(0.3)]),
+        torch.tensor([advantage]),
+        torch.tensor([weight]),
+        0.2,
+    )
     close(r, torch.tensor([ratio]), 1e-5)
     close(result, torch.tensor([weight * loss]), 1e-5)
     result.sum().backward()
     close(log_prob.grad, torch.tensor([weight * slope * ratio]), 1e-5)  # d ratio / d log pi = ratio
 
 
-@pytest.mark.parametrize("value, old, target, loss, slope", [
-    (1.2, 1.0, 2.0, 0.32, -0.8),  # within the clip: half the squared error
-    (1.8, 1.0, 2.0, 0.125, 0.0),  # moved too far towards the target: the clipped 1.5 counts
-    (0.2, 1.0, 2.0, 1.62, -1.8),  # moved too far away: the worse of the two, itself
-    (1.0, 1.0, -3.0, 8.0, 4.0),
-    (0.2, 1.0, -3.0, 6.125, 0.0),
-])
+@pytest.mark.parametrize(
+    "value, old, target, loss, slope",
+    [
+        (1.2, 1.0, 2.0, 0.32, -0.8),  # within the clip: half the squared error
+        (1.8, 1.0, 2.0, 0.125, 0.0),  # moved too far towards the target: the clipped 1.5 counts
+        (0.2, 1.0, 2.0, 1.62, -1.8),  # moved too far away: the worse of the two, itself
+        (1.0, 1.0, -3.0, 8.0, 4.0),
+        (0.2, 1.0, -3.0, 6.125, 0.0),
+    ],
+)
 def test_value_loss_by_hand(value, old, target, loss, slope):
     values = torch.tensor([value, value], requires_grad=True)
     result = value_loss(values, torch.full((2,), old), torch.full((2,), target), 0.5)
@@ -440,17 +597,29 @@ def test_value_loss_by_hand(value, old, target, loss, slope):
 
 def minibatch_gradient(policy, experience, config, chosen=None):
     policy.zero_grad()
-    figures = minibatch_backward(policy, experience, list(range(len(experience.episodes))) if chosen is None else chosen, TOKENIZER, config)
+    figures = minibatch_backward(
+        policy,
+        experience,
+        list(range(len(experience.episodes))) if chosen is None else chosen,
+        TOKENIZER,
+        config,
+    )
     return gradients(policy), figures
 
 
 def test_the_ratio_is_one_on_the_first_minibatch():
     for temperature in (1.0, 0.7):
         policy, config = random_policy(), replace(CONFIG, temperature=temperature)
-        experience = collect(policy, random_policy(1), play(policy, 24, quota=2), TOKENIZER, 0.1, config)
+        experience = collect(
+            policy, random_policy(1), play(policy, 24, quota=2), TOKENIZER, 0.1, config
+        )
         _, figures = minibatch_gradient(policy, experience, config, chosen=[17, 3, 8, 0, 21, 9])
         assert torch.expm1(figures["log_ratio"]).abs().max() < 1e-5
-        assert figures["decision"].any() and not figures["decision"].all() and figures["clip_fraction"].max() == 0
+        assert (
+            figures["decision"].any()
+            and not figures["decision"].all()
+            and figures["clip_fraction"].max() == 0
+        )
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -467,28 +636,45 @@ def test_the_gradient_of_a_minibatch_against_slow_loops(both):
     policy.zero_grad()
     total, count = 0.0, 0
     for i in chosen:
-        decisions = [d for d, mine in zip(episodes[i].decision_mask, episodes[i].action_mask) if mine]
+        decisions = [
+            d for d, mine in zip(episodes[i].decision_mask, episodes[i].action_mask) if mine
+        ]
         for j, (log_prob, entropy, _) in enumerate(slow_scores(policy, episodes[i], 0.9)):
             at = experience.offsets[i] + j
-            ratio, advantage = (log_prob - experience.log_probs[at]).exp(), experience.advantages[at]
-            surrogate = experience.weight[at] * max(-advantage * ratio, -advantage * min(max(ratio, torch.tensor(0.8)), torch.tensor(1.2)))
-            total = total + (2.0 * surrogate - 0.02 * entropy if decisions[j] else surrogate - 0.01 * entropy)
+            ratio, advantage = (
+                (log_prob - experience.log_probs[at]).exp(),
+                experience.advantages[at],
+            )
+            surrogate = experience.weight[at] * max(
+                -advantage * ratio,
+                -advantage * min(max(ratio, torch.tensor(0.8)), torch.tensor(1.2)),
+            )
+            total = total + (
+                2.0 * surrogate - 0.02 * entropy if decisions[j] else surrogate - 0.01 * entropy
+            )
             count += 1
     (total / count).backward()
     for name, gradient in gradients(policy).items():
-        torch.testing.assert_close(fast[name], gradient, atol=1e-5, rtol=1e-3, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            fast[name], gradient, atol=1e-5, rtol=1e-3, msg=lambda m: f"{name}: {m}"
+        )
 
 
 def test_micro_batches_give_equal_gradients():
     old = random_policy()
     experience = collect(old, random_policy(1), play(old, 13, quota=2), TOKENIZER, 0.1, CONFIG)
     policy = perturbed(old)
-    results = [minibatch_gradient(policy, experience, replace(CONFIG, micro_batches=n)) for n in (1, 2, 4, 13, 50)]
+    results = [
+        minibatch_gradient(policy, experience, replace(CONFIG, micro_batches=n))
+        for n in (1, 2, 4, 13, 50)
+    ]
     for gradient, figures in results[1:]:
         for name in gradient:
             close(gradient[name], results[0][0][name], 1e-5)
         for name in figures:  # the same tokens, in another order
-            close(figures[name].float().sort().values, results[0][1][name].float().sort().values, 1e-4)
+            close(
+                figures[name].float().sort().values, results[0][1][name].float().sort().values, 1e-4
+            )
     assert results[0][0]["embed_tokens.weight"].abs().max() > 1e-2
 
 
@@ -496,7 +682,9 @@ def test_groups_of_similar_length_lose_nobody():
     policy = random_policy()
     episodes = play(policy, 11)
     groups = by_length(episodes, 4)
-    assert sorted(i for group in groups for i in group) == list(range(11)) and [len(group) for group in groups] == [4, 4, 3]
+    assert sorted(i for group in groups for i in group) == list(range(11)) and [
+        len(group) for group in groups
+    ] == [4, 4, 3]
     lengths = [len(episodes[i].tokens) for group in groups for i in group]
     assert lengths == sorted(lengths)
 
@@ -526,12 +714,19 @@ def test_a_step_is_the_clipped_gradient_of_its_minibatch(update):
     gradient, _ = minibatch_gradient(copy.deepcopy(policy), experience, config)
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
     before = weights_of(policy)
-    figures = ppo_update(policy, optimizer, experience, TOKENIZER, config, torch.Generator().manual_seed(0))
+    figures = ppo_update(
+        policy, optimizer, experience, TOKENIZER, config, torch.Generator().manual_seed(0)
+    )
     assert norm > 0.05 and figures["grad_norm"] == pytest.approx(norm, rel=1e-4)
     for name, parameter in policy.model.named_parameters():
         close(parameter, before[f"model.{name}"] - 0.01 * 0.05 / norm * gradient[name], 1e-6)
-    assert all(torch.equal(tensor, before[f"value_head.{name}"]) for name, tensor in policy.value_head.state_dict().items())
-    assert (figures["optimizer_steps"], figures["stopped_early"]) == (1, 0.0) and figures["max_log_ratio"] < 1e-5
+    assert all(
+        torch.equal(tensor, before[f"value_head.{name}"])
+        for name, tensor in policy.value_head.state_dict().items()
+    )
+    assert (figures["optimizer_steps"], figures["stopped_early"]) == (1, 0.0) and figures[
+        "max_log_ratio"
+    ] < 1e-5
 
 
 @pytest.mark.parametrize("poison", ["advantages", "log_probs", "weight"])
@@ -557,8 +752,14 @@ def test_target_kl_stops_before_the_step_that_is_too_far(update):
     policy, experience, _ = update
     moved = perturbed(policy, 0.1)
     before = weights_of(moved)
-    figures = ppo_update(moved, torch.optim.SGD(moved.model.parameters(), lr=0.01), experience, TOKENIZER, CONFIG)
-    assert figures["k3_old"] > CONFIG.target_kl and (figures["optimizer_steps"], figures["stopped_early"]) == (0, 1.0) and unchanged(moved, before)
+    figures = ppo_update(
+        moved, torch.optim.SGD(moved.model.parameters(), lr=0.01), experience, TOKENIZER, CONFIG
+    )
+    assert (
+        figures["k3_old"] > CONFIG.target_kl
+        and (figures["optimizer_steps"], figures["stopped_early"]) == (0, 1.0)
+        and unchanged(moved, before)
+    )
 
 
 def test_target_kl_stops_in_the_middle(update):
@@ -571,7 +772,9 @@ def test_target_kl_stops_in_the_middle(update):
 
 def test_without_reason_nothing_stops(update):
     policy, experience, optimizer = update
-    figures = ppo_update(policy, optimizer, experience, TOKENIZER, replace(CONFIG, epochs=3, minibatch=10))
+    figures = ppo_update(
+        policy, optimizer, experience, TOKENIZER, replace(CONFIG, epochs=3, minibatch=10)
+    )
     assert (figures["optimizer_steps"], figures["stopped_early"]) == (9, 0.0)
 
 
@@ -582,16 +785,41 @@ def test_minibatches_are_random_and_not_sorted_by_length(monkeypatch):
     one.state([TOKENIZER.bos, 20])
     one.action([TOKENIZER.answer, *text("x")], 1.0)
     two = copy.deepcopy(one)
-    two.tokens, two.action_mask, two.decision_mask, two.rewards = ([*x[:2], *[y] * 40, *x[2:]] for x, y in (
-        (one.tokens, 20), (one.action_mask, False), (one.decision_mask, False), (one.rewards, 0.0)))
-    experience = collect(policy, policy, [copy.deepcopy(one) for _ in range(32)] + [copy.deepcopy(two) for _ in range(32)], TOKENIZER, 0.0, CONFIG)
+    two.tokens, two.action_mask, two.decision_mask, two.rewards = (
+        [*x[:2], *[y] * 40, *x[2:]]
+        for x, y in (
+            (one.tokens, 20),
+            (one.action_mask, False),
+            (one.decision_mask, False),
+            (one.rewards, 0.0),
+        )
+    )
+    experience = collect(
+        policy,
+        policy,
+        [copy.deepcopy(one) for _ in range(32)] + [copy.deepcopy(two) for _ in range(32)],
+        TOKENIZER,
+        0.0,
+        CONFIG,
+    )
     seen = []
     module = importlib.import_module("rl.ppo")
     backward = module.minibatch_backward
-    monkeypatch.setattr(module, "minibatch_backward", lambda p, e, chosen, *rest: (seen.append(list(chosen)), backward(p, e, chosen, *rest))[1])
-    ppo_update(policy, torch.optim.SGD(policy.model.parameters(), lr=0.0), experience, TOKENIZER, replace(CONFIG, epochs=2, minibatch=16), torch.Generator().manual_seed(0))
+    monkeypatch.setattr(
+        module,
+        "minibatch_backward",
+        lambda p, e, chosen, *rest: (seen.append(list(chosen)), backward(p, e, chosen, *rest))[1],
+    )
+    ppo_update(
+        policy,
+        torch.optim.SGD(policy.model.parameters(), lr=0.0),
+        experience,
+        TOKENIZER,
+        replace(CONFIG, epochs=2, minibatch=16),
+        torch.Generator().manual_seed(0),
+    )
     assert [len(chosen) for chosen in seen] == [16] * 8
-    first, second = (sum(seen[i:i + 4], []) for i in (0, 4))
+    first, second = (sum(seen[i : i + 4], []) for i in (0, 4))
     assert sorted(first) == sorted(second) == list(range(64)) and first != second
     assert all(4 <= sum(i >= 32 for i in chosen) <= 12 for chosen in seen)
     assert all(chosen != sorted(chosen) for chosen in seen)
@@ -605,11 +833,27 @@ def test_the_value_head_learns_its_replay_and_nothing_else_moves():
     returns = features[:, 0].sign()
     before = weights_of(policy)
     optimizer = torch.optim.AdamW(policy.value_head.parameters(), lr=1e-2, weight_decay=0.0)
-    losses = [update_value_head(policy.value_head, optimizer, features, returns, replace(CONFIG, value_steps=25, value_batch=64), torch.Generator().manual_seed(i)) for i in range(8)]
-    assert 0.3 < losses[0] < 0.55 and losses[-1] < 0.05  # it starts at half the mean square of the returns
+    losses = [
+        update_value_head(
+            policy.value_head,
+            optimizer,
+            features,
+            returns,
+            replace(CONFIG, value_steps=25, value_batch=64),
+            torch.Generator().manual_seed(i),
+        )
+        for i in range(8)
+    ]
+    assert (
+        0.3 < losses[0] < 0.55 and losses[-1] < 0.05
+    )  # it starts at half the mean square of the returns
     with torch.no_grad():
         assert (policy.value_head(features) - returns).square().mean() < 0.1
-    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.state_dict().items() if name.startswith("model."))
+    assert all(
+        torch.equal(tensor, before[name])
+        for name, tensor in policy.state_dict().items()
+        if name.startswith("model.")
+    )
     assert not policy.value_head.training
 
 
@@ -620,7 +864,13 @@ def test_one_update_of_the_value_head_stays_near_the_old_values():
         parameter.data.zero_()
     features, returns = torch.randn(100, 96), torch.full((100,), 50.0)
     optimizer = torch.optim.SGD(policy.value_head.down.parameters(), lr=1e-5)
-    update_value_head(policy.value_head, optimizer, features, returns, replace(CONFIG, value_steps=400, value_batch=100))
+    update_value_head(
+        policy.value_head,
+        optimizer,
+        features,
+        returns,
+        replace(CONFIG, value_steps=400, value_batch=100),
+    )
     with torch.no_grad():
         values = policy.value_head(features)
     assert 0.4 < values.mean() < 0.8
@@ -630,7 +880,13 @@ def test_a_nan_return_stops_the_value_head():
     policy = random_policy()
     before = weights_of(policy)
     with pytest.raises(FloatingPointError):
-        update_value_head(policy.value_head, torch.optim.SGD(policy.value_head.parameters(), lr=1.0), torch.randn(4, 96), torch.full((4,), float("nan")), CONFIG)
+        update_value_head(
+            policy.value_head,
+            torch.optim.SGD(policy.value_head.parameters(), lr=1.0),
+            torch.randn(4, 96),
+            torch.full((4,), float("nan")),
+            CONFIG,
+        )
     assert unchanged(policy, before)
 
 
@@ -646,10 +902,15 @@ def test_ppo_learns_which_of_two_arms_pays(both):
     """Only [ANSWER] pays. From P([ANSWER]) = .02 the decision is sampled (or both are played) until it is nearly always taken."""
     policy = random_policy()
     with torch.no_grad():
-        policy.model.embed_tokens.weight[TOKENIZER.retrieve] = policy.model.embed_tokens.weight[TOKENIZER.answer]
+        policy.model.embed_tokens.weight[TOKENIZER.retrieve] = policy.model.embed_tokens.weight[
+            TOKENIZER.answer
+        ]
     policy.eval()
     assert p_answer(policy) == pytest.approx(0.5, abs=1e-4)
-    optimizer, draws = torch.optim.AdamW(policy.model.parameters(), lr=3e-3, weight_decay=0.0), random.Random(0)
+    optimizer, draws = (
+        torch.optim.AdamW(policy.model.parameters(), lr=3e-3, weight_decay=0.0),
+        random.Random(0),
+    )
     for iteration in range(20):
         p = 1 - p_answer(policy)
         episodes = []
@@ -660,7 +921,14 @@ def test_ppo_learns_which_of_two_arms_pays(both):
             e.behaviour = [b if retrieve else 1 - b]
             episodes.append(e)
         experience = collect(policy, policy, episodes, TOKENIZER, 0.0, CONFIG, paired=both)
-        ppo_update(policy, optimizer, experience, TOKENIZER, replace(CONFIG, minibatch=16), torch.Generator().manual_seed(iteration))
+        ppo_update(
+            policy,
+            optimizer,
+            experience,
+            TOKENIZER,
+            replace(CONFIG, minibatch=16),
+            torch.Generator().manual_seed(iteration),
+        )
         if p_answer(policy) > 0.9:
             return
     pytest.fail(f"after 20 iterations P([ANSWER]) is {p_answer(policy):.2f}")
@@ -676,12 +944,29 @@ def test_ppo_learns_what_to_say():
         with torch.no_grad():
             return policy(torch.tensor([prompt]))[0][0, -1].softmax(-1)
 
-    target, optimizer = int(chance().topk(5).indices[-1]), torch.optim.AdamW(policy.model.parameters(), lr=2e-3, weight_decay=0.0)
+    target, optimizer = (
+        int(chance().topk(5).indices[-1]),
+        torch.optim.AdamW(policy.model.parameters(), lr=2e-3, weight_decay=0.0),
+    )
     start = float(chance()[target])
     for iteration in range(20):
-        episodes = rollout(policy, TOKENIZER, environment(), [QUESTIONS[2]] * 256, Decoding(1.0, force="answer"), torch.Generator().manual_seed(1000 + iteration))
+        episodes = rollout(
+            policy,
+            TOKENIZER,
+            environment(),
+            [QUESTIONS[2]] * 256,
+            Decoding(1.0, force="answer"),
+            torch.Generator().manual_seed(1000 + iteration),
+        )
         for e in episodes:
             e.rewards = [0.0] * (len(e.rewards) - 1) + [float(e.tokens[len(prompt)] == target)]
         experience = collect(policy, policy, episodes, TOKENIZER, 0.0, CONFIG)
-        ppo_update(policy, optimizer, experience, TOKENIZER, replace(CONFIG, epochs=2, minibatch=64, text_entropy=0.0), torch.Generator().manual_seed(iteration))
+        ppo_update(
+            policy,
+            optimizer,
+            experience,
+            TOKENIZER,
+            replace(CONFIG, epochs=2, minibatch=64, text_entropy=0.0),
+            torch.Generator().manual_seed(iteration),
+        )
     assert start < 0.05 and chance()[target] > 0.5

@@ -1,18 +1,33 @@
 """Figures of the report by hand: scales, intervals, groups of popularity, what the browser is given."""
+
 import json
 import re
 
 import pytest
 
-from rl import report
-from rl.charts import Axis, Line, chart, thin, ticks, whisker
-from rl.report import Group, Result, browsed, embedded, popularity, share_interval
+from rl.report import page as report
+from rl.report.charts import Axis, Line, chart, thin, ticks, whisker
+from rl.report.page import Group, Result, browsed, embedded, popularity, share_interval
 
 
 def record(number: int, **values) -> dict:
-    return {"id": f"q{number}", "question": f"Who is {number}?", "answers": ["x"], "slice": "tail", "relation": None, "popularity": 1.0, "p_retrieve": 0.25,
-            "turns": [], "answer": "x", "em": 1.0, "f1": 1.0, "hit": False, "malformed": False, "reward": 2.0,
-            "tokens": [["[ANSWER]", 0.0], [" x", 0.0], ["<eos>", 2.0]]} | values
+    return {
+        "id": f"q{number}",
+        "question": f"Who is {number}?",
+        "answers": ["x"],
+        "slice": "tail",
+        "relation": None,
+        "popularity": 1.0,
+        "p_retrieve": 0.25,
+        "turns": [],
+        "answer": "x",
+        "em": 1.0,
+        "f1": 1.0,
+        "hit": False,
+        "malformed": False,
+        "reward": 2.0,
+        "tokens": [["[ANSWER]", 0.0], [" x", 0.0], ["<eos>", 2.0]],
+    } | values
 
 
 def group(records: list[dict]) -> Group:
@@ -20,17 +35,36 @@ def group(records: list[dict]) -> Group:
     return Group(about, {("runs/a", "own decision"): Result(about, records)})
 
 
-@pytest.mark.parametrize("low, high, expected", [
-    (0, 100, [0, 20, 40, 60, 80, 100]), (-1.02, 0.31, [-1.0, -0.5, 0.0]), (0.68, 1.0, [0.7, 0.8, 0.9, 1.0]), (3, 3.5, [3.0, 3.1, 3.2, 3.3, 3.4, 3.5])])
+@pytest.mark.parametrize(
+    "low, high, expected",
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (-1.02, 0.31, [-1.0, -0.5, 0.0]),
+        (0.68, 1.0, [0.7, 0.8, 0.9, 1.0]),
+        (3, 3.5, [3.0, 3.1, 3.2, 3.3, 3.4, 3.5]),
+    ],
+)
 def test_ticks(low, high, expected):
     assert ticks(low, high) == pytest.approx(expected)
 
 
 def test_a_chart_puts_points_where_its_axes_say():
-    svg = chart("T", [Line("a", [(0, 0), (10, 50), (20, float("nan")), (20, None)], 2)], Axis("x", least=0, most=20), Axis("y", " %", least=0, most=100))
-    (x0, y0), (x1, y1) = [map(float, p.split(",")) for p in re.search('points="([^"]*)"', svg)[1].split()]
-    tick = {text: float(y) for y, text in re.findall(r'text-anchor="end" x="[^"]*" y="([^"]*)">([^<]*)', svg)}  # text stands 3.5 below its line
-    assert y0 == pytest.approx(tick["0"] - 3.5, abs=0.1) and y1 == pytest.approx((tick["0"] + tick["100"]) / 2 - 3.5, abs=0.1)
+    svg = chart(
+        "T",
+        [Line("a", [(0, 0), (10, 50), (20, float("nan")), (20, None)], 2)],
+        Axis("x", least=0, most=20),
+        Axis("y", " %", least=0, most=100),
+    )
+    (x0, y0), (x1, y1) = [
+        map(float, p.split(",")) for p in re.search('points="([^"]*)"', svg)[1].split()
+    ]
+    tick = {
+        text: float(y)
+        for y, text in re.findall(r'text-anchor="end" x="[^"]*" y="([^"]*)">([^<]*)', svg)
+    }  # text stands 3.5 below its line
+    assert y0 == pytest.approx(tick["0"] - 3.5, abs=0.1) and y1 == pytest.approx(
+        (tick["0"] + tick["100"]) / 2 - 3.5, abs=0.1
+    )
     assert x1 - x0 == pytest.approx((360 - 46 - 12) / 2, abs=0.1)
     assert "<b>50.0 %</b>" in svg and "nan" not in svg
     assert chart("T", [Line("a", [(0, None)], 0)], Axis("x"), Axis("y")) == "", "nothing to draw"
@@ -38,16 +72,26 @@ def test_a_chart_puts_points_where_its_axes_say():
 
 def test_labels_are_escaped():
     svg = chart("<b>", [Line('"<i>', [(0, 1)], 0)], Axis("&x", names=["<u>"]), Axis("<y>"), "<s>")
-    assert not re.search("<(?!b>1.0</b>)[biuys]>", svg) and "&quot;&lt;i&gt;" in svg and "&lt;u&gt;" in svg and "&lt;s&gt;" in svg
+    assert (
+        not re.search("<(?!b>1.0</b>)[biuys]>", svg)
+        and "&quot;&lt;i&gt;" in svg
+        and "&lt;u&gt;" in svg
+        and "&lt;s&gt;" in svg
+    )
 
 
 def test_thin_keeps_means():
-    assert thin([(i, 2.0 * i) for i in range(10)], 5) == [(i + 0.5, 2 * i + 1.0) for i in range(0, 10, 2)]
+    assert thin([(i, 2.0 * i) for i in range(10)], 5) == [
+        (i + 0.5, 2 * i + 1.0) for i in range(0, 10, 2)
+    ]
     assert thin([(1, 2), (3, 4)]) == [(1, 2), (3, 4)]
 
 
 def test_an_interval_is_green_only_without_zero():
-    shown = [re.search('interval (\\w+)', whisker(*x, 1.0, str))[1] for x in ((0.2, 0.1, 0.3), (0.1, -0.1, 0.3), (-0.2, -0.3, -0.1))]
+    shown = [
+        re.search("interval (\\w+)", whisker(*x, 1.0, str))[1]
+        for x in ((0.2, 0.1, 0.3), (0.1, -0.1, 0.3), (-0.2, -0.3, -0.1))
+    ]
     assert shown == ["up", "even", "down"]
 
 
@@ -60,26 +104,46 @@ def test_wilson_interval():
 
 def test_popularity_in_half_decades():
     turn = [{"query": "x", "passages": []}]
-    rows = [record(i, popularity=p, turns=turn if i % 2 else []) for i, p in enumerate((0, 1, 3.1, 3.2, 9.9, 10, 31, 32, None))]
+    rows = [
+        record(i, popularity=p, turns=turn if i % 2 else [])
+        for i, p in enumerate((0, 1, 3.1, 3.2, 9.9, 10, 31, 32, None))
+    ]
     html = popularity(group(rows))
     assert re.findall(r"at popularity, at least (\d+)</title>", html) == ["1", "3", "10", "32"]
     assert re.findall(r"runs/a: ([\d.]+ %)", html) == ["33.3 %", "50.0 %", "50.0 %", "100.0 %"]
     assert popularity(group([record(0, popularity=None)])) == ""
-    assert html.count("<figure>") == 1 and popularity(group([*rows, record(99, slice="absent")])).count("<figure>") == 2
+    assert (
+        html.count("<figure>") == 1
+        and popularity(group([*rows, record(99, slice="absent")])).count("<figure>") == 2
+    )
 
 
 def test_the_browser_gets_every_passage_once_and_a_sample_when_there_is_too_much(monkeypatch):
     turns = [{"query": "x", "passages": [{"id": "p", "title": "t", "text": "u", "score": 1.0}]}]
     few = group([record(i, turns=turns) for i in range(6)])
     data = browsed([few], ["runs/a", "runs/none"])
-    assert data["passages"] == [["t", "u"]] and data["sets"][0]["step"] == 1 and len(data["sets"][0]["questions"]) == 6
+    assert (
+        data["passages"] == [["t", "u"]]
+        and data["sets"][0]["step"] == 1
+        and len(data["sets"][0]["questions"]) == 6
+    )
     first = data["sets"][0]["questions"][0]["episodes"]
-    assert first[1] is None and first[0]["turns"] == [{"query": "x", "passages": [[0, 1.0]]}] and first[0]["tokens"] == ["[ANSWER]", " x", ["<eos>", 2.0]]
+    assert (
+        first[1] is None
+        and first[0]["turns"] == [{"query": "x", "passages": [[0, 1.0]]}]
+        and first[0]["tokens"] == ["[ANSWER]", " x", ["<eos>", 2.0]]
+    )
     monkeypatch.setattr(report, "BROWSER_BYTES", len(json.dumps(few.own["runs/a"].records)) // 4)
     sampled = browsed([few], ["runs/a"])["sets"][0]
-    assert (sampled["step"], sampled["rows"], [q["id"] for q in sampled["questions"]]) == (2, 6, ["q0", "q2", "q4"])
+    assert (sampled["step"], sampled["rows"], [q["id"] for q in sampled["questions"]]) == (
+        2,
+        6,
+        ["q0", "q2", "q4"],
+    )
 
 
 def test_embedded_json_holds_no_markup():
     value = {"a": "</script><!--&\u2028\u2029", "b": [1, None]}
-    assert not re.search("[<>&\u2028\u2029]", embedded(value)) and json.loads(embedded(value)) == value
+    assert (
+        not re.search("[<>&\u2028\u2029]", embedded(value)) and json.loads(embedded(value)) == value
+    )

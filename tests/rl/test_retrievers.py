@@ -1,4 +1,5 @@
 """From arguments to what the scripts search with: the cache of vectors, the bi-encoder, and the way through run.json."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,25 @@ from torch.nn import functional as F
 from data.metrics import contains_answer
 from data.world import World
 from model import SentenceEncoder
-from model.biencoder import BiEncoderConfig, Example, contrastive_loss, draw, train_biencoder
+from model.pretrained.biencoder import (
+    BiEncoderConfig,
+    Example,
+    contrastive_loss,
+    draw,
+    train_biencoder,
+)
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
-from rl import milvus, retrievers
-from rl.retrievers import RetrieverArgs, choose, examples_of, open_world
-from rl.run import UsageError
+from rl.runs import milvus, retrievers
+from rl.runs.flags import UsageError
+from rl.runs.retrievers import RetrieverArgs, choose, examples_of, open_world
 from tests.test_scripts import SFT, SHORT, call, message
 
 WORLD = World.open("tiny")
 TEXTS = [p.full_text for p in WORLD.corpus]
 QUESTIONS = [q.question for q in WORLD.questions("popqa", "test")]
-SMALL = BiEncoderConfig(vocab_size=1000, hidden_size=32, layers=1, heads=2, max_tokens=32, steps=3, questions=8)
+SMALL = BiEncoderConfig(
+    vocab_size=1000, hidden_size=32, layers=1, heads=2, max_tokens=32, steps=3, questions=8
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,24 +57,56 @@ def arguments(**fields):
 # ---------------------------------------------------------------------------------------------- settings
 
 
-@pytest.mark.parametrize("given, recorded, chosen", [
-    ({}, None, {"retriever": "bm25"}),
-    ({}, {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"}, {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"}),
-    ({"encoder": "F"}, {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"}, {"retriever": "dense", "encoder": "F"}),
-    ({"retriever": "bm25"}, {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"}, {"retriever": "bm25"}),
-    ({"retriever": "hybrid", "encoder": "F", "query_prefix": "query: "}, None, {"retriever": "hybrid", "encoder": "F", "query_prefix": "query: "}),
-    ({"milvus_uri": "b.db"}, {"retriever": "milvus", "milvus_uri": "a.db"}, {"retriever": "milvus", "milvus_uri": "b.db"}),
-])
+@pytest.mark.parametrize(
+    "given, recorded, chosen",
+    [
+        ({}, None, {"retriever": "bm25"}),
+        (
+            {},
+            {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"},
+            {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"},
+        ),
+        (
+            {"encoder": "F"},
+            {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"},
+            {"retriever": "dense", "encoder": "F"},
+        ),
+        (
+            {"retriever": "bm25"},
+            {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"},
+            {"retriever": "bm25"},
+        ),
+        (
+            {"retriever": "hybrid", "encoder": "F", "query_prefix": "query: "},
+            None,
+            {"retriever": "hybrid", "encoder": "F", "query_prefix": "query: "},
+        ),
+        (
+            {"milvus_uri": "b.db"},
+            {"retriever": "milvus", "milvus_uri": "a.db"},
+            {"retriever": "milvus", "milvus_uri": "b.db"},
+        ),
+    ],
+)
 def test_the_checkpoints_retriever_unless_the_command_line_says_otherwise(given, recorded, chosen):
     assert choose(arguments(**given), {"open_retriever": recorded} if recorded else {}) == chosen
 
 
-@pytest.mark.parametrize("given, problem", [
-    ({"encoder": "E"}, "--encoder does not go with --retriever bm25"),
-    ({"retriever": "bm25", "query_prefix": "query: "}, "--query-prefix does not go with --retriever bm25"),
-    ({"retriever": "milvus"}, "--retriever milvus needs --milvus-uri"),
-    ({"retriever": "dense", "milvus_uri": "a.db"}, "--milvus-uri does not go with --retriever dense"),
-])
+@pytest.mark.parametrize(
+    "given, problem",
+    [
+        ({"encoder": "E"}, "--encoder does not go with --retriever bm25"),
+        (
+            {"retriever": "bm25", "query_prefix": "query: "},
+            "--query-prefix does not go with --retriever bm25",
+        ),
+        ({"retriever": "milvus"}, "--retriever milvus needs --milvus-uri"),
+        (
+            {"retriever": "dense", "milvus_uri": "a.db"},
+            "--milvus-uri does not go with --retriever dense",
+        ),
+    ],
+)
 def test_flags_that_do_not_go_together(given, problem):
     with pytest.raises(UsageError, match=problem):
         choose(arguments(**given), {})
@@ -77,20 +118,35 @@ def test_flags_that_do_not_go_together(given, problem):
 def test_bm25_is_the_default():
     world, index, settings = open_world("tiny", arguments())
     assert world.corpus_sha256 == WORLD.corpus_sha256 and settings == {"retriever": "bm25"}
-    assert all(np.array_equal(a, b) for a, b in zip(index.search(QUESTIONS, 3), BM25Index.build(TEXTS).search(QUESTIONS, 3)))
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(index.search(QUESTIONS, 3), BM25Index.build(TEXTS).search(QUESTIONS, 3))
+    )
 
 
 def test_dense_and_hybrid_rank_by_the_encoders_vectors(encoder):
     """Against inner products of vectors that are encoded here one text at a time."""
     network = SentenceEncoder.load(encoder)
     alone = lambda texts: np.concatenate([network.encode([text]) for text in texts])
-    passages, queries = alone(["p: " + t for t in TEXTS]), alone(["q: " + t for t in QUESTIONS[:40]])
+    passages, queries = (
+        alone(["p: " + t for t in TEXTS]),
+        alone(["q: " + t for t in QUESTIONS[:40]]),
+    )
     flags = dict(encoder=encoder, query_prefix="q: ", passage_prefix="p: ")
-    ids, scores = open_world("tiny", arguments(retriever="dense", **flags))[1].search(QUESTIONS[:40], 5)
+    ids, scores = open_world("tiny", arguments(retriever="dense", **flags))[1].search(
+        QUESTIONS[:40], 5
+    )
     assert np.allclose(scores, -np.sort(-queries @ passages.T)[:, :5], atol=1e-5)
     assert np.allclose(np.take_along_axis(queries @ passages.T, ids, 1), scores, atol=1e-5)
-    hybrid = HybridIndex(BM25Index.build(TEXTS), DenseIndex(passages), lambda texts: alone(["q: " + t for t in texts]))
-    found, expected = (index.search(QUESTIONS[:40], 5)[1] for index in (open_world("tiny", arguments(retriever="hybrid", **flags))[1], hybrid))
+    hybrid = HybridIndex(
+        BM25Index.build(TEXTS),
+        DenseIndex(passages),
+        lambda texts: alone(["q: " + t for t in texts]),
+    )
+    found, expected = (
+        index.search(QUESTIONS[:40], 5)[1]
+        for index in (open_world("tiny", arguments(retriever="hybrid", **flags))[1], hybrid)
+    )
     assert np.abs(found - expected).max() < 1e-3, "ranks may differ where vectors tie"
 
 
@@ -108,7 +164,7 @@ def test_vectors_are_computed_once_and_a_killed_run_goes_on(encoder, monkeypatch
     args = arguments(retriever="dense", encoder=encoder)
     with pytest.raises(KeyboardInterrupt):
         open_world("tiny", args)
-    cache, = Path("runs/cache").iterdir()
+    (cache,) = Path("runs/cache").iterdir()
     torn = np.load(cache, mmap_mode="r+")
     row = int(np.flatnonzero(torn.any(axis=1))[0])
     torn[row, 16:] = 0  # a kill in the middle of a row
@@ -116,19 +172,32 @@ def test_vectors_are_computed_once_and_a_killed_run_goes_on(encoder, monkeypatch
     assert (torn.any(axis=1)).sum() == 200
     found = open_world("tiny", args)[1].search(QUESTIONS, 4)
     left = len(TEXTS) - 199
-    assert calls == [100] * (3 + left // 100) + [left % 100], "what two chunks had done but for the torn row was not done again"
+    assert calls == [100] * (3 + left // 100) + [left % 100], (
+        "what two chunks had done but for the torn row was not done again"
+    )
     assert np.allclose(np.load(cache), encode(SentenceEncoder.load(encoder), TEXTS), atol=1e-6)
     before, again = len(calls), open_world("tiny", args)[1].search(QUESTIONS, 4)
     assert len(calls) == before and all(np.array_equal(a, b) for a, b in zip(found, again))
-    open_world("tiny:1", args), open_world("tiny", arguments(retriever="dense", encoder=encoder, passage_prefix="p: "))
-    assert len(list(Path("runs/cache").iterdir())) == 3, "another corpus or another prefix is another file"
+    (
+        open_world("tiny:1", args),
+        open_world("tiny", arguments(retriever="dense", encoder=encoder, passage_prefix="p: ")),
+    )
+    assert len(list(Path("runs/cache").iterdir())) == 3, (
+        "another corpus or another prefix is another file"
+    )
 
 
-@pytest.mark.parametrize("spoil", [lambda c: c.write_bytes(b"no array"), lambda c: np.save(c, np.zeros((len(TEXTS), 31), np.float32))])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: c.write_bytes(b"no array"),
+        lambda c: np.save(c, np.zeros((len(TEXTS), 31), np.float32)),
+    ],
+)
 def test_a_spoilt_cache_is_an_error_that_says_what_to_do(encoder, spoil):
     args = arguments(retriever="dense", encoder=encoder)
     open_world("tiny", args)
-    cache, = Path("runs/cache").iterdir()
+    (cache,) = Path("runs/cache").iterdir()
     spoil(cache)
     with pytest.raises(UsageError, match=rf"^{cache}: .*; delete it$"):
         open_world("tiny", args)
@@ -138,9 +207,17 @@ def test_milvus_holds_the_corpus_under_its_hash(encoder):
     found = {}
     for flags in ({}, {"encoder": encoder}):
         args = arguments(retriever="milvus", milvus_uri="passages.db", **flags)
-        found[bool(flags)], (_, index, settings) = open_world("tiny", args)[1].search(QUESTIONS, 4), open_world("tiny", args)
-        assert index.collection.startswith(f"smartrag_{WORLD.corpus_sha256[:32]}_") and settings["milvus_uri"] == "passages.db"
-    dense = open_world("tiny", arguments(retriever="dense", encoder=encoder))[1].search(QUESTIONS, 4)
+        found[bool(flags)], (_, index, settings) = (
+            open_world("tiny", args)[1].search(QUESTIONS, 4),
+            open_world("tiny", args),
+        )
+        assert (
+            index.collection.startswith(f"smartrag_{WORLD.corpus_sha256[:32]}_")
+            and settings["milvus_uri"] == "passages.db"
+        )
+    dense = open_world("tiny", arguments(retriever="dense", encoder=encoder))[1].search(
+        QUESTIONS, 4
+    )
     assert np.allclose(found[True][1], dense[1], atol=1e-5)
     words = BM25Index.build(TEXTS).search(QUESTIONS, 4)
     assert np.allclose(found[False][1] / 1.9, words[1], rtol=1e-4)
@@ -151,11 +228,16 @@ def test_milvus_holds_the_corpus_under_its_hash(encoder):
 
 def test_the_contrastive_loss_of_a_hand_worked_batch():
     """Two questions, three passages; passage 1 answers question 0 as well and is left out of its choice."""
-    questions, passages = F.normalize(torch.tensor([[1.0, 0], [0, 1]]), dim=1), F.normalize(torch.tensor([[1.0, 0], [3, 4], [0, -1]]), dim=1)
+    questions, passages = (
+        F.normalize(torch.tensor([[1.0, 0], [0, 1]]), dim=1),
+        F.normalize(torch.tensor([[1.0, 0], [3, 4], [0, -1]]), dim=1),
+    )
     also_right = torch.tensor([[False, True, False], [False, False, False]])
     first = -np.log(np.exp(1 / 0.5) / (np.exp(1 / 0.5) + np.exp(0)))
     second = -np.log(np.exp(0.8 / 0.5) / (np.exp(0) + np.exp(0.8 / 0.5) + np.exp(-1 / 0.5)))
-    assert contrastive_loss(questions, passages, also_right, 0.5).item() == pytest.approx((first + second) / 2, abs=1e-6)
+    assert contrastive_loss(questions, passages, also_right, 0.5).item() == pytest.approx(
+        (first + second) / 2, abs=1e-6
+    )
 
 
 def test_a_draw_takes_right_and_wrong_passages_of_its_questions():
@@ -166,8 +248,12 @@ def test_a_draw_takes_right_and_wrong_passages_of_its_questions():
         right, wrong = rows[:3], rows[3:]
         by_name = {e.question: e for e in examples}
         for i, name in enumerate(questions):
-            assert right[i] in by_name[name].right and (wrong[i] in by_name[name].wrong or name == "c")
-            assert also[i].tolist() == [bool(row in by_name[name].right and j != i) for j, row in enumerate(rows)]
+            assert right[i] in by_name[name].right and (
+                wrong[i] in by_name[name].wrong or name == "c"
+            )
+            assert also[i].tolist() == [
+                bool(row in by_name[name].right and j != i) for j, row in enumerate(rows)
+            ]
         seen.add(right[questions.index("a")])
     assert seen == {1, 2}
 
@@ -177,14 +263,26 @@ def test_examples_follow_gold_passages_or_the_best_hit_that_holds_an_answer():
     bm25 = BM25Index.build(TEXTS)
     rows = {p.id: i for i, p in enumerate(WORLD.corpus)}
     known = [q for q in questions if q.gold_passages]
-    assert [e.right for e in examples_of(questions, WORLD, bm25)] == [tuple(rows[i] for i in q.gold_passages) for q in known]
+    assert [e.right for e in examples_of(questions, WORLD, bm25)] == [
+        tuple(rows[i] for i in q.gold_passages) for q in known
+    ]
     blind = [type(q)(q.id, q.question, q.answers) for q in known]
     examples = {e.question: e for e in examples_of(blind, WORLD, bm25)}
-    assert 0.3 < np.mean([e.right[0] in [rows[i] for i in q.gold_passages] for q in known if (e := examples.get(q.question))])
+    assert 0.3 < np.mean(
+        [
+            e.right[0] in [rows[i] for i in q.gold_passages]
+            for q in known
+            if (e := examples.get(q.question))
+        ]
+    )
     for question, ids in zip(blind, bm25.search([q.question for q in blind], 20)[0].tolist()):
         holding = [i for i in ids if contains_answer(TEXTS[i], question.answers)]
         if example := examples.get(question.question):
-            assert example.right == (holding[0],) and not set(holding) & set(example.wrong) and set(example.wrong) <= set(ids)
+            assert (
+                example.right == (holding[0],)
+                and not set(holding) & set(example.wrong)
+                and set(example.wrong) <= set(ids)
+            )
         else:
             assert not holding
 
@@ -195,9 +293,15 @@ def test_the_bi_encoder_learns_to_find_and_is_the_same_every_time():
     examples = examples_of(WORLD.questions("popqa", "train")[:60], WORLD, BM25Index.build(TEXTS))
 
     def found(steps: int) -> tuple[float, str]:
-        encoder = train_biencoder(examples, TEXTS, replace(SMALL, hidden_size=64, steps=steps, questions=16, lr=3e-3))
-        ids, _ = DenseIndex(encoder.encode(TEXTS)).search(encoder.encode([e.question for e in examples]), 2)
-        return np.mean([bool(set(e.right) & set(row)) for e, row in zip(examples, ids.tolist())]), encoder.sha256()
+        encoder = train_biencoder(
+            examples, TEXTS, replace(SMALL, hidden_size=64, steps=steps, questions=16, lr=3e-3)
+        )
+        ids, _ = DenseIndex(encoder.encode(TEXTS)).search(
+            encoder.encode([e.question for e in examples]), 2
+        )
+        return np.mean(
+            [bool(set(e.right) & set(row)) for e, row in zip(examples, ids.tolist())]
+        ), encoder.sha256()
 
     (trained, first), (again, second) = found(40), found(40)
     assert trained > 0.9 > 0.6 > found(1)[0] and (trained, first) == (again, second)
@@ -210,31 +314,92 @@ def test_the_retriever_travels_from_the_warm_up_to_ppo_and_evaluation(encoder):
     """sft with a bi-encoder of its own; ppo and evaluate take it from run.json, until it is not there any more."""
     assert call("sft", *SFT, *SHORT, "--retriever", "hybrid", "--out", "sft").code == 0
     made = json.loads(Path("sft/run.json").read_text())["open_retriever"]
-    assert made["retriever"] == "hybrid" and made["encoder"].startswith("runs/cache/encoder-") and Path(made["encoder"], "config.json").exists()
-    result = call("ppo", "--init", "sft", "--iterations", "1", "--value-warmup", "0", "--episodes", "4", "--eval-rows", "8", "--out", "ppo", "--threads", "1")
-    assert result.code == 0 and json.loads(Path("ppo/run.json").read_text())["open_retriever"] == made
+    assert (
+        made["retriever"] == "hybrid"
+        and made["encoder"].startswith("runs/cache/encoder-")
+        and Path(made["encoder"], "config.json").exists()
+    )
+    result = call(
+        "ppo",
+        "--init",
+        "sft",
+        "--iterations",
+        "1",
+        "--value-warmup",
+        "0",
+        "--episodes",
+        "4",
+        "--eval-rows",
+        "8",
+        "--out",
+        "ppo",
+        "--threads",
+        "1",
+    )
+    assert (
+        result.code == 0 and json.loads(Path("ppo/run.json").read_text())["open_retriever"] == made
+    )
     assert "hybrid, k = 2" in result.out and "training a bi-encoder" not in result.out
     for flags, settings in (([], made), (["--retriever", "bm25"], {"retriever": "bm25"})):
-        assert call("evaluate", "--checkpoint", "ppo", "--rows", "8", "--force", "question", *flags).code == 0
-        assert json.loads(Path("ppo/eval/tiny.popqa.test.force-question.json").read_text())["retriever"] == settings
+        assert (
+            call(
+                "evaluate", "--checkpoint", "ppo", "--rows", "8", "--force", "question", *flags
+            ).code
+            == 0
+        )
+        assert (
+            json.loads(Path("ppo/eval/tiny.popqa.test.force-question.json").read_text())[
+                "retriever"
+            ]
+            == settings
+        )
     SentenceEncoder.load(encoder).save(Path(made["encoder"]))
     assert message("evaluate", "--checkpoint", "ppo") == (
-        f"{made['encoder']} is not the encoder that the checkpoint was made with; to search with it all the same, give --encoder {made['encoder']}")
+        f"{made['encoder']} is not the encoder that the checkpoint was made with; to search with it all the same, give --encoder {made['encoder']}"
+    )
     Path(made["encoder"], "config.json").unlink()
-    assert message("evaluate", "--checkpoint", "ppo") == f"{made['encoder']}: no encoder here (config.json not found)"
+    assert (
+        message("evaluate", "--checkpoint", "ppo")
+        == f"{made['encoder']}: no encoder here (config.json not found)"
+    )
 
 
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
-    assert message("sft", "--world", "tiny", "--retriever", "dense", "--encoder", "none", "--out", "out") == "none: no encoder here (config.json not found)"
-    assert message("sft", "--retriever", "tf-idf").startswith("argument --retriever: invalid choice: 'tf-idf'")
+    assert (
+        message(
+            "sft", "--world", "tiny", "--retriever", "dense", "--encoder", "none", "--out", "out"
+        )
+        == "none: no encoder here (config.json not found)"
+    )
+    assert message("sft", "--retriever", "tf-idf").startswith(
+        "argument --retriever: invalid choice: 'tf-idf'"
+    )
     monkeypatch.setattr(milvus.importlib.util, "find_spec", lambda _: None)
-    assert message("sft", "--world", "tiny", "--retriever", "milvus", "--milvus-uri", "x.db", "--out", "out") == milvus.INSTALL
+    assert (
+        message(
+            "sft",
+            "--world",
+            "tiny",
+            "--retriever",
+            "milvus",
+            "--milvus-uri",
+            "x.db",
+            "--out",
+            "out",
+        )
+        == milvus.INSTALL
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_world_whose_passages_answer_nothing(tmp_path):
     (tmp_path / "questions").mkdir()
     (tmp_path / "corpus.jsonl").write_text('{"id": "1", "title": "", "text": "nothing"}\n')
-    (tmp_path / "questions/popqa.train.jsonl").write_text('{"id": "1", "question": "Who?", "answers": ["Ada"]}\n')
-    with pytest.raises(UsageError, match="no passage answers a question of popqa.train, so no encoder can be trained on them; give --encoder DIR"):
+    (tmp_path / "questions/popqa.train.jsonl").write_text(
+        '{"id": "1", "question": "Who?", "answers": ["Ada"]}\n'
+    )
+    with pytest.raises(
+        UsageError,
+        match="no passage answers a question of popqa.train, so no encoder can be trained on them; give --encoder DIR",
+    ):
         open_world(str(tmp_path), arguments(retriever="dense"))

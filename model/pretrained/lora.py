@@ -1,0 +1,251 @@
+"""LoRA (Hu et al., 2021, arXiv 2106.09685): y = W x + (alpha / r) B A x with W frozen, in the file layout of `peft`.
+
+Every attention and MLP projection gets an adapter. New tokens need rows of their own: those rows of the embedding (and
+of an untied head) are trained as well, and nothing else of the two matrices; peft calls them trainable_token_indices.
+Adapters are float32 whatever the weights are. Left out: dropout, adapters that are switched or stacked; a saved
+adapter is added to its base when it is opened, so that a policy that plays is always a plain one.
+"""
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import CheckpointError
+from model.pretrained.weights import read_tensors
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ALPHA = 2  # alpha / r: the correction's scale
+_thread = threading.local()
+
+
+class LoRALinear(nn.Linear):
+    """A frozen nn.Linear and its correction; B starts at 0, so nothing changes before the first step."""
+
+    def __init__(self, base: nn.Linear, rank: int):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.weight, self.bias = (
+            base.in_features,
+            base.out_features,
+            base.weight,
+            base.bias,
+        )
+        self.lora_A = nn.Linear(
+            base.in_features, rank, bias=False, device=base.weight.device, dtype=torch.float32
+        )
+        self.lora_B = nn.Linear(
+            rank, base.out_features, bias=False, device=base.weight.device, dtype=torch.float32
+        )
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return (
+            y
+            if _off()
+            else y + ALPHA * self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))).to(y.dtype)
+        )
+
+    def merged(self) -> Tensor:
+        return (self.weight.float() + ALPHA * self.lora_B.weight @ self.lora_A.weight).to(
+            self.weight.dtype
+        )
+
+
+class TrainedRows(nn.Module):
+    """A frozen embedding or head [V, D] of which the rows `ids` are trained."""
+
+    def __init__(self, weight: nn.Parameter, ids: list[int]):
+        super().__init__()
+        self.weight = weight
+        self.register_buffer("ids", torch.tensor(ids, device=weight.device), persistent=False)
+        self.rows = nn.Parameter(weight.detach()[ids].float())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embeddings of int64 [B, T]."""
+        x, own = (
+            F.embedding(tokens, self.weight),
+            tokens.unsqueeze(-1) == self.ids,
+        )  # [B, T, len(ids)]
+        return (
+            x
+            if _off()
+            else torch.where(
+                own.any(-1, keepdim=True),
+                F.embedding(own.int().argmax(-1), self.rows).to(x.dtype),
+                x,
+            )
+        )
+
+    def correct(self, logits: Tensor, hidden: Tensor) -> Tensor:
+        """Logits float32 [..., V] of hidden [..., D] with the columns of `ids` computed from the trained rows."""
+        return (
+            logits
+            if _off()
+            else logits.index_copy(-1, self.ids, F.linear(hidden.float(), self.rows))
+        )
+
+    def merged(self) -> Tensor:
+        return self.weight.index_copy(0, self.ids, self.rows.to(self.weight.dtype))
+
+
+def adapted(policy: nn.Module) -> dict[str, nn.Module]:
+    """The adapted modules of a policy by their plain names; empty for a plain policy."""
+    return {
+        name: module
+        for name, module in policy.named_modules()
+        if isinstance(module, (LoRALinear, TrainedRows))
+    }
+
+
+def add_adapters(policy: nn.Module, rank: int, new: list[int]) -> None:
+    """Freeze the decoder; adapt its projections, and the rows of the tokens `new`, in place."""
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(name.startswith("value_head."))
+    for name, module in list(policy.model.layers.named_modules()):
+        parent, _, last = name.rpartition(".")
+        if last in TARGETS:
+            setattr(policy.model.layers.get_submodule(parent), last, LoRALinear(module, rank))
+    if new:
+        policy.model.embed_tokens = TrainedRows(policy.model.embed_tokens.weight, new)
+        policy.lm_head = TrainedRows(policy.lm_head.weight, new) if policy.lm_head else None
+
+
+def _off() -> bool:
+    return getattr(_thread, "off", False)
+
+
+@contextmanager
+def adapters_off() -> Iterator[None]:
+    """In this thread, policies compute what they did before their adapters: the reference of the KL penalty is no second copy."""
+    _thread.off = True
+    try:
+        yield
+    finally:
+        _thread.off = False
+
+
+@torch.no_grad()
+def merged_state(policy: nn.Module) -> dict[str, Tensor]:
+    """The state of the plain policy that computes the same."""
+    state = {
+        name: tensor
+        for name, tensor in policy.state_dict().items()
+        if ".lora_" not in name and not name.endswith(".rows")
+    }
+    return state | {f"{name}.weight": module.merged() for name, module in adapted(policy).items()}
+
+
+def trained_modules(policy: nn.Module) -> dict[str, nn.Module]:
+    """What the state of an unfinished run has to hold: not the frozen weights."""
+    if not adapted(policy):
+        return {"policy": policy}
+    return {
+        "adapters": nn.ParameterList(policy.trunk_parameters()),
+        "value_head": policy.value_head,
+    }
+
+
+def _peft_tensors(policy: nn.Module) -> dict[str, nn.Parameter]:
+    """The trained parameters of the decoder under the names that peft gives them."""
+    parameters = {
+        name: p
+        for name, p in policy.named_parameters()
+        if ".lora_" in name or name.endswith(".rows")
+    }
+    return {
+        f"base_model.model.{name.removesuffix('rows')}"
+        + ("token_adapter.trainable_tokens_delta" if name.endswith(".rows") else ""): p
+        for name, p in parameters.items()
+    }
+
+
+def save_adapters(policy: nn.Module, directory: Path, base: Path) -> None:
+    """adapter_model.safetensors and adapter_config.json over the checkpoint directory `base`."""
+    modules = adapted(policy)
+    rank = next(
+        module.lora_A.out_features for module in modules.values() if isinstance(module, LoRALinear)
+    )
+    rows = {
+        name.rpartition(".")[2]: module.ids.tolist()
+        for name, module in modules.items()
+        if isinstance(module, TrainedRows)
+    }
+    fields = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base.resolve()),
+        "r": rank,
+        "lora_alpha": ALPHA * rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(TARGETS),
+        "trainable_token_indices": rows or None,
+        "inference_mode": True,
+    }
+    save_file(
+        {name: p.detach().cpu().contiguous() for name, p in _peft_tensors(policy).items()},
+        directory / WEIGHTS,
+        {"format": "pt"},
+    )
+    (directory / CONFIG).write_text(json.dumps(fields, indent=1) + "\n")
+
+
+def read_adapter_config(directory: Path) -> tuple[Path, int, list[int]]:
+    """(base directory, rank, ids of the trained rows). Raises CheckpointError for what `save_adapters` does not write."""
+    path = directory / CONFIG
+    try:
+        fields = json.loads(path.read_text())
+        base, rank, rows = (
+            Path(fields["base_model_name_or_path"]),
+            fields["r"],
+            fields.get("trainable_token_indices") or {},
+        )
+        expected = {
+            "peft_type": "LORA",
+            "bias": "none",
+            "lora_alpha": ALPHA * rank,
+            "use_dora": False,
+            "use_rslora": False,
+            "modules_to_save": None,
+        }
+        odd = next(
+            (name for name, value in expected.items() if fields.get(name, value) != value), None
+        )
+        ids = list(rows.get("embed_tokens", []))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a readable adapter_config.json ({error!r})") from None
+    if odd or set(fields.get("target_modules") or ()) != set(TARGETS):
+        odd = odd or "target_modules"
+        raise CheckpointError(
+            f"{path}: {odd} = {fields.get(odd)!r} is not supported; merge the adapter with peft first"
+        )
+    if not (base / "config.json").is_file():
+        raise CheckpointError(
+            f"{path}: base_model_name_or_path = {str(base)!r} holds no checkpoint"
+        )
+    return base, rank, ids
+
+
+@torch.no_grad()
+def merge_saved(policy: nn.Module, directory: Path, rank: int, ids: list[int]) -> None:
+    """Add the adapters of a directory to their plain base, in place. Raises CheckpointError."""
+    plain = {name: module for name, module in policy.named_modules()}
+    add_adapters(policy, rank, ids)
+    own = _peft_tensors(policy)
+    for name, tensor in read_tensors(directory / WEIGHTS, own, torch.float32).items():
+        own[name].copy_(tensor)
+    for name, module in adapted(policy).items():
+        plain[name].weight = nn.Parameter(module.merged())
+        parent, _, last = name.rpartition(".")
+        setattr(policy.get_submodule(parent), last, plain[name])
+    policy.requires_grad_(True)

@@ -1,0 +1,74 @@
+"""Episodes -> figures. Fractions, not percent; every figure is a mean over episodes unless it says otherwise."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rl.episode import Episode
+
+METRICS = ("em", "f1", "retrieval", "queries", "hit", "reward", "malformed", "p_retrieve")
+
+
+def summarize(episodes: Sequence[Episode]) -> dict[str, float]:
+    """em, f1; retrieval: share of questions with at least one; queries: retrievals per question; hit: share of the former whose passages
+    held what is needed (nan without any); reward as the environment paid it; malformed; p_retrieve: mean P([RETRIEVE]) at the first decision."""
+    mean = lambda values: float(np.mean(values)) if len(values) else float("nan")
+    return {
+        "rows": len(episodes),
+        "em": mean([e.exact_match for e in episodes]),
+        "f1": mean([e.f1 for e in episodes]),
+        "retrieval": mean([e.retrievals > 0 for e in episodes]),
+        "queries": mean([e.retrievals for e in episodes]),
+        "hit": mean([e.hit for e in episodes if e.retrievals]),
+        "reward": mean([e.reward for e in episodes]),
+        "malformed": mean([e.malformed for e in episodes]),
+        "p_retrieve": mean([e.p_retrieve for e in episodes]),
+    }
+
+
+def by_slice(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
+    """summarize per slice of the questions, in order of first appearance; {} where the world has no slices."""
+    names = dict.fromkeys(e.question.slice for e in episodes if e.question.slice is not None)
+    return {name: summarize([e for e in episodes if e.question.slice == name]) for name in names}
+
+
+def collapsed(retrieval: Sequence[float]) -> bool:
+    """Whether nothing is left of the decision: above 95 % or below 5 % retrieval on every slice at once."""
+    return min(retrieval) > 0.95 or max(retrieval) < 0.05
+
+
+def paired_interval(
+    a: Sequence[float], b: Sequence[float], seed: int = 0, draws: int = 2000
+) -> tuple[float, float, float]:
+    """Mean of a - b over the same questions and its 95 % bootstrap interval (percentile method)."""
+    return stratified_interval([(a, b)], seed, draws)
+
+
+def stratified_interval(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0, draws: int = 2000
+) -> tuple[float, float, float]:
+    """paired_interval over several question sets with equal weights, whatever their sizes; each set is resampled by itself."""
+    differences = [np.asarray(a) - np.asarray(b) for a, b in pairs]
+    rng = np.random.default_rng(seed)
+    means = [
+        np.mean([d[rng.integers(0, len(d), len(d))].mean() for d in differences])
+        for _ in range(draws)
+    ]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(np.mean([d.mean() for d in differences])), float(low), float(high)
+
+
+def table(rows: Sequence[tuple[str, dict[str, float]]], columns: Sequence[str]) -> str:
+    """A plain text table: a label and the chosen columns; counts as integers, rates with three digits."""
+    width = max(len(label) for label, _ in rows)
+    lines = [" " * width + "".join(f"{c:>11}" for c in columns)]
+    for label, row in rows:
+        cells = (row.get(c, float("nan")) for c in columns)
+        lines.append(
+            f"{label:<{width}}"
+            + "".join(
+                f"{c:>11d}" if isinstance(c, int) else f"{'-' if c != c else format(c, '.3f'):>11}"
+                for c in cells
+            )
+        )
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""One forward pass scores whole episodes: log-probabilities, entropies and value features of every action token."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model import Policy, Tokenizer
+from rl.episode import Batch
+
+
+class Scores(NamedTuple):
+    log_probs: Tensor  # float32 [N], of the tokens taken
+    entropy: Tensor  # float32 [N]
+    features: Tensor  # float32 [N, 3 D], detached: what the value head reads
+
+
+def score(policy: Policy, batch: Batch, tokenizer: Tokenizer, temperature: float = 1.0) -> Scores:
+    """One forward pass scores whole episodes: the state at column t - 1 scores the token at column t.
+
+    Text: softmax over the vocabulary at `temperature`. Free decisions: softmax over the two action tokens alone.
+    """
+    # Sizes are rounded up: oneDNN compiles a matmul for every shape that it has not seen of late, a fifth of an update on a CPU.
+    up = lambda n, step: -(-n // step) * step
+    length = batch.tokens.shape[1]
+    width = max(length, min(up(length, 8), policy.config.max_position_embeddings))
+    at, decision, columns = (batch.rows, batch.columns - 1), batch.decision, None
+    if (
+        policy.config.num_hidden_layers > 1
+    ):  # of a single layer, the value features read every column
+        counts = torch.bincount(batch.rows, minlength=len(batch.tokens))[:, None]
+        wanted = (
+            torch.arange(up(int(counts.max()), 4), device=counts.device) < counts
+        )  # [B, A], A the most action tokens of a row
+        columns = torch.zeros_like(wanted, dtype=torch.long).masked_scatter(wanted, at[1])
+    states = policy.model(
+        F.pad(batch.tokens, (0, width - length), value=tokenizer.pad), at=columns
+    )  # the last layer at these columns alone
+    hidden, taken = (
+        states[-1][at if columns is None else wanted],
+        batch.tokens[batch.rows, batch.columns],
+    )
+    logits = policy.logits(F.pad(hidden, (0, 0, 0, up(len(hidden), 32) - len(hidden))))[
+        : len(hidden)
+    ]
+    text, choice = (
+        (logits / temperature).log_softmax(-1),
+        logits[:, [tokenizer.retrieve, tokenizer.answer]].log_softmax(-1),
+    )
+    log_probs = torch.where(
+        decision,
+        choice.gather(-1, (taken == tokenizer.answer).long()[:, None]).squeeze(-1),
+        text.gather(-1, taken[:, None]).squeeze(-1),
+    )
+    entropy = torch.where(decision, -(choice.exp() * choice).sum(-1), -(text.exp() * text).sum(-1))
+    return Scores(log_probs, entropy, policy.value_features(states, at, hidden))
+
+
+def by_length(episodes: Sequence, size: int) -> list[list[int]]:
+    """Indices in groups of at most `size`, similar lengths together. For scoring, where no order matters."""
+    order = sorted(range(len(episodes)), key=lambda i: len(episodes[i].tokens))
+    return [order[i : i + size] for i in range(0, len(order), size)]
