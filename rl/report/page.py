@@ -253,7 +253,7 @@ def sft_curves(lines: list[dict]) -> str:
             [
                 (i, 100 * x["dev"][key])
                 for i, x in enumerate(x for x in lines if "dev" in x)
-                if key in x["dev"]
+                if x["dev"].get(key) is not None
             ],
             color,
         )

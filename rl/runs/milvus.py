@@ -1,12 +1,15 @@
-"""Passages in a Milvus (milvus.io): a server, a cluster, or an embedded file; BM25 full text or nearest vectors, through pymilvus.
+"""Passages in a Milvus (milvus.io): a server, a cluster, or an embedded file; BM25 full text or
+nearest vectors, through pymilvus.
 
-A corpus is one collection, named by the hashes of the corpus and of the encoder: who comes second finds it loaded, and who
-was killed while loading goes on where it stopped (rows are upserted in order, so their count says where that is). Every call
-has a timeout and is tried again with growing waits; when the last try fails it raises. No failure becomes an empty result.
+A corpus is one collection, named by the hashes of the corpus and of the encoder: who comes second
+finds it loaded, and who was killed while loading goes on where it stopped (rows are upserted in
+order, so their count says where that is). Every call has a timeout and is tried again with growing
+waits; when the last try fails it raises. No failure becomes an empty result.
 
-Full text is Milvus's own BM25 with the k1 and b of retrieval_cpp, over its "standard" words, lower case, accents folded;
-milvus-lite 3.2 scores each flushed segment by that segment's statistics, so it agrees with a whole index up to one segment.
-Dense search is exact (FLAT). Left out: hybrid search, approximate indexes, partitions.
+Full text is Milvus's own BM25 with the k1 and b of retrieval_cpp, over its "standard" words, lower
+case, accents folded; milvus-lite 3.2 scores each flushed segment by that segment's statistics, so
+it agrees with a whole index up to one segment. Dense search is exact (FLAT). Left out: hybrid
+search, approximate indexes, partitions.
 """
 
 import importlib.util
@@ -53,7 +56,8 @@ def persistently(
 
 
 class MilvusIndex:
-    """search(queries, k) over one collection; encode: list of str -> float32 [Q, D], None: full text."""
+    """search(queries, k) over one collection; encode: list of str -> float32 [Q, D], None: full
+    text."""
 
     def __init__(
         self,
@@ -65,8 +69,8 @@ class MilvusIndex:
         self.client, self.collection, self.encode, self.sleep = client, collection, encode, sleep
 
     def search(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best passages of each query, best first: ids int64 [Q, k], scores float32 [Q, k], padded with -1 and -inf.
-        Raises RetrieverError."""
+        """The k best passages of each query, best first: ids int64 [Q, k], scores float32 [Q, k],
+        padded with -1 and -inf. Raises RetrieverError."""
         ids = np.full((len(queries), k), -1)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         for start in range(0, len(queries), BATCH):
@@ -104,8 +108,9 @@ def open_milvus(
     encode: Callable | None = None,
     vectors: Callable[[], np.ndarray] | None = None,
 ) -> MilvusIndex:
-    """Connect, load what the collection lacks of `texts`, and return its index. vectors() gives the passages' float32 [N, D],
-    and is called only where some have to be loaded. Raises UsageError, RetrieverError."""
+    """Connect, load what the collection lacks of `texts`, and return its index. vectors() gives
+    the passages' float32 [N, D], and is called only where some have to be loaded. Raises
+    UsageError, RetrieverError."""
     if (
         not importlib.util.find_spec("pymilvus")
         or uri.endswith(".db")
@@ -179,7 +184,8 @@ def load(
 
 
 def create(client, collection: str, dimension: int | None) -> None:
-    """Fields id (row of the corpus), text, and vector: dense of this dimension, or for None the text's words under BM25."""
+    """Fields id (row of the corpus), text, and vector: dense of this dimension, or for None the
+    text's words under BM25."""
     from pymilvus import DataType, Function, FunctionType
 
     schema, index = client.create_schema(auto_id=False), client.prepare_index_params()

@@ -1,14 +1,16 @@
-"""What the scripts search with, made from their arguments: words, vectors, both, or a search engine on other machines.
+"""What the scripts search with, made from their arguments: words, vectors, both, or a search
+engine on other machines.
 
     --retriever bm25                       retrieval_cpp.BM25Index; the default
     --retriever dense                      nearest vectors of --encoder DIR, or else of a small bi-encoder that is trained here
     --retriever hybrid                     both rankings fused (retrieval_cpp.HybridIndex)
     --retriever milvus --milvus-uri URI    rl/milvus.py: full text, or with --encoder DIR dense
 
-Every retriever reads "title text" of the passages and has `search(queries, k) -> ids int [Q, k], scores float [Q, k]`. The
-settings travel in run.json, so that train_ppo and evaluate search with what the checkpoint was trained with. What takes
-minutes is done once and kept under CACHE, named by the hash of all that decides it: a killed run goes on where it stopped.
-Left out: indexes that do not fit into memory (Milvus is for those) and encoders trained along with the policy.
+Every retriever reads "title text" of the passages and has `search(queries, k) -> ids int [Q, k],
+scores float [Q, k]`. The settings travel in run.json, so that train_ppo and evaluate search with
+what the checkpoint was trained with. What takes minutes is done once and kept under CACHE, named
+by the hash of all that decides it: a killed run goes on where it stopped. Left out: indexes that
+do not fit into memory (Milvus is for those) and encoders trained along with the policy.
 """
 
 import hashlib
@@ -53,7 +55,8 @@ class RetrieverArgs:
 
 
 def choose(args: RetrieverArgs, made: dict) -> dict:
-    """Settings of the retriever: those of the checkpoint (`made`, its run.json) where the command line does not say otherwise."""
+    """Settings of the retriever: those of the checkpoint (`made`, its run.json) where the command
+    line does not say otherwise."""
     given = {f.name: getattr(args, f.name) for f in fields(RetrieverArgs) if getattr(args, f.name)}
     recorded = made.get("open_retriever", {"retriever": "bm25"})
     chosen = given
@@ -74,8 +77,9 @@ def choose(args: RetrieverArgs, made: dict) -> dict:
 
 
 def open_world(name: str, args, made: dict | None = None):
-    """A world and what searches it: (World, retriever, settings for run.json). args: a script's, with dataset, device and
-    dtype beside those of RetrieverArgs. Raises WorldError, CheckpointError, UsageError, RetrieverError."""
+    """A world and what searches it: (World, retriever, settings for run.json). args: a script's,
+    with dataset, device and dtype beside those of RetrieverArgs. Raises WorldError,
+    CheckpointError, UsageError, RetrieverError."""
     settings = choose(args, made or {})
     world = World.open(name)
     kind = settings["retriever"]
@@ -150,7 +154,8 @@ def passage_vectors(
 ) -> np.ndarray:
     """Vectors of all passages, float32 [N, D], from the cache or computed into it.
 
-    The file has its final size from the start and rows of zeros; a row that is not of length 1 has not been (wholly) written.
+    The file has its final size from the start and rows of zeros; a row that is not of length 1 has
+    not been (wholly) written.
     """
     path = CACHE / f"vectors-{key(world.corpus_sha256, encoder_sha256, args.dtype)}.npy"
     shape = (len(texts), encoder.network.config.hidden_size)
@@ -192,8 +197,8 @@ def passage_vectors(
 
 
 def examples_of(questions: list[Question], world: World, bm25: BM25Index) -> list[Example]:
-    """What the bi-encoder learns from. Right: the gold passages, where none are known the best BM25 hit that holds an answer;
-    wrong: the BM25 hits that hold none (DPR, section 3.2)."""
+    """What the bi-encoder learns from. Right: the gold passages, where none are known the best
+    BM25 hit that holds an answer; wrong: the BM25 hits that hold none (DPR, section 3.2)."""
     rows = {p.id: i for i, p in enumerate(world.corpus)}
     found, _ = bm25.search([q.question for q in questions], min(20, len(world.corpus)))
     examples = []
@@ -220,7 +225,8 @@ def examples_of(questions: list[Question], world: World, bm25: BM25Index) -> lis
 
 
 def trained_encoder(world: World, dataset: str, bm25: BM25Index, device: str) -> Path:
-    """Directory of the bi-encoder of a world's training questions, from the cache or trained into it."""
+    """Directory of the bi-encoder of a world's training questions, from the cache or trained into
+    it."""
     questions, config = [q for one in world.union(dataset, "train") for q in one], BiEncoderConfig()
     directory = (
         CACHE
