@@ -24,6 +24,7 @@ from model.pretrained import add_adapters, open_pretrained, trained_modules
 from rl import Decoding, Episode, RagEnv, collate, ranks, rollout
 from rl.episode import Batch, Part
 from rl.report.summary import summarize
+from rl.runs.checks import say_misfits
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RunInfo
 from rl.runs.launch import launch
@@ -294,8 +295,8 @@ def describe(warm_up: WarmUp, out: Path) -> None:
         f" {ranks.size()} ranks; {args.read_steps} + {args.mix_steps} steps of {args.episodes}"
         f" demonstrations; out {out}"
     )
-    limit = warm_up.env.question_limit(policy.config.max_position_embeddings)
-    say_cut(warm_up.questions, warm_up.tokenizer, limit, args.answer_tokens)
+    context = policy.config.max_position_embeddings
+    say_misfits(warm_up.questions, warm_up.tokenizer, warm_up.env, context)
     if questions < FEW and not args.init:
         say(
             f"warning: a new policy learns {questions:,} training questions by heart and answers no"

@@ -36,3 +36,10 @@ def progress(
         return tqdm(**options, dynamic_ncols=True)
     options |= {"mininterval": SECONDS, "maxinterval": SECONDS, "delay": SECONDS, "miniters": 1}
     return tqdm(**options, file=Lines(sys.stderr), bar_format=LINE)
+
+
+def say(text: str) -> None:
+    """Print a line, beside a bar as well; on rank 0 alone."""
+    if ranks.rank() == 0:
+        tqdm.write(text)
+        sys.stdout.flush()
