@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from data.world import Question
 from model import Config, Policy, Tokenizer
 from model.checkpoint import weights_sha256
 from model.pretrained import add_adapters, open_pretrained, trained_modules
@@ -243,7 +244,7 @@ class WarmUp:
 
     def train(self, run: Run, steps: int, lr_scale: float) -> None:
         """The steps of the current phase that are still to do, and its figures on dev."""
-        peak = {o: o.param_groups[0]["initial_lr"] for o in self.optimizers.values()}
+        peak = {o: o.param_groups[0]["lr"] for o in self.optimizers.values()}
 
         def step(i: int) -> dict:
             for optimizer, lr in peak.items():
@@ -297,7 +298,8 @@ def describe(warm_up: WarmUp, out: Path) -> None:
     )
     context = policy.config.max_position_embeddings
     say_misfits(warm_up.questions, warm_up.tokenizer, warm_up.env, context)
-    if questions < FEW and not args.init:
+    generated = args.world.partition(":")[0] in ("mini", "tiny")
+    if questions < FEW and not args.init and not generated:
         say(
             f"warning: a new policy learns {questions:,} training questions by heart and answers no"
             " others; start from a pretrained one (--init), see docs/own-data.md"

@@ -35,9 +35,8 @@ def launch(ranks: int, device: str) -> None:
         ranks = ranks or (torch.cuda.device_count() if cuda else cores)
         if ranks > 1:
             sys.exit(start(ranks))
-    if not cuda:
-        on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-        torch.set_num_threads(max(1, cores // max(1, on_this_machine)))
+    if not cuda:  # small matmuls gain little by a second thread, and lose much on a busy machine
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
 def join(cuda: bool) -> None:

@@ -28,7 +28,7 @@ def choose_dtype(name: str, device: str) -> str:
         return name
     if torch.device(device).type == "cuda":
         return "bf16"
-    [choice] = ranks.share(lambda _: faster(), [None])
+    [choice] = ranks.map(lambda _: faster(), [None])
     return choice
 
 

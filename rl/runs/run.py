@@ -29,10 +29,11 @@ from model import (
     is_checkpoint,
     load_state,
     peek_facts,
-    save_policy,
     save_state,
 )
-from model.checkpoint import POLICY_FILES, STATE_FILE
+from model.checkpoint import POLICY_FILES
+from model.pretrained import save_policy
+from model.state import STATE_FILE
 from rl import ranks
 from rl.runs.flags import UsageError
 from rl.runs.lock import is_ours, lock
