@@ -1,4 +1,4 @@
-"""From arguments to what the scripts search with: the cache of vectors, the bi-encoder, and the way through run.json."""
+"""From arguments to what the scripts search with: caches, the bi-encoder, the way through run.json."""
 
 import json
 from dataclasses import replace
@@ -22,6 +22,7 @@ from model.pretrained.biencoder import (
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl.runs import milvus, retrievers
 from rl.runs.flags import UsageError
+from rl.runs.info import RetrieverInfo
 from rl.runs.retrievers import RetrieverArgs, choose, examples_of, open_world
 from tests.test_scripts import SFT, SHORT, call, message
 
@@ -57,39 +58,26 @@ def arguments(**fields):
 # ---------------------------------------------------------------------------------------------- settings
 
 
+DENSE = {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"}
+
+
 @pytest.mark.parametrize(
     "given, recorded, chosen",
     [
-        ({}, None, {"retriever": "bm25"}),
+        ({}, {}, {"retriever": "bm25"}),
+        ({}, DENSE, DENSE),
+        ({"encoder": "F"}, DENSE, {"retriever": "dense", "encoder": "F"}),
+        ({"retriever": "bm25"}, DENSE, {"retriever": "bm25"}),
         (
+            {"retriever": "hybrid", "encoder": "F", "query_prefix": "query: "},
             {},
-            {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"},
-            {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"},
-        ),
-        (
-            {"encoder": "F"},
-            {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"},
-            {"retriever": "dense", "encoder": "F"},
-        ),
-        (
-            {"retriever": "bm25"},
-            {"retriever": "dense", "encoder": "E", "encoder_sha256": "1"},
-            {"retriever": "bm25"},
-        ),
-        (
-            {"retriever": "hybrid", "encoder": "F", "query_prefix": "query: "},
-            None,
             {"retriever": "hybrid", "encoder": "F", "query_prefix": "query: "},
         ),
-        (
-            {"milvus_uri": "b.db"},
-            {"retriever": "milvus", "milvus_uri": "a.db"},
-            {"retriever": "milvus", "milvus_uri": "b.db"},
-        ),
+        ({"milvus_uri": "b.db"}, {"retriever": "milvus"}, {"retriever": "milvus"}),
     ],
 )
 def test_the_checkpoints_retriever_unless_the_command_line_says_otherwise(given, recorded, chosen):
-    assert choose(arguments(**given), {"open_retriever": recorded} if recorded else {}) == chosen
+    assert choose(arguments(**given), RetrieverInfo(**recorded)) == RetrieverInfo(**chosen)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +97,7 @@ def test_the_checkpoints_retriever_unless_the_command_line_says_otherwise(given,
 )
 def test_flags_that_do_not_go_together(given, problem):
     with pytest.raises(UsageError, match=problem):
-        choose(arguments(**given), {})
+        choose(arguments(**given), RetrieverInfo())
 
 
 # ---------------------------------------------------------------------------------------------- what searches
@@ -150,7 +138,7 @@ def test_dense_and_hybrid_rank_by_the_encoders_vectors(encoder):
     assert np.abs(found - expected).max() < 1e-3, "ranks may differ where vectors tie"
 
 
-def test_vectors_are_computed_once_and_a_killed_run_goes_on(encoder, monkeypatch):
+def test_vectors_are_computed_once_and_a_kill_leaves_nothing_behind(encoder, monkeypatch):
     monkeypatch.setattr(retrievers, "CHUNK", 100)
     calls, encode = [], SentenceEncoder.encode_passages
 
@@ -164,38 +152,44 @@ def test_vectors_are_computed_once_and_a_killed_run_goes_on(encoder, monkeypatch
     args = arguments(retriever="dense", encoder=encoder)
     with pytest.raises(KeyboardInterrupt):
         open_world("tiny", args)
-    (cache,) = Path("runs/cache").iterdir()
-    torn = np.load(cache, mmap_mode="r+")
-    row = int(np.flatnonzero(torn.any(axis=1))[0])
-    torn[row, 16:] = 0  # a kill in the middle of a row
-    torn.flush()
-    assert (torn.any(axis=1)).sum() == 200
+    assert not list(Path().glob("runs/cache/*")), "half of the vectors would be taken for all"
     found = open_world("tiny", args)[1].search(QUESTIONS, 4)
-    left = len(TEXTS) - 199
-    assert calls == [100] * (3 + left // 100) + [left % 100], (
-        "what two chunks had done but for the torn row was not done again"
-    )
+    assert calls == [100] * (3 + len(TEXTS) // 100) + [len(TEXTS) % 100]
+    (cache,) = Path("runs/cache").iterdir()
     assert np.allclose(np.load(cache), encode(SentenceEncoder.load(encoder), TEXTS), atol=1e-6)
     before, again = len(calls), open_world("tiny", args)[1].search(QUESTIONS, 4)
     assert len(calls) == before and all(np.array_equal(a, b) for a, b in zip(found, again))
-    (
-        open_world("tiny:1", args),
-        open_world("tiny", arguments(retriever="dense", encoder=encoder, passage_prefix="p: ")),
-    )
+    for name, flags in (("tiny:1", {}), ("tiny", {"passage_prefix": "p: "})):
+        open_world(name, arguments(retriever="dense", encoder=encoder, **flags))
     assert len(list(Path("runs/cache").iterdir())) == 3, (
         "another corpus or another prefix is another file"
     )
 
 
+def test_the_word_index_is_built_once_per_corpus(monkeypatch):
+    built, build = [], BM25Index.build
+    monkeypatch.setattr(
+        BM25Index,
+        "build",
+        lambda texts, **options: built.append(len(texts)) or build(texts, **options),
+    )
+    first = open_world("tiny", arguments())[1].search(QUESTIONS, 4)
+    again = open_world("tiny", arguments())[1].search(QUESTIONS, 4)
+    assert built == [len(TEXTS)] and all(np.array_equal(a, b) for a, b in zip(first, again))
+    open_world("tiny:1", arguments())
+    assert len(built) == 2 == len(list(Path("runs/cache").iterdir()))
+
+
 @pytest.mark.parametrize(
-    "spoil",
+    "kind, spoil",
     [
-        lambda c: c.write_bytes(b"no array"),
-        lambda c: np.save(c, np.zeros((len(TEXTS), 31), np.float32)),
+        ("dense", lambda c: c.write_bytes(b"no array")),
+        ("dense", lambda c: np.save(c, np.zeros((len(TEXTS), 31), np.float32))),
+        ("bm25", lambda c: c.write_bytes(c.read_bytes()[:-9])),
     ],
 )
-def test_a_spoilt_cache_is_an_error_that_says_what_to_do(encoder, spoil):
-    args = arguments(retriever="dense", encoder=encoder)
+def test_a_spoilt_cache_is_an_error_that_says_what_to_do(encoder, kind, spoil):
+    args = arguments(retriever=kind, **({"encoder": encoder} if kind == "dense" else {}))
     open_world("tiny", args)
     (cache,) = Path("runs/cache").iterdir()
     spoil(cache)
@@ -213,7 +207,7 @@ def test_milvus_holds_the_corpus_under_its_hash(encoder):
         )
         assert (
             index.collection.startswith(f"smartrag_{WORLD.corpus_sha256[:32]}_")
-            and settings["milvus_uri"] == "passages.db"
+            and "milvus_uri" not in settings
         )
     dense = open_world("tiny", arguments(retriever="dense", encoder=encoder))[1].search(
         QUESTIONS, 4
@@ -221,6 +215,22 @@ def test_milvus_holds_the_corpus_under_its_hash(encoder):
     assert np.allclose(found[True][1], dense[1], atol=1e-5)
     words = BM25Index.build(TEXTS).search(QUESTIONS, 4)
     assert np.allclose(found[False][1] / 1.9, words[1], rtol=1e-4)
+
+
+def test_a_checkpoint_never_chooses_the_address(monkeypatch):
+    """Neither what it is connected to, nor who is sent the token: only --milvus-uri does."""
+    called = []
+    monkeypatch.setenv("MILVUS_TOKEN", "secret")
+    monkeypatch.setattr(milvus, "open_milvus", lambda uri, *rest: called.append(uri))
+    made = {
+        "open_world": "tiny",
+        "open_retriever": {"retriever": "milvus", "milvus_uri": "http://evil:1"},
+    }
+    with pytest.raises(UsageError, match="^--retriever milvus needs --milvus-uri$"):
+        open_world("", arguments(), made)
+    assert called == []
+    open_world("", arguments(milvus_uri="http://mine:1"), made)
+    assert called == ["http://mine:1"]
 
 
 # ---------------------------------------------------------------------------------------------- the bi-encoder
