@@ -1,4 +1,4 @@
-"""run.json of a checkpoint that comes from anyone: what it may decide, and that everything is checked."""
+"""run.json of a checkpoint that comes from anyone: what it may decide, and the checks."""
 
 import json
 
@@ -75,5 +75,5 @@ def test_what_is_no_value_is_an_error_that_names_the_entry(entry, value, reason)
 
 @pytest.mark.parametrize("made", [[], "x", None, 3])
 def test_a_file_that_holds_no_object(made):
-    with pytest.raises(CheckpointError, match="^D/run.json: not a JSON object$"):
+    with pytest.raises(CheckpointError, match=r"^D/run.json: not a JSON object$"):
         run_info(made, "D")

@@ -1,4 +1,4 @@
-"""Progress without a terminal: few lines, each with its end; and silence where nobody should speak."""
+"""Progress without a terminal: few lines, each with its end; and silence on other ranks."""
 
 import io
 import sys
