@@ -122,8 +122,8 @@ class Run:
         best = self.out / "best"
         other = f"go on from {best}, the best on dev, or " if is_checkpoint(best) else ""
         return (
-            f"the last good state is kept in {self.out}; if the same command stops here again, it is "
-            f"ruined already: {other}start over (--fresh) with a lower learning rate"
+            f"the last good state is kept in {self.out}; if the same command stops here again, it "
+            f"is ruined already: {other}start over (--fresh) with a lower learning rate"
         )
 
     def loop(
@@ -276,8 +276,8 @@ def differences(recorded: dict, wanted: dict) -> list[str]:
 
 
 def as_json(value) -> str:
-    """One line of JSON. What is no number (hit without any retrieval) is null; floats are rounded to
-    six decimals."""
+    """One line of JSON. What is no number (hit without any retrieval) is null; floats have six
+    decimals."""
     return json.dumps(plain(value), allow_nan=False, ensure_ascii=False)
 
 
