@@ -30,7 +30,7 @@ from rl.report.diagnostics import alarm, policy_reward, value_statistics
 from rl.report.summary import by_slice, summarize
 from rl.runs.checks import say_misfits
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
-from rl.runs.info import RewardInfo, run_info
+from rl.runs.info import RetrieverInfo, RewardInfo, run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import say
@@ -111,7 +111,11 @@ class Trainer:
         world = args.world or info.open_world or "mini"
         self.world, index, retriever = open_world(world, args, info)
         self.info = replace(
-            info, open_world=world, dataset=args.dataset, reward=reward, open_retriever=retriever
+            info,
+            open_world=world,
+            dataset=args.dataset,
+            reward=reward,
+            open_retriever=RetrieverInfo(**retriever),
         )
         self.env = RagEnv(
             self.world,

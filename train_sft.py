@@ -27,7 +27,7 @@ from rl.episode import Batch, Part
 from rl.report.summary import summarize
 from rl.runs.checks import say_misfits
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
-from rl.runs.info import RunInfo
+from rl.runs.info import RetrieverInfo, RunInfo
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import progress, say
@@ -122,9 +122,13 @@ class WarmUp:
         self.args = args
         torch.manual_seed(args.seed)
         self.world, self.index, retriever = open_world(args.world, args)
-        budgets = {name: getattr(args, name) for name in ("query_tokens", "answer_tokens")}
         self.info = RunInfo(
-            args.world, args.dataset, args.passage_tokens, **budgets, open_retriever=retriever
+            open_world=args.world,
+            dataset=args.dataset,
+            passage_tokens=args.passage_tokens,
+            query_tokens=args.query_tokens,
+            answer_tokens=args.answer_tokens,
+            open_retriever=RetrieverInfo(**retriever),
         )
         self.curriculum = Curriculum(self.world.union(args.dataset, "train"), args)
         self.questions = self.curriculum.questions

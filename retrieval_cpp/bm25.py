@@ -63,6 +63,8 @@ def stopword_list(stopwords: str | Iterable[str] | None) -> list[str]:
 class BM25Index:
     """Exact BM25 over passages; `BM25Index.build(texts)` or `BM25Index.load(path)`."""
 
+    lexical = True  # a query of unknown words finds nothing
+
     def __init__(self, core: "_core.BM25"):
         self._core = core
 

@@ -155,7 +155,7 @@ def key(*parts) -> str:
 def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object], save: Callable):
     """load(path), or where there is no such file make(), which rank 0 saves: whole or not at all.
     Ranks go the same way. Raises UsageError for a file that cannot be read."""
-    [there] = ranks.share(lambda _: path.exists(), [None])
+    [there] = ranks.map(lambda _: path.exists(), [None])
     if there:
         try:
             return load(path)
@@ -201,7 +201,7 @@ def passage_vectors(
                 bar.update(len(chunk) * ranks.size())
                 return found
 
-            for chunk, found in zip(chunks, ranks.share(encode, chunks), strict=True):
+            for chunk, found in zip(chunks, ranks.map(encode, chunks), strict=True):
                 vectors[chunk] = found
         return vectors
 
@@ -266,7 +266,7 @@ def trained_encoder(world: World, texts: list[str], dataset: str, device: str) -
             if not (directory / "config.json").exists():
                 raise
 
-    ranks.share(train, [None])
+    ranks.map(train, [None])
     return directory
 
 
