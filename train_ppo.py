@@ -1,17 +1,17 @@
-"""Joint PPO (SmartRAG, section 3.2 and Algorithm 1): warm-up policy + environment -> one policy that has
-learnt when to retrieve, what to ask and how to answer, all from the environment's reward.
+"""Joint PPO (SmartRAG, section 3.2 and Algorithm 1): warm-up policy + environment -> one policy
+that has learnt when to retrieve, what to ask and how to answer, all from the environment's reward.
 
-An iteration is six steps, six calls below: draw questions, play them, score, reward, advantages, update.
-Both branches of every question are played (retrieve first, answer at once), which makes the decision's
-gradient the exact expectation over its two actions, R_a - E_pi[R], instead of a sample of it; `--no-both`
-samples the decision from (1 - explore) pi + explore / 2 instead.
+An iteration is six steps, six calls below: draw questions, play them, score, reward, advantages,
+update. Both branches of every question are played (retrieve first, answer at once), which makes the
+decision's gradient the exact expectation over its two actions, R_a - E_pi[R], instead of a sample
+of it; `--no-both` samples the decision from (1 - explore) pi + explore / 2 instead.
 
-The figures to watch are in metrics.jsonl (docs/metrics.md). OUT is the mean of the policies of the last
-quarter of the iterations, OUT/best the best on dev. Left out: several environments, learnt rewards.
+The figures to watch are in metrics.jsonl (docs/metrics.md). OUT is the mean of the policies of the
+last quarter of the iterations, OUT/best the best on dev. Left out: several environments, learnt
+rewards.
 """
 
 import copy
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,14 @@ from model.pretrained import add_adapters, open_policy, trained_modules, without
 from rl import Decoding, Episode, PPOConfig, RagEnv, Reward, ranks, rollout
 from rl.experience import penalised_rewards, score_rollout, with_advantages
 from rl.ppo import adapt_beta, ppo_update, update_value_head
-from rl.report.diagnostics import alarm, policy_reward, value_statistics
+from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_statistics
 from rl.report.summary import by_slice, summarize
 from rl.runs.checks import say_misfits
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
-from rl.runs.info import RetrieverInfo, RewardInfo, run_info
+from rl.runs.info import RetrieverInfo, RewardInfo, RunInfo, run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
-from rl.runs.progress import say
+from rl.runs.progress import Clock, say
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.runs.streams import Stream
@@ -87,15 +87,17 @@ class Args(RetrieverArgs, PPOConfig):
 
 
 def learning_rate(iteration: int, args: Args) -> float:
-    """Linear warm-up after the value head's own iterations, then linear decay to 10 % of the peak."""
+    """Linear warm-up after the value head's own iterations, then linear decay to 10 % of the
+    peak."""
     done = iteration - args.value_warmup
     left = (args.iterations - iteration) / max(1, args.iterations - args.value_warmup)
     return args.lr * min(1.0, (done + 1) / args.lr_warmup, 0.1 + 0.9 * left)
 
 
 def reward_at(iteration: int, args: Args) -> Reward:
-    """The cost of a retrieval rises linearly: while queries are poor, a retrieval is worth less than it
-    will be, and the full price would drive the policy away from what it could have learnt there."""
+    """The cost of a retrieval rises linearly: while queries are poor, a retrieval is worth less
+    than it will be, and the full price would drive the policy away from what it could have learnt
+    there."""
     rise = args.price_warmup * args.iterations
     cost = args.retrieval_cost * (min(1.0, iteration / rise) if rise else 1.0)
     return Reward(args.exact_match, args.f1, cost, args.malformed_cost)
@@ -105,39 +107,16 @@ class Trainer:
     def __init__(self, args: Args):
         self.args = args
         self.policy, self.tokenizer, recorded = open_policy(args.init, args.device)
-        info = run_info(recorded, args.init)
-        args.dataset = args.dataset or info.dataset or "popqa"
-        reward = RewardInfo(args.exact_match, args.f1, args.retrieval_cost, args.malformed_cost)
-        world = args.world or info.open_world or "mini"
-        self.world, index, retriever = open_world(world, args, info)
-        self.info = replace(
-            info,
-            open_world=world,
-            dataset=args.dataset,
-            reward=reward,
-            open_retriever=RetrieverInfo(**retriever),
-        )
-        self.env = RagEnv(
-            self.world,
-            index,
-            args.k,
-            args.quota or None,
-            Reward(**vars(reward)),
-            info.passage_tokens,
-            info.query_tokens,
-            info.answer_tokens,
-        )
-        if args.both and self.env.quota < 1:
+        self.open_environment(run_info(recorded, args.init))
+        self.both = args.both and not args.force
+        if self.both and self.env.quota < 1:
             raise UsageError(
-                f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two branches"
-                " to play; give --quota 1 or --no-both"
+                f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two"
+                " branches to play; give --quota 1 or --no-both"
             )
         self.policy.model.gradient_checkpointing = args.checkpointing
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
-        self.players, self.learn = assemble(
-            self.policy, self.reference, self.tokenizer, args
-        )
-        self.both = args.both and not args.force
+        self.players, self.learn = assemble(self.policy, self.reference, self.tokenizer, args)
         if args.lora_rank:
             torch.manual_seed(args.seed)
             add_adapters(self.policy, args.lora_rank, [])  # new tokens were trained by the warm-up
@@ -145,15 +124,33 @@ class Trainer:
         trunk, head = self.policy.trunk_parameters(), self.policy.value_head.parameters()
         self.optimizer = torch.optim.AdamW(trunk, args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.value_optimizer = torch.optim.AdamW(head, lr=args.value_lr, weight_decay=0.0)
-        sets = self.world.union(args.dataset, "train")
-        rows = -(-args.eval_rows // len(sets))
-        dev = self.world.union(args.dataset, "dev")
-        self.dev = [q for questions in dev for q in questions[:rows]]
-        self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
-        self.renamer = Renamer(self.sampler.questions, self.world.corpus)
         self.beta, self.best, self.first = args.kl, float("-inf"), 0
         self.replay: list[tuple[Tensor, Tensor]] = []  # value features bf16 [M, 3 D], returns [M]
         self.mean: list[Tensor] = []  # of the policy's parameters over the last iterations
+
+    def open_environment(self, info: RunInfo) -> None:
+        """World, environment, questions: those of the warm-up where the flags do not say
+        otherwise."""
+        args = self.args
+        args.dataset = args.dataset or info.dataset or "popqa"
+        name = args.world or info.open_world or "mini"
+        self.world, index, retriever = open_world(name, args, info)
+        weights = (args.exact_match, args.f1, args.retrieval_cost, args.malformed_cost)
+        self.info = replace(
+            info,
+            open_world=name,
+            dataset=args.dataset,
+            reward=RewardInfo(*weights),
+            open_retriever=RetrieverInfo(**retriever),
+        )
+        budgets = (info.passage_tokens, info.query_tokens, info.answer_tokens)
+        quota, reward = args.quota or None, Reward(*weights)
+        self.env = RagEnv(self.world, index, args.k, quota, reward, *budgets)
+        sets, dev = (self.world.union(args.dataset, split) for split in ("train", "dev"))
+        rows = -(-args.eval_rows // len(dev))
+        self.dev = [q for questions in dev for q in questions[:rows]]
+        self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
+        self.renamer = Renamer(self.sampler.questions, self.world.corpus)
 
     def iterate(self, iteration: int) -> dict:
         """One rollout and its update; a pure function of the state and the iteration number."""
@@ -166,9 +163,7 @@ class Trainer:
             episodes = self.play(questions, self.sampled(args.explore), generator, env)
             clock("rollout")
             learnt = [e for e in episodes if any(e.mask(self.learn))]  # all, if all parts learn
-            experience = score_rollout(
-                policy, self.reference, learnt, tokenizer, args, self.learn
-            )
+            experience = score_rollout(policy, self.reference, learnt, tokenizer, args, self.learn)
             rewards = penalised_rewards(experience, self.beta)
             experience = with_advantages(experience, rewards, args, self.both)
             clock("score")
@@ -240,9 +235,9 @@ class Trainer:
 
     @torch.no_grad()
     def average(self, iteration: int) -> None:
-        """Count this iteration's policy into the mean (Polyak averaging), which takes the policy's place
-        after the last one: greedy decisions and the answers that it knows by heart differ more from one
-        iteration to the next than the rewards do."""
+        """Count this iteration's policy into the mean (Polyak averaging), which takes the policy's
+        place after the last one: greedy decisions and the answers that it knows by heart differ
+        more from one iteration to the next than the rewards do."""
         first = self.args.iterations - round(self.args.average * self.args.iterations)
         parameters = self.policy.trunk_parameters()
         if iteration >= first:
@@ -256,29 +251,18 @@ class Trainer:
     # ---------------------------------------------------------------------------- dev, disk
 
     def evaluate(self, iteration: int, run: Run) -> None:
-        """Dev figures, greedy and sampled, per slice, and one episode as text; OUT/best if it is."""
+        """Dev figures, greedy and sampled, per slice, and one episode as text; OUT/best if it
+        is."""
         greedy = self.play(self.dev, Decoding(force=self.args.force or None))
         random = torch.Generator().manual_seed(iteration)
         sampled = self.play(self.dev, self.sampled(both=False), random)
         shown = greedy[iteration % len(greedy)]
         text = f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
-        figures, slices = summarize(greedy), by_slice(greedy)
-        dev = {
-            "greedy": figures,
-            "greedy_slices": slices,
-            "sampled": summarize(sampled),
-            "sampled_slices": by_slice(sampled),
-        }
+        dev = dev_figures(greedy, sampled)
         run.log({"iteration": iteration, "dev": dev, "episode": text})
-        rates = "".join(f"  {name} {s['retrieval']:.2f}" for name, s in slices.items())
-        say(
-            f"iteration {iteration}: dev reward {figures['reward']:.3f}  EM {figures['em']:.3f}"
-            f"  hit {figures['hit']:.3f}  retrieval {figures['retrieval']:.3f}{rates}\n  {text}"
-        )
-        if warning := alarm([s["retrieval"] for s in slices.values()] or [figures["retrieval"]]):
-            say(f"  warning: {warning}")
-        if figures["reward"] > self.best:
-            self.best = figures["reward"]
+        say(f"iteration {iteration}: dev {dev_line(dev)}\n  {text}")
+        if dev["greedy"]["reward"] > self.best:
+            self.best = dev["greedy"]["reward"]
             run.export(run.out / "best", self.policy, self.tokenizer, iteration=iteration)
 
     def modules(self) -> tuple[dict, dict]:
@@ -300,19 +284,6 @@ class Trainer:
         count = sum(name.startswith("mean") for name in tensors)
         self.mean = [tensors[f"mean{i}"] for i in range(count)]
         self.first, self.beta, self.best = info["iteration"], info["beta"], info["best"]
-
-
-class Clock:
-    """Seconds of the stages of an iteration."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def __call__(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[f"seconds_{stage}"] = now - self.last
-        self.last = now
 
 
 def train() -> None:

@@ -1,9 +1,11 @@
-"""Warm-up supervised fine-tuning (SmartRAG, section 3.3): world -> demonstrations -> a policy that plays.
+"""Warm-up supervised fine-tuning (SmartRAG, section 3.3): world -> demonstrations -> a policy that
+plays.
 
 Three phases, each visible in the progress bar and in metrics.jsonl:
-    read    direct answers are memorised, answers are copied from real top-k passages; no decision labels.
-            For the first 30 % of the steps the observation grows from one passage, the gold one, to k
-    probe   the policy answers training questions directly; right -> [ANSWER] is the label, else [RETRIEVE]
+    read    direct answers are memorised, answers are copied from real top-k passages, decisions
+            carry no loss. The observation grows from the gold passage alone to k passages
+    probe   the policy answers training questions directly; right -> [ANSWER] is the label,
+            else [RETRIEVE]
     mix     fine-tuning with those labels, and a share of random branches without label
 The end of `read` is a checkpoint of its own: OUT/read.
 
@@ -144,7 +146,8 @@ class WarmUp:
         )
 
     def build(self) -> None:
-        """Tokenizer, policy, optimizers: seconds of work, so only for a run that is not finished."""
+        """Tokenizer, policy, optimizers: seconds of work, so only for a run that is not
+        finished."""
         args = self.args
         self.policy, self.tokenizer = self.open_init() if args.init else self.new_policy()
         self.policy.to(args.device).model.gradient_checkpointing = args.checkpointing
@@ -190,7 +193,8 @@ class WarmUp:
         return Policy(config), tokenizer
 
     def step(self, step: int) -> dict:
-        """One optimiser step over direct and retrieve episodes together. Raises FloatingPointError."""
+        """One optimiser step over direct and retrieve episodes together. Raises
+        FloatingPointError."""
         args, policy = self.args, self.policy
         episodes = self.curriculum.demonstrations(self.demonstrator, self.phase, step)
         totals = torch.zeros(3, device=args.device)  # loss, learnt tokens, tokens
@@ -227,7 +231,8 @@ class WarmUp:
             return rollout(self.policy, self.tokenizer, self.env, questions, decoding, **options)
 
     def check(self) -> dict[str, float]:
-        """What the warm-up must have taught, on dev: direct EM of popular questions; EM given a hit."""
+        """What the warm-up must have taught, on dev: direct EM of popular questions; EM given a
+        hit."""
         direct, asked = (self.play(self.dev, force) for force in ("answer", "retrieve"))
         popular = [e for e in direct if e.question.slice in ("popular", None)]
         return {
@@ -296,9 +301,9 @@ def describe(warm_up: WarmUp, out: Path) -> None:
     say(
         f"train_sft: world {world.name}, {len(world.corpus):,} passages, k = {warm_up.env.k}, quota"
         f" {warm_up.env.quota}; {args.dataset}.train, {questions:,} questions;"
-        f" {policy.parameter_count():,} parameters, vocabulary {len(warm_up.tokenizer):,}; {args.dtype},"
-        f" {ranks.size()} ranks; {args.read_steps} + {args.mix_steps} steps of {args.episodes}"
-        f" demonstrations; out {out}"
+        f" {policy.parameter_count():,} parameters, vocabulary {len(warm_up.tokenizer):,};"
+        f" {args.dtype}, {ranks.size()} ranks; {args.read_steps} + {args.mix_steps} steps of"
+        f" {args.episodes} demonstrations; out {out}"
     )
     context = policy.config.max_position_embeddings
     say_misfits(warm_up.questions, warm_up.tokenizer, warm_up.env, context)

@@ -1,4 +1,5 @@
-"""What learns: episodes, the environment, rollouts, advantages and PPO. The core imports model and data alone."""
+"""What learns: episodes, the environment, rollouts, advantages and PPO. The core imports model and
+data alone."""
 
 from rl.environment import Action, RagEnv, RetrieverError, Reward
 from rl.episode import ACTIONS, Batch, Episode, Part, Turn, collate

@@ -1,9 +1,10 @@
 """Rewards, returns and advantages of learnt tokens. Pure functions.
 
-Observation tokens do not exist here: an episode is the row of its learnt tokens, one after the other
-across all turns, so inserting any number of observation tokens changes nothing.
+Observation tokens do not exist here: an episode is the row of its learnt tokens, one after the
+other across all turns, so inserting any number of observation tokens changes nothing.
 
-Shapes: E episodes, A learnt tokens of the longest, N learnt tokens of all of them, episode by episode.
+Shapes: E episodes, A learnt tokens of the longest, N learnt tokens of all of them, episode by
+episode.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from rl.episode import Episode, Part
 
 
 def token_rewards(episode: Episode, learn: Sequence[Part]) -> list[float]:
-    """The environment's reward of every learnt token. What the tokens of others earn (a frozen reader's
-    answer) belongs to the learnt token before them, which led there."""
+    """The environment's reward of every learnt token. What the tokens of others earn (a frozen
+    reader's answer) belongs to the learnt token before them, which led there."""
     rewards: list[float] = []
     for reward, part in zip(episode.rewards, episode.parts, strict=True):
         if part in learn:
@@ -29,10 +30,11 @@ def token_rewards(episode: Episode, learn: Sequence[Part]) -> list[float]:
 def generalized_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
 ) -> Tensor:
-    """GAE (Schulman et al., 2016, eq. 16): float32 [E, A] -> advantages [E, A], 0 where mask is False.
+    """GAE (Schulman et al., 2016, eq. 16): float32 [E, A] -> advantages [E, A], 0 where mask is
+    False.
 
-    The mask marks the real tokens, which lie on the left. values[:, i] is V of the state before token
-    i; the state after the last one is terminal (V = 0).
+    The mask marks the real tokens, which lie on the left. values[:, i] is V of the state before
+    token i; the state after the last one is terminal (V = 0).
     """
     advantages = torch.zeros_like(rewards)
     running = torch.zeros(len(rewards), device=rewards.device)
@@ -48,10 +50,11 @@ def generalized_advantages(
 def paired_decision_advantages(
     advantages: Tensor, returns: Tensor, log_probs: Tensor, first: Tensor
 ) -> Tensor:
-    """Replace the advantage of each episode's first decision by R_a - E_pi[R], the exact expectation
-    over the two branches of its question instead of a value head's estimate.
+    """Replace the advantage of each episode's first decision by R_a - E_pi[R], the exact
+    expectation over the two branches of its question instead of a value head's estimate.
 
-    All float32 [N]; first int64 [E]: where that decision stands. Episodes 2 i and 2 i + 1 are a pair.
+    All float32 [N]; first int64 [E]: where that decision stands. Episodes 2 i and 2 i + 1 are a
+    pair.
     """
     branch_returns = returns[first].view(-1, 2)
     probabilities = log_probs[first].exp().view(-1, 2)
@@ -60,5 +63,6 @@ def paired_decision_advantages(
 
 
 def whiten(x: Tensor) -> Tensor:
-    """Zero mean, unit variance over all tokens [N]: of the whole rollout, never of a micro-batch."""
+    """Zero mean, unit variance over all tokens [N]: of the whole rollout, never of a
+    micro-batch."""
     return (x - x.mean()) / (x.std(unbiased=False) + 1e-8)

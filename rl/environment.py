@@ -1,10 +1,11 @@
-"""The environment: a retriever over a corpus, a quota of retrievals, and a reward (paper, section 3.2).
+"""The environment: a retriever over a corpus, a quota of retrievals, and a reward (paper, section
+3.2).
 
 `RagEnv.step` is the only place where an action becomes an observation, a reward and an end: for
 training, evaluation, demonstrations and every baseline. The retriever is anything that has
-`search(queries, k) -> (ids int [Q, k] padded with -1, scores [Q, k])`. A retriever that fails raises;
-a failure never becomes an empty observation. All observations of an episode stay in view, and after
-`quota` retrievals only [ANSWER] is left.
+`search(queries, k) -> (ids int [Q, k] padded with -1, scores [Q, k])`. A retriever that fails
+raises; a failure never becomes an empty observation. All observations of an episode stay in view,
+and after `quota` retrievals only [ANSWER] is left.
 
 Left out: how actions are chosen (rl/rollout.py). Budgets and passage lengths count tokens.
 """
@@ -34,8 +35,8 @@ class ContextError(ValueError):
 
 @dataclass(frozen=True)
 class Reward:
-    """Answer quality minus the cost of retrieving (paper, section 3.2). Each action is rewarded at its
-    last token, every other token with 0."""
+    """Answer quality minus the cost of retrieving (paper, section 3.2). Each action is rewarded at
+    its last token, every other token with 0."""
 
     exact_match: float = 1.0
     f1: float = 1.0
@@ -81,14 +82,15 @@ class RagEnv:
         return text
 
     def question_limit(self, context: int) -> int:
-        """Tokens of a question that fit into the context. Raises ContextError when there are none."""
+        """Tokens of a question that fit into the context. Raises ContextError when there are
+        none."""
         retrieval = 1 + self.query_budget + 2 + self.k * (self.passage_tokens + 1)
         limit = context - 1 - self.quota * retrieval - 1 - self.answer_budget
         if limit < 1:
             raise ContextError(
-                f"the context of {context} tokens has no room for a question beside k = {self.k} passages"
-                f" of {self.passage_tokens} tokens, {self.quota} times; lower k, the quota or the"
-                " passage length"
+                f"the context of {context} tokens has no room for a question beside k = {self.k}"
+                f" passages of {self.passage_tokens} tokens, {self.quota} times; lower k, the quota"
+                " or the passage length"
             )
         return limit
 
@@ -119,7 +121,8 @@ class RagEnv:
         return list(queries)
 
     def act(self, episode: Episode, action: Action, tokenizer: Tokenizer) -> str | None:
-        """Append an action with its reward: the query to search for, None if the episode has ended."""
+        """Append an action with its reward: the query to search for, None if the episode has
+        ended."""
         decision = tokenizer.retrieve if action.retrieve else tokenizer.answer
         episode.append([decision], Part.DECISION if action.free else Part.STATE)
         if action.given is not None:

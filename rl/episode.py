@@ -1,11 +1,11 @@
 """An episode is one token sequence (docs/algorithm.md, section 1; Algorithm 1 of the paper).
 
-    <bos> question [RETRIEVE] query <eos> <obs> title text <sep> title text ... </obs> [ANSWER] answer <eos>
-    state          decision   query       state                                       decision answer
+    <bos> question [RETRIEVE] query <eos> <obs> title text <sep> ... </obs> [ANSWER] answer <eos>
+    state          decision   query       state                            decision answer
 
-Every token knows its part. Tokens and parts are born together and travel together; what a loss looks
-at is derived from the parts alone, never from a pad id, a count of tokens or the order of turns.
-Left out: what an action leads to (rl/environment.py).
+Every token knows its part. Tokens and parts are born together and travel together; what a loss
+looks at is derived from the parts alone, never from a pad id, a count of tokens or the order of
+turns. Left out: what an action leads to (rl/environment.py).
 
 Shapes: B episodes, T tokens of the longest, N learnt tokens of all of them in row-major order.
 """

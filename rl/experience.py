@@ -1,10 +1,11 @@
 """What PPO learns from: a rollout, scored once, with rewards and advantages (docs/algorithm.md).
 
-    experience = score_rollout(policy, reference, episodes, ...)     log-probs and values, fixed from here
+    experience = score_rollout(policy, reference, episodes, ...)     log-probs and values
     rewards = penalised_rewards(experience, beta)                    environment reward - beta KL
     experience = with_advantages(experience, rewards, config, ...)   GAE, both branches, whitening
 
-The KL penalty is part of the reward (Ziegler et al., 2019): -beta (log pi_old - log pi_ref) per token.
+The KL penalty is part of the reward (Ziegler et al., 2019): -beta (log pi_old - log pi_ref) per
+token.
 
 Shapes: N learnt tokens of all episodes, episode by episode; E episodes; D width.
 """
@@ -65,7 +66,8 @@ class Experience:
 
     @property
     def k1(self) -> Tensor:
-        """log pi - log pi_ref: unbiased, of either sign (Schulman, "Approximating KL divergence")."""
+        """log pi - log pi_ref: unbiased, of either sign (Schulman, "Approximating KL
+        divergence")."""
         return self.log_probs - self.reference_log_probs
 
     @property
@@ -99,7 +101,8 @@ def score_rollout(
     config: PPOConfig,
     learn: Sequence[Part] = ACTIONS,
 ) -> Experience:
-    """Log-probs under the policy and the reference, values and their features; ranks share the work."""
+    """Log-probs under the policy and the reference, values and their features; ranks share the
+    work."""
     policy.eval()
 
     def score_group(group: list[int]) -> list[tuple[Tensor, ...]]:

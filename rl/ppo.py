@@ -1,15 +1,15 @@
 """Proximal policy optimisation of whole retrieval episodes: the losses and one update.
 
-    ppo_update(policy, optimizer, experience, ...)     epochs of clipped policy steps on a rollout
-    update_value_head(head, optimizer, ...)            a small regression on a replay of value features
+    ppo_update(policy, optimizer, experience, ...)    epochs of clipped policy steps on a rollout
+    update_value_head(head, optimizer, ...)           a regression on a replay of value features
 
 Policy loss (Schulman et al., 2017, eq. 7), a mean over the learnt tokens of a *minibatch*:
     mean(w max(-A r, -A clip(r, 1 - eps, 1 + eps))) - entropy bonus,    r = pi(a|s) / pi_old(a|s)
 A decision that was not sampled from pi_old but with probability b carries the importance weight
 w = pi_old(a|s) / b, so that b is the exact denominator while the clip stays around the old policy.
 
-Left out on purpose: a shared value trunk (the value head reads detached features), advantage clipping,
-reward scaling. Shapes: N learnt tokens, episode by episode; D width.
+Left out on purpose: a shared value trunk (the value head reads detached features), advantage
+clipping, reward scaling. Shapes: N learnt tokens, episode by episode; D width.
 """
 
 import torch
@@ -25,8 +25,9 @@ from rl.scoring import Scores, by_length, score
 def ppo_loss(
     scores: Scores, batch: Batch, experience: Experience, at: Tensor, config: PPOConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The summed loss of a batch's learnt tokens [n], and statistics of each. at: where they stand in
-    the experience, int64 [n]. The caller divides by the number of tokens of the whole minibatch."""
+    """The summed loss of a batch's learnt tokens [n], and statistics of each. at: where they stand
+    in the experience, int64 [n]. The caller divides by the number of tokens of the whole
+    minibatch."""
     advantages, weight = experience.advantages[at], experience.weight[at]
     log_ratio = scores.log_probs - experience.log_probs[at]
     ratio = log_ratio.exp()
@@ -54,7 +55,8 @@ def ppo_update(
     config: PPOConfig,
     generator: torch.Generator | None = None,
 ) -> dict[str, float]:
-    """Epochs of clipped steps on one rollout; returns the figures to watch. Raises FloatingPointError.
+    """Epochs of clipped steps on one rollout; returns the figures to watch. Raises
+    FloatingPointError.
 
     Minibatches are random episodes, never sorted by length: sorting makes them all-answer or
     all-retrieve and biases the decision. Only micro-batches inside a step hold similar lengths.
@@ -125,7 +127,8 @@ def update_value_head(
     config: PPOConfig,
     generator: torch.Generator | None = None,
 ) -> float:
-    """Regress the value head on a replay of (features [M, 3 D], returns [M]); returns the mean loss.
+    """Regress the value head on a replay of (features [M, 3 D], returns [M]); returns the mean
+    loss.
 
     The features are detached, so older iterations stay useful; the old V of the clipped loss is the
     head's before this update. Raises FloatingPointError.
@@ -150,5 +153,6 @@ def update_value_head(
 
 
 def adapt_beta(beta: float, kl: float, target: float, episodes: int, horizon: int) -> float:
-    """Adaptive KL controller (Ziegler et al., 2019): kl is the mean over episodes of the summed k1."""
+    """Adaptive KL controller (Ziegler et al., 2019): kl is the mean over episodes of the summed
+    k1."""
     return beta * (1 + max(-0.2, min(0.2, kl / target - 1)) * episodes / horizon)

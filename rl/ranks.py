@@ -1,4 +1,5 @@
-"""Ranks: processes that train one policy together (torch.distributed). Alone, all of this does nothing.
+"""Ranks: processes that train one policy together (torch.distributed). Alone, all of this does
+nothing.
 
 Every rank holds the same weights and plays, scores and differentiates its share of the episodes;
 gradients are summed once per optimiser step. Same arguments and number of ranks: the same bits.

@@ -1,11 +1,13 @@
-"""Algorithm 1 of the paper for many questions at once: decide, write, step, on one continued KV cache.
+"""Algorithm 1 of the paper for many questions at once: decide, write, step, on one continued KV
+cache.
 
     o = [], n = 0
-    loop:  a ~ policy([question, o])    first token in {[RETRIEVE], [ANSWER]}; only [ANSWER] when n = N
-           if a is [RETRIEVE]:  o += retriever(a[1:]), n += 1        else: return a[1:]
+    loop:  a ~ policy([question, o])    a[0] in {[RETRIEVE], [ANSWER]}, only [ANSWER] when n = N
+           if a[0] is [RETRIEVE]:  o += retriever(a[1:]), n += 1      else: return a[1:]
 
-The same function serves training (sampled), evaluation (greedy) and every baseline (forced decisions).
-Left out: who plays which part where several policies play (rl/study/roles.py: one policy-like object).
+The same function serves training (sampled), evaluation (greedy) and every baseline (forced
+decisions). Left out: who plays which part where several policies play (rl/study/roles.py: one
+policy-like object).
 
 Shapes: B episodes of a batch that are still going, V vocabulary.
 """
@@ -56,7 +58,8 @@ def rollout(
     batch_size: int = 256,
     progress: Callable[[int], None] = lambda finished: None,
 ) -> list[Episode]:
-    """One episode per question, in order, the same on all ranks; each rank plays some of the batches.
+    """One episode per question, in order, the same on all ranks; each rank plays some of the
+    batches.
 
     Each batch has a generator of its own, seeded from `generator`. `progress` is called with the
     number of episodes that were finished since its last call. Raises RetrieverError, ContextError.
@@ -128,8 +131,8 @@ def decide(
 ) -> tuple[Tensor, bool]:
     """Which rows of the logits [B, V] retrieve (bool [B]), and whether they were free to.
 
-    The decision is the softmax over the two action tokens alone, at temperature 1. A free decision's
-    probability, as it was sampled, is kept in its episode's `behaviour`.
+    The decision is the softmax over the two action tokens alone, at temperature 1. A free
+    decision's probability, as it was sampled, is kept in its episode's `behaviour`.
     """
     p = logits[:, [tokenizer.retrieve, tokenizer.answer]].softmax(-1)[:, 0]  # P([RETRIEVE]), [B]
     first = not episodes[0].turns

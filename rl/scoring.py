@@ -3,7 +3,8 @@
 Logits at t - 1 score token t. Text is scored by the softmax over the vocabulary at a temperature,
 a decision by the softmax over the two action tokens alone, exactly as they were sampled.
 
-Shapes: B episodes, T tokens, A learnt tokens of a row at most, N of all rows, D width, V vocabulary.
+Shapes: B episodes, T tokens, A learnt tokens of a row at most, N of all rows, D width, V
+vocabulary.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,8 @@ def entropy(log_probs: Tensor) -> Tensor:
 
 
 def learnt_logits(policy: Policy, batch: Batch, pad: int) -> tuple[Tensor, Tensor]:
-    """Logits float32 [N, V] that score the learnt tokens, and value features [N, 3 D] of their states.
+    """Logits float32 [N, V] that score the learnt tokens, and value features [N, 3 D] of their
+    states.
 
     Sizes are rounded up, because oneDNN compiles a matmul for every shape that it has not met of
     late, a fifth of an update on a CPU; the last layer is computed at the columns that are needed.

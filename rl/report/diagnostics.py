@@ -1,4 +1,5 @@
-"""Figures to watch while PPO trains: explained variance beside that of a class oracle, the policy's reward.
+"""Figures to watch while PPO trains: explained variance beside that of a class oracle, the policy's
+reward.
 
 Pure. Shapes: N learnt tokens of a rollout.
 """
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from rl.episode import Episode, Part
 from rl.experience import Experience
-from rl.report.summary import summarize
+from rl.report.summary import by_slice, summarize
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 - Var(R - V) / Var(R); 0 for a constant prediction, 1 for a perfect one, nan when R is constant
-    or there is none."""
+    """1 - Var(R - V) / Var(R); 0 for a constant prediction, 1 for a perfect one, nan when R is
+    constant or there is none."""
     if not len(returns):
         return float("nan")
     variance = returns.var(unbiased=False)
@@ -31,8 +32,9 @@ def class_means(returns: Tensor, classes: Tensor) -> Tensor:
 
 
 def token_classes(episode: Episode, learn: Sequence[Part]) -> list[tuple]:
-    """The class oracle's class of every learnt token: the question's slice, and its part: decision, query,
-    direct answer, answer after a hit, answer after a miss. What a value head could know, roughly."""
+    """The class oracle's class of every learnt token: the question's slice, and its part: decision,
+    query, direct answer, answer after a hit, answer after a miss. What a value head could know,
+    roughly."""
     classes = []
     queries = False
     for part in episode.parts:
@@ -46,7 +48,8 @@ def token_classes(episode: Episode, learn: Sequence[Part]) -> list[tuple]:
 
 
 def value_statistics(experience: Experience) -> dict[str, float]:
-    """Explained variance of the value head and of the class oracle, over all tokens and over decisions."""
+    """Explained variance of the value head and of the class oracle, over all tokens and over
+    decisions."""
     names: dict[tuple, int] = {}
     classes = [c for e in experience.episodes for c in token_classes(e, experience.learn)]
     numbers = [names.setdefault(c, len(names)) for c in classes]
@@ -61,8 +64,8 @@ def value_statistics(experience: Experience) -> dict[str, float]:
 
 
 def policy_reward(episodes: Sequence[Episode], both: bool) -> float:
-    """Mean reward of the policy's own mixture: where both branches of each question were played, weighted
-    by P([RETRIEVE])."""
+    """Mean reward of the policy's own mixture: where both branches of each question were played,
+    weighted by P([RETRIEVE])."""
     if not both:
         return summarize(episodes)["reward"]
     pairs = list(zip(episodes[::2], episodes[1::2], strict=True))
@@ -70,8 +73,31 @@ def policy_reward(episodes: Sequence[Episode], both: bool) -> float:
     return sum(rewards) / len(pairs)
 
 
+def dev_figures(greedy: Sequence[Episode], sampled: Sequence[Episode]) -> dict:
+    """What a dev evaluation logs: figures of greedy and of sampled episodes, and per slice."""
+    return {
+        "greedy": summarize(greedy),
+        "greedy_slices": by_slice(greedy),
+        "sampled": summarize(sampled),
+        "sampled_slices": by_slice(sampled),
+    }
+
+
+def dev_line(dev: dict) -> str:
+    """dev_figures in a line, with retrieval per slice, and a second line for what looks wrong."""
+    figures, slices = dev["greedy"], dev["greedy_slices"]
+    shown = "  ".join(
+        f"{name} {figures[name]:.3f}" for name in ("reward", "em", "hit", "retrieval")
+    )
+    rates = {name: f["retrieval"] for name, f in slices.items()}
+    line = "  ".join([shown, *(f"{name} {rate:.2f}" for name, rate in rates.items())])
+    warning = alarm(list(rates.values()) or [figures["retrieval"]])
+    return f"{line}\n  warning: {warning}" if warning else line
+
+
 def alarm(retrieval: Sequence[float]) -> str:
-    """What looks wrong in figures on dev, "" if nothing does. retrieval: its rate on every slice."""
+    """What looks wrong in figures on dev, "" if nothing does. retrieval: its rate on every
+    slice."""
     if min(retrieval) > 0.95 or max(retrieval) < 0.05:
         rates = f"{min(retrieval):.0%} to {max(retrieval):.0%}"
         return f"the decision has collapsed: retrieval is {rates} on every slice"

@@ -2,6 +2,7 @@
 ranks above 0."""
 
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -43,3 +44,16 @@ def say(text: str) -> None:
     if ranks.rank() == 0:
         tqdm.write(text)
         sys.stdout.flush()
+
+
+class Clock:
+    """Seconds of the stages of an iteration: clock("rollout") ends a stage and begins the next."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[f"seconds_{stage}"] = now - self.last
+        self.last = now

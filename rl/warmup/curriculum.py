@@ -1,7 +1,7 @@
 """What each warm-up step demonstrates: which questions, on which branch, with which labels.
 
-    read    fixed shares of direct answers and retrievals, no decision labels. For the first 30 % of the
-            steps the observation grows from one passage, the gold one, to k
+    read    fixed shares of direct answers and retrievals, no decision labels. For the first 30 %
+            of the steps the observation grows from one passage, the gold one, to k
     mix     the probed label on an informed share, a random branch without label on the rest
 
 A pure function of (seed, phase, step), the same on any number of ranks.
@@ -21,7 +21,9 @@ from rl.warmup.sampler import QuestionSampler
 GROWTH = 0.3  # share of the read steps during which the observation grows
 INFORMED = 0.7  # share of the mix phase's demonstrations whose branch is the probed label
 
-Branch = tuple[Question, bool, bool, bool]  # question, retrieve, label, known: as Demonstrator has it
+Branch = tuple[
+    Question, bool, bool, bool
+]  # question, retrieve, label, known: as Demonstrator has it
 
 
 class Curriculum:

@@ -1,12 +1,13 @@
-"""Warm-up demonstrations: training questions turned into episodes, with the real index and its mistakes.
+"""Warm-up demonstrations: training questions turned into episodes, with the real index and its
+mistakes.
 
-A demonstration answers directly, or asks what the teacher asks (rl/warmup/teacher.py) and copies the
-answer from what was found. A multi-hop question is asked about again, as long as the quota allows, where
-a gold passage is missing whose title has been read by then. Everything that makes a reader rely on the
-passages instead of its memory happens here: swapped answers and renamed bridge entities, shuffled
-passages, the gold passage put in where the query missed it, and no answer to learn where it could only
-be guessed.
-Left out: which branch a demonstration takes, and the loss (train_sft.py).
+A demonstration answers directly, or asks what the teacher asks (rl/warmup/teacher.py) and copies
+the answer from what was found. A multi-hop question is asked about again, as long as the quota
+allows, where a gold passage is missing whose title has been read by then. Everything that makes a
+reader rely on the passages instead of its memory happens here: swapped answers and renamed bridge
+entities, shuffled passages, the gold passage put in where the query missed it, and no answer to
+learn where it could only be guessed. Left out: which branch a demonstration takes, and the loss
+(train_sft.py).
 """
 
 import re
@@ -31,7 +32,9 @@ class Demonstration:
 
     episode: Episode
     label: bool  # whether its first decision carries loss; later ones always do
-    known: bool  # whether the policy can answer without passages, and so can learn to where they miss
+    known: (
+        bool  # whether the policy can answer without passages, and so can learn to where they miss
+    )
     rng: np.random.Generator
     names: Names = field(default_factory=dict)  # what its bridge entity is called instead
 
@@ -48,8 +51,9 @@ class Demonstrator:
         shuffle: float = 0.5,
         gold: float = 0.5,
     ):
-        """Probabilities: swap, of another answer inside a gold passage; shuffle, of the passages; gold,
-        of the gold passage being put in where the query missed it. context: tokens of an episode."""
+        """Probabilities: swap, of another answer inside a gold passage; shuffle, of the passages;
+        gold, of the gold passage being put in where the query missed it. context: tokens of an
+        episode."""
         self.world, self.env, self.tokenizer, self.context = world, env, tokenizer, context
         self.swap, self.shuffle, self.gold = swap, shuffle, gold
         self.rows = {p.id: i for i, p in enumerate(world.corpus)}
@@ -72,8 +76,9 @@ class Demonstrator:
         rngs: list[np.random.Generator],
         forced: float = 1.0,
     ) -> list[Episode]:
-        """One episode per question, each with a random stream of its own. forced < 1: the curriculum, in
-        which the observation holds 1 + forced (k - 1) passages and always the gold one."""
+        """One episode per question, each with a random stream of its own. forced < 1: the
+        curriculum, in which the observation holds 1 + forced (k - 1) passages and always the gold
+        one."""
         episodes = self.env.reset(questions, self.tokenizer, self.context)
         started = [Demonstration(*x) for x in zip(episodes, label, known, rngs, strict=True)]
         for demonstration, asks in zip(started, retrieve, strict=True):
@@ -85,8 +90,7 @@ class Demonstrator:
         for left in reversed(range(self.env.quota)):
             turns = self.env.search(queries)
             follow_ups = [
-                self.turn(d, turn, left, forced)
-                for d, turn in zip(asking, turns, strict=True)
+                self.turn(d, turn, left, forced) for d, turn in zip(asking, turns, strict=True)
             ]
             again = [i for i, query in enumerate(follow_ups) if query is not None]
             asking, queries = [asking[i] for i in again], [follow_ups[i] for i in again]
@@ -97,10 +101,11 @@ class Demonstrator:
         self.env.act(episode, Action(False, text, free=decision), self.tokenizer)
 
     def turn(self, d: Demonstration, turn: Turn, left: int, forced: float) -> str | None:
-        """Append a retrieval, after which `left` more are allowed, and what follows: the answer to be learnt
-        from it, or nothing where it could only be guessed (the episode then ends with its query), or
-        a follow-up query, which is returned. To learn guesses made readers of the same 700 steps copy
-        worse: tail EM given a hit .71 with 30 % of the guesses, .77 with 10 %, .83 with none (dev, one seed).
+        """Append a retrieval, after which `left` more are allowed, and what follows: the answer to
+        be learnt from it, or nothing where it could only be guessed (the episode then ends with its
+        query), or a follow-up query, which is returned. To learn guesses made readers of the same
+        700 steps copy worse: tail EM given a hit .71 with 30 % of the guesses, .77 with 10 %, .83
+        with none (dev, one seed).
         """
         episode, question = d.episode, d.episode.question
         self.choose_passages(d, turn, forced)
@@ -112,7 +117,12 @@ class Demonstrator:
         bridge = self.bridge(question, read) if left > 0 else None
         if bridge is None and not d.known and not answerable(read, question):
             return None
-        if bridge and not d.names and bridge not in question.question and d.rng.random() < self.swap:
+        if (
+            bridge
+            and not d.names
+            and bridge not in question.question
+            and d.rng.random() < self.swap
+        ):
             d.names = self.bridge_names(bridge, question, d.rng)
         answer = self.show(d, turn)
         if bridge is not None:
@@ -121,7 +131,8 @@ class Demonstrator:
         return None
 
     def choose_passages(self, d: Demonstration, turn: Turn, forced: float) -> None:
-        """What the retriever found, changed in place: cut by the curriculum, with a gold passage, shuffled."""
+        """What the retriever found, changed in place: cut by the curriculum, with a gold passage,
+        shuffled."""
         missing = missing_gold(self.read(d.episode), d.episode.question)
         gold = self.rows.get(missing[0]) if missing else None
         if forced < 1.0:
@@ -141,7 +152,8 @@ class Demonstrator:
         return next((title for title in titles if title in text), None)
 
     def show(self, d: Demonstration, turn: Turn) -> str:
-        """Append the observation, some of whose passages state another answer; the answer to learn."""
+        """Append the observation, some of whose passages state another answer; the answer to
+        learn."""
         question = d.episode.question
         passages, answer = [self.world.corpus[row] for row in turn.passages], question.answers[0]
         texts = [rename(p.full_text, d.names) for p in passages]
@@ -166,8 +178,9 @@ class Demonstrator:
         return self.world.corpus[self.rows[id]]
 
     def bridge_names(self, title: str, question: Question, rng: np.random.Generator) -> Names:
-        """Another name for a bridge entity: who wrote the book, too, must be copied, because it cannot be
-        remembered, nor its second word be guessed from its first. {} where the answer shares a word."""
+        """Another name for a bridge entity: who wrote the book, too, must be copied, because it
+        cannot be remembered, nor its second word be guessed from its first. {} where the answer
+        shares a word."""
         names: Names = {}
         self.renamer.exchange(title, names, rng)
         answer = {word for text in question.answers for word in text.split()}
@@ -176,10 +189,10 @@ class Demonstrator:
     def swapped(
         self, text: str, title: int, question: Question, answer: str, rng: np.random.Generator
     ) -> tuple[str, str]:
-        """Put another answer of the same relation into the text of a passage that states it, and return both:
-        what is read must be copied, because it cannot be remembered (Longpre et al., 2021, use such
-        conflicts to test readers). Where the passage does not hold the answer word for word behind its
-        title, of `title` characters, nothing changes."""
+        """Put another answer of the same relation into the text of a passage that states it, and
+        return both: what is read must be copied, because it cannot be remembered (Longpre et al.,
+        2021, use such conflicts to test readers). Where the passage does not hold the answer word
+        for word behind its title, of `title` characters, nothing changes."""
         answers = self.answers[question.relation]
         other = answers[int(rng.integers(len(answers)))]
         pattern = rf"(?<!\w){re.escape(answer)}(?!\w)"

@@ -1,11 +1,11 @@
-"""New names for training questions: what a policy remembers about a subject is then of no use, and nothing
-about it can be learnt by heart.
+"""New names for training questions: what a policy remembers about a subject is then of no use, and
+nothing about it can be learnt by heart.
 
-A question under new names is played in a renamed copy of the world: question and passages are renamed
-before the policy reads them, its queries and answers are renamed back. Words are exchanged in pairs, so
-that a namesake stays a namesake and renaming twice changes nothing. Popular questions keep their names,
-for they are to be remembered.
-Left out: new facts. Who reads a renamed passage still has to copy the answer that it states.
+A question under new names is played in a renamed copy of the world: question and passages are
+renamed before the policy reads them, its queries and answers are renamed back. Words are exchanged
+in pairs, so that a namesake stays a namesake and renaming twice changes nothing. Popular questions
+keep their names, for they are to be remembered. Left out: new facts. Who reads a renamed passage
+still has to copy the answer that it states.
 """
 
 import re
@@ -48,7 +48,9 @@ class Renamer:
         for question in questions:
             if question.slice != "popular":
                 gold = [titles[i] for i in question.gold_passages or () if i in titles]
-                self.subjects[question] = list(dict.fromkeys(gold)) or [subject_of(question.question)]
+                self.subjects[question] = list(dict.fromkeys(gold)) or [
+                    subject_of(question.question)
+                ]
         # (number of words, position, word) -> names with that word there
         self.alike: dict[tuple[int, int, str], list[list[str]]] = {}
         for name in sorted({name for names in self.subjects.values() for name in names}):
@@ -77,8 +79,8 @@ class Renamer:
                 names |= {word: other, other: word}
 
     def other(self, words: list[str], rng: np.random.Generator) -> list[str]:
-        """A name of the same kind: each word from a name that shares another word with this one, so that a
-        person gets a first name for a first name and a book a noun for a noun."""
+        """A name of the same kind: each word from a name that shares another word with this one, so
+        that a person gets a first name for a first name and a book a noun for a noun."""
         if len(words) < 2:
             return words
         found = []

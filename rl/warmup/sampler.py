@@ -8,11 +8,12 @@ from data.world import Question
 
 
 class QuestionSampler:
-    """Training questions of step t, a pure function of (seed, stream, t): a resumed run sees what an
-    uninterrupted one saw.
+    """Training questions of step t, a pure function of (seed, stream, t): a resumed run sees what
+    an uninterrupted one saw.
 
-    A share of each draw is popular questions, asked in proportion to their popularity; the others are
-    uniform, an equal part from each question set. Where a world has no slices there are only others.
+    A share of each draw is popular questions, asked in proportion to their popularity; the others
+    are uniform, an equal part from each question set. Where a world has no slices there are only
+    others.
     """
 
     def __init__(self, sets: Sequence[Sequence[Question]], popular_share: float, seed: int):
