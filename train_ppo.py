@@ -22,7 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.world import Question
-from model import add_adapters, load_policy, trained_modules, weights_sha256
+from model import weights_sha256
+from model.pretrained import add_adapters, open_policy, trained_modules, without_adapters
 from rl import (
     Decoding,
     Episode,
@@ -160,7 +161,7 @@ def retrieval_reward(iteration: int, args: Args) -> float:
 class Trainer:
     def __init__(self, args: Args):
         self.args, self.workers = args, Workers(args.threads, args.device)
-        self.policy, self.tokenizer, made = load_policy(args.init, args.device)
+        self.policy, self.tokenizer, made = open_policy(args.init, args.device)
         self.facts = {
             "open_world": args.world or made.get("open_world", "mini"),
             "passage_tokens": made.get("passage_tokens", 64),
@@ -194,6 +195,7 @@ class Trainer:
             add_adapters(
                 self.policy, args.lora_rank, []
             )  # the rows of new tokens were trained by the warm-up
+            self.reference = without_adapters(self.policy)
         self.config = PPOConfig(
             value=args.value,
             clip=args.clip,
@@ -241,7 +243,7 @@ class Trainer:
                 )
         reader = frozen
         if args.reader:
-            reader, tokenizer, _ = load_policy(args.reader, args.device)
+            reader, tokenizer, _ = open_policy(args.reader, args.device)
             if tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
                 raise UsageError(
                     f"--reader {args.reader} has another tokenizer than --init {args.init}"

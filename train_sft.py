@@ -21,16 +21,8 @@ from tqdm import tqdm
 
 from data.metrics import hit
 from data.world import Question
-from model import (
-    Config,
-    Policy,
-    Tokenizer,
-    add_adapters,
-    open_pretrained,
-    trained_modules,
-    training_memory,
-    weights_sha256,
-)
+from model import Config, Policy, Tokenizer, weights_sha256
+from model.pretrained import add_adapters, open_pretrained, trained_modules
 from rl import Decoding, Episode, RagEnv, Workers, collate, rollout, score
 from rl.environment import report_cut
 from rl.report.summary import summarize
@@ -463,17 +455,6 @@ class WarmUp:
         """What is going to happen, with the time of one throwaway step as the yardstick of the expected minutes."""
         args, world = self.args, self.world
         episodes = read_batch(self.demonstrator, self.samplers["read"], args.read_steps, args)
-        groups = [[episodes[i] for i in group] for group in by_length(episodes, args.micro_batch)]
-        shapes = [
-            (len(group), max(len(e.tokens) for e in group), sum(sum(e.action_mask) for e in group))
-            for group in groups
-        ]
-        print(
-            "train_sft: "
-            + training_memory(
-                self.policy, self.optimizers, shapes, self.workers.count, args.dtype == "bf16"
-            ).describe()
-        )
         for _ in range(2):  # the first is slower: memory and kernels are set up
             start = time.perf_counter()
             backward(self.policy, episodes, self.tokenizer, args, self.workers)

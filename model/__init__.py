@@ -1,42 +1,37 @@
-"""What thinks: the transformer policy, its tokenizer, decoding and checkpoints. Imports no other room."""
+"""What thinks: the transformer policy, its tokenizer, decoding and checkpoints.
+
+Imports no other package. Other people's weights, adapters and encoders: model.pretrained.
+"""
 
 from model.checkpoint import (
+    atomic_write,
+    is_checkpoint,
     load_policy,
-    load_state,
-    peek_facts,
     save_policy,
-    save_state,
     weights_sha256,
     write_json,
 )
-from model.config import CheckpointError, Config
+from model.config import CheckpointError, Config, read_json
 from model.generation import Session, sample
-from model.memory import training_memory
-from model.policy import Policy, is_checkpoint
-from model.pretrained.encoder import SentenceEncoder
-from model.pretrained.hub import open_pretrained
-from model.pretrained.lora import adapters_off, add_adapters, trained_modules
+from model.policy import Policy
+from model.state import load_state, peek_facts, save_state
 from model.tokenizer import Tokenizer
 
 __all__ = [
     "CheckpointError",
     "Config",
     "Policy",
-    "SentenceEncoder",
     "Session",
     "Tokenizer",
-    "adapters_off",
-    "add_adapters",
+    "atomic_write",
     "is_checkpoint",
     "load_policy",
     "load_state",
-    "open_pretrained",
     "peek_facts",
+    "read_json",
     "sample",
     "save_policy",
     "save_state",
-    "trained_modules",
-    "training_memory",
     "weights_sha256",
     "write_json",
 ]

@@ -1,8 +1,9 @@
 """Decoding of ragged batches with a KV cache that is continued across the turns of an episode.
 
-A `Session` is a batch of token sequences together with their cache. `feed` appends a ragged chunk to every row and
-yields the logits after it; `generate` looks ahead from there without moving the session, so that a turn that was
-written is fed back with the observation that answers it, in one chunk. Nothing here knows what the tokens mean.
+A `Session` is a batch of token sequences together with their cache. `feed` appends a ragged chunk to
+every row and yields the logits after it; `generate` looks ahead from there without moving the session,
+so that a turn is fed back with the observation that answers it, in one chunk. Nothing here knows what
+the tokens mean. Left out on purpose: top-k, top-p, beams (PPO has to score what was sampled).
 
 Shapes: B rows, T longest chunk, S cache slots, V vocabulary.
 """
@@ -10,107 +11,92 @@ Shapes: B rows, T longest chunk, S cache slots, V vocabulary.
 import torch
 from torch import Tensor
 
-from model.policy import Policy
-from model.transformer import Cache
+from model.transformer import Cache, Past
 
 FEED_ROWS = 64  # rows of one forward pass that reads; on one core 16 and 256 are a sixth slower
 
 
 def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """Next tokens int64 [B] from float32 [B, V]; temperature 0 is greedy. No top-k or top-p: PPO scores what it sampled."""
+    """Next tokens int64 [B] from float32 [B, V]; temperature 0 is greedy."""
     if temperature == 0:
         return logits.max(-1).indices  # three times as fast as argmax on a CPU
-    # One uniform number per row against the cumulative distribution; torch.multinomial draws one per token of the vocabulary.
+    # One uniform number a row against the cumulative distribution; multinomial draws one per token.
     cumulative = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
-    uniform = torch.rand(
-        len(logits),
-        1,
-        dtype=torch.float64,
-        generator=generator,
-        device=generator.device if generator else logits.device,
-    )
-    return torch.searchsorted(
-        cumulative, uniform.to(logits.device) * cumulative[:, -1:], right=True
-    ).squeeze(-1)
+    device = generator.device if generator else logits.device
+    uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=device)
+    threshold = uniform.to(logits.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
 
 
 class Session:
-    def __init__(self, policy: Policy, cache: Cache, length: Tensor, logits: Tensor | None):
+    def __init__(self, policy, cache: Cache, length: Tensor, logits: Tensor | None):
         self.policy, self.cache = policy, cache
         self.length = length  # int64 [B], tokens so far = the next free slot
         self.logits = logits  # float32 [B, V] after the last token
 
     @classmethod
-    def start(cls, policy: Policy, chunks: list[list[int]]) -> "Session":
-        """A session whose rows begin with these tokens."""
-        device = policy.device
-        cache = Cache.empty(policy.config, len(chunks), 0, policy.model.dtype, device)
-        session = cls(
-            policy, cache, torch.zeros(len(chunks), dtype=torch.long, device=device), None
-        )
-        return session.feed(chunks)
+    def start(cls, policy, chunks: list[list[int]]) -> "Session":
+        """A session of a Policy whose rows begin with these tokens."""
+        cache = Cache.empty(policy.config, len(chunks), 0, policy.model.dtype, policy.device)
+        length = torch.zeros(len(chunks), dtype=torch.long, device=policy.device)
+        return cls(policy, cache, length, None).feed(chunks)
 
     def select(self, rows: Tensor) -> "Session":
         """The session of some of its rows (int64 [b])."""
         return Session(self.policy, self.cache.select(rows), self.length[rows], self.logits[rows])
 
     def feed(self, chunks: list[list[int]]) -> "Session":
-        """The session after appending one non-empty chunk to every row. Raises ValueError beyond the context."""
-        device = self.length.device
+        """The session after one non-empty chunk more in every row. ValueError beyond the context."""
+        device, context = self.length.device, self.policy.config.max_position_embeddings
         count = torch.tensor([len(chunk) for chunk in chunks], device=device)
-        if int((self.length + count).max()) > self.policy.config.max_position_embeddings:
-            raise ValueError(
-                f"an episode exceeds the context of {self.policy.config.max_position_embeddings} tokens"
-            )
-        # Rows of similar length together: little padding, and activations that fit into a core's cache. The padding on the
-        # right writes into slots that the row has not reached: never seen, later overwritten.
+        if int((self.length + count).max()) > context:
+            raise ValueError(f"an episode exceeds the context of {context} tokens")
+        # Rows of similar length together: little padding, and activations that fit into a core's
+        # cache. Padding writes into slots that the row has not reached: unseen, later overwritten.
         order = count.argsort(stable=True)
         cache = self.cache.grow(int(self.length.max()) + int(count.max()))
         logits = []
         for rows in order.split(FEED_ROWS):
             group = [chunks[row] for row in rows.tolist()]
             width = max(map(len, group))
-            tokens = torch.tensor(
-                [chunk + [0] * (width - len(chunk)) for chunk in group], device=device
-            )
-            logits.append(
-                self.policy.continue_from(tokens, self.length[rows], cache, rows, count[rows] - 1)
-            )
+            padded = [chunk + [0] * (width - len(chunk)) for chunk in group]
+            tokens = torch.tensor(padded, device=device)
+            last = (count[rows] - 1)[:, None]
+            logits.append(self._logits(tokens, Past(cache, self.length[rows], rows), last))
         return Session(self.policy, cache, self.length + count, torch.cat(logits)[order.argsort()])
 
     def generate(
         self,
         first: Tensor,
-        budget: int,
+        budgets: int | Tensor,
         temperature: float,
         eos: int,
         generator: torch.Generator | None = None,
     ) -> list[list[int]]:
-        """What every row writes after its `first` token (int64 [B]): at most `budget` tokens, <eos> included if reached.
+        """What every row writes after its `first` token (int64 [B]), <eos> included where reached.
 
-        The session itself does not move (slots beyond `length` are scratch space).
+        A row writes at most `budgets` tokens (one number, or int64 [B]: one per row, at least 1). The
+        session itself does not move: slots beyond `length` are scratch space.
         """
-        written = torch.full((len(first), budget), eos, device=first.device)
         rows, last, length = None, first, self.length
-        cache = self.cache.grow(int(length.max()) + budget)
-        for step in range(budget):
-            last = sample(
-                self.policy.continue_from(last[:, None], length, cache, rows),
-                temperature,
-                generator,
-            )
-            length = length + 1
+        budgets = torch.as_tensor(budgets, device=first.device).expand(len(first))
+        longest = int(budgets.max())
+        written = torch.full((len(first), longest), eos, device=first.device)
+        cache = self.cache.grow(int(length.max()) + longest)
+        for step in range(longest):
+            logits = self._logits(last[:, None], Past(cache, length, rows))
+            last, length = sample(logits, temperature, generator), length + 1
             written[slice(None) if rows is None else rows, step] = last
-            going = (last != eos).nonzero().squeeze(-1)
+            left = budgets if rows is None else budgets[rows]
+            going = ((last != eos) & (left > step + 1)).nonzero().squeeze(-1)
             if not len(going):
                 break
-            if len(going) < len(
-                last
-            ):  # the finished rows are dropped at once: the cache stays, its rows are picked
-                rows, last, length = (
-                    going if rows is None else rows[going],
-                    last[going],
-                    length[going],
-                )
-        texts = written.tolist()
+            if len(going) < len(last):  # finished rows go at once; the cache's rows are picked
+                rows = going if rows is None else rows[going]
+                last, length = last[going], length[going]
+        texts = [text[:budget] for text, budget in zip(written.tolist(), budgets.tolist())]
         return [text[: text.index(eos) + 1] if eos in text else text for text in texts]
+
+    def _logits(self, tokens: Tensor, past: Past, last: Tensor | None = None) -> Tensor:
+        """Append tokens [B, T] to the past; float32 [B, V] after column last [B, 1] (None: T is 1)."""
+        return self.policy.logits(self.policy.model(tokens, last, past)[-1][:, 0])

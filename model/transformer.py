@@ -1,13 +1,14 @@
-"""A Llama-type decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, and the options of its relatives
-(biases, query/key norms, Llama 3's rope scaling; see config.py).
+"""A Llama-type decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, and the options
+of its relatives (biases, query/key norms, Llama 3's rope scaling; see config.py).
 
-Parameter names are those of Hugging Face's Llama, so checkpoints travel both ways. Left out on purpose: dropout,
-sliding windows. One code path serves training (no cache) and decoding (with a cache).
+Parameter names are those of Hugging Face's Llama, so checkpoints travel both ways. Left out on
+purpose: dropout, sliding windows. One code path serves training (no cache) and decoding (a cache).
 
-Shapes: B batch, T new tokens, S cached slots, V vocabulary, D width, H query heads, K key/value heads,
-G = H / K query heads per key/value head, E head dimension.
+Shapes: B batch, T new tokens, A columns whose output is wanted, S cached slots, V vocabulary,
+D width, H query heads, K key/value heads, G = H / K query heads per key/value head, E head dimension.
 
-Sources: Llama (arXiv 2302.13971), RoPE (2104.09864), GQA (2305.13245), SwiGLU (2002.05202), Llama 3 (2407.21783), Qwen3 (2505.09388).
+Sources: Llama (arXiv 2302.13971), RoPE (2104.09864), GQA (2305.13245), SwiGLU (2002.05202),
+Llama 3 (2407.21783), Qwen3 (2505.09388).
 """
 
 import math
@@ -22,10 +23,10 @@ from model.config import Config, RopeScaling
 
 
 class Cache(NamedTuple):
-    """Keys and values of a ragged batch, one pair [B, S, K, E] per layer; the slot of a token is its position.
+    """Keys and values of a ragged batch, one pair [B, S, K, E] per layer; a token's slot is its position.
 
-    Because slot == position, `slot <= position of the query` is the whole attention mask: whatever lies in slots
-    that a row has not reached yet can never be seen, and a row continues across turns by writing where it stopped.
+    So `slot <= position of the query` is the whole attention mask: slots that a row has not reached
+    yet are never seen, and a row continues across turns by writing where it stopped.
     """
 
     keys: list[Tensor]
@@ -34,10 +35,10 @@ class Cache(NamedTuple):
     @classmethod
     def empty(cls, config: Config, rows: int, slots: int, dtype: torch.dtype, device) -> "Cache":
         shape = (rows, slots, config.num_key_value_heads, config.head_dim)
-        make = lambda: [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)
-        ]
-        return cls(make(), make())
+        layers = range(config.num_hidden_layers)
+        return cls(
+            *([torch.zeros(shape, dtype=dtype, device=device) for _ in layers] for _ in "kv")
+        )
 
     def select(self, rows: Tensor) -> "Cache":
         """The cache of some of its rows (int64 [b]), copied."""
@@ -51,26 +52,12 @@ class Cache(NamedTuple):
         return Cache(*([F.pad(x, (0, 0, 0, 0, 0, extra)) for x in side] for side in self))
 
 
-class Place(NamedTuple):
-    """Where the new tokens of a batch stand: the same for every layer, but for `mask` and `at` of the last."""
+class Past(NamedTuple):
+    """What new tokens continue: rows of a cache, each at its own length."""
 
-    cos: Tensor  # [B or 1, T, 1, E]
-    sin: Tensor
-    mask: Tensor | None  # bool [B or 1, 1, T or A, S], None = causal
-    slots: (
-        tuple[Tensor, Tensor] | None
-    )  # int64 rows [B, 1] and positions [B, T] in the cache; None = no cache
-    rows: Tensor | None  # int64 [B], rows of the cache; None = all of them, in order
-    at: Tensor | None  # int64 [B, A], the columns whose output is wanted; None = all T
-
-
-def take(x: Tensor, at: Tensor | None) -> Tensor:
-    """Columns at [B, A] of x [B or 1, T, ...] -> [B, A, ...]; x itself where at is None."""
-    return (
-        x
-        if at is None
-        else x.expand(len(at), *x.shape[1:])[torch.arange(len(at), device=at.device)[:, None], at]
-    )
+    cache: Cache
+    length: Tensor  # int64 [B], tokens that each row holds = position of its next one
+    rows: Tensor | None = None  # int64 [B], rows of the cache; None = all of them, in order
 
 
 class RMSNorm(nn.Module):
@@ -80,53 +67,59 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        # As a dot product: 2.2 times as fast on CPU in bf16, forward and backward, as F.rms_norm, which is a chain there.
+        # As a dot product: in bf16 on a CPU, forward and backward 2.2 times as fast as F.rms_norm.
         scale = torch.rsqrt(torch.linalg.vecdot(x, x).unsqueeze(-1) / x.shape[-1] + self.eps)
         return x * (scale * self.weight.to(x.dtype))
 
 
-def stretched(frequency: Tensor, scaling: RopeScaling) -> Tensor:
-    """Llama 3: rotations slower than the original context are divided by `factor`, fast ones kept, those between interpolated."""
-    turns = (
-        frequency * scaling.original_max_position_embeddings / (2 * math.pi)
-    )  # within the original context
-    keep = (
-        (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    ).clamp(0, 1)
-    return frequency * (keep + (1 - keep) / scaling.factor)
-
-
 class Rope(nn.Module):
-    """cos and sin of every position, made once; the half-split pairing of Llama (dimension i with i + E/2).
-
-    Twice as long as the context: the padding of a ragged chunk may stand beyond it, though no real token does.
-    """
+    """Rotary positions with the half-split pairing of Llama: dimension i turns with i + E/2."""
 
     def __init__(self, config: Config):
         super().__init__()
-        frequency = config.rope_theta ** (
-            -torch.arange(0, config.head_dim, 2).float() / config.head_dim
-        )
+        exponent = -torch.arange(0, config.head_dim, 2).float() / config.head_dim
+        frequency = config.rope_theta**exponent  # [E/2]
         if config.rope_scaling:
             frequency = stretched(frequency, config.rope_scaling)
-        angle = torch.outer(
-            torch.arange(2 * config.max_position_embeddings).float(), frequency
-        )  # [positions, E/2]
-        self.register_buffer("cos", torch.cat([angle.cos(), angle.cos()], -1), persistent=False)
-        self.register_buffer("sin", torch.cat([-angle.sin(), angle.sin()], -1), persistent=False)
+        self.register_buffer("frequency", frequency, persistent=False)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """int64 [B or 1, T] -> cos and signed sin, each [B or 1, T, 1, E]."""
+        angle = (positions.float().unsqueeze(-1) * self.frequency).unsqueeze(2)
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
+
+
+def stretched(frequency: Tensor, scaling: RopeScaling) -> Tensor:
+    """Llama 3: rotations slower than the original context are divided by `factor`, fast ones kept."""
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns = frequency * scaling.original_max_position_embeddings / (2 * math.pi)
+    keep = ((turns - low) / (high - low)).clamp(0, 1)  # between the two: interpolated
+    return frequency * (keep + (1 - keep) / scaling.factor)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, T, heads, E] turned by its position; cos, sin [B or 1, T, 1, E] with the sign inside sin."""
+    """x [B, T, heads, E] turned by its position; cos, sin [B or 1, T, 1, E], the sign inside sin."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = False) -> Tensor:
-    """Grouped-query attention. q [B, H, T, E]; k, v [B, K, S, E]; mask bool [B or 1, 1, T, S], None = causal.
+def attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention as the papers write it: softmax(Q K' / sqrt(E)) V. The oracle of `attend`.
 
-    Whole episodes on a CPU take the explicit form: the backward of bf16 SDPA is ten times slower there than
-    matmul-softmax-matmul, and folding the G query heads of a group into the rows of one matmul means that no key is ever
-    repeated in memory. It holds without gradients as well, so that PPO's old and new log-probs are rounded alike.
+    q [B, H, T, E]; k, v [B, K, S, E]; mask bool [B or 1, 1, T, S], True where a query may look.
+    """
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # [B, H, S, E]
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # [B, H, T, S]
+    return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = False) -> Tensor:
+    """`attend_plainly`, faster. mask None = causal.
+
+    Whole episodes on a CPU take an explicit form: the backward pass of torch's fused kernel is ten
+    times slower there in bf16, and with the G query heads of a group as rows of one matmul no key is
+    repeated in memory. It holds without gradients as well: PPO's old and new log-probs round alike.
     """
     B, H, T, E = q.shape
     K, S = k.shape[1], k.shape[2]
@@ -134,83 +127,70 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = 
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
-    q = (q * E**-0.5).reshape(
-        B, K, H // K * T, E
-    )  # heads h of group h // G lie together, so this is a view
+    q = (q * E**-0.5).reshape(B, K, H // K * T, E)  # a view: heads of a group lie together
     scores = (q @ k.transpose(-1, -2)).view(B, K, H // K, T, S)
     if mask is None:
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()[None, None]
-    bias = torch.zeros(mask.shape, dtype=scores.dtype, device=q.device).masked_fill_(
-        ~mask, -math.inf
-    )
-    weights = (scores + bias.unsqueeze(2)).softmax(-1).view(B, K, H // K * T, S)
+    bias = torch.zeros(mask.shape, dtype=scores.dtype, device=q.device)
+    bias = bias.masked_fill_(~mask, -math.inf).unsqueeze(2)  # [B or 1, 1, 1, T, S]
+    weights = (scores + bias).softmax(-1).view(B, K, H // K * T, S)
     return (weights.to(v.dtype) @ v).view(B, H, T, E)
 
 
-def write_and_read(cached: Tensor, new: Tensor, place: Place) -> Tensor:
-    """Put new [B, T, K, E] into its slots of the cache; all that the rows can see, [B, seen, K, E]."""
-    cached[place.slots] = new.to(cached.dtype)
-    seen = cached[:, : place.mask.shape[-1]]
-    return (seen if place.rows is None else seen.index_select(0, place.rows)).to(new.dtype)
+class View(NamedTuple):
+    """How queries and keys are turned, which keys a query may look at, and what lies before them."""
+
+    queries: tuple[Tensor, Tensor]  # cos and sin, [B or 1, T or A, 1, E]
+    keys: tuple[Tensor, Tensor]  # [B or 1, T, 1, E]
+    mask: Tensor | None  # bool [B or 1, 1, T or A, S]; None = causal
+    positions: Tensor  # int64 [B or 1, T], of the keys
+    past: Past | None
+
+    def with_past(self, layer: int, keys: Tensor, values: Tensor) -> list[Tensor]:
+        """Write [B, T, K, E] into the cache; keys and values of all that its rows hold, [B, S, K, E]."""
+        if self.past is None:
+            return [keys, values]
+        cache, _, rows = self.past
+        slots = (torch.arange(len(keys), device=keys.device) if rows is None else rows)[:, None]
+        held = []
+        for cached, new in ((cache.keys[layer], keys), (cache.values[layer], values)):
+            cached[slots, self.positions] = new.to(cached.dtype)
+            reached = cached[:, : self.mask.shape[-1]]
+            held.append((reached if rows is None else reached.index_select(0, rows)).to(new.dtype))
+        return held
 
 
 class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
-        self.q_proj = nn.Linear(
-            config.hidden_size, self.heads * self.head_dim, bias=config.qkv_bias
-        )
-        self.k_proj = nn.Linear(
-            config.hidden_size, self.kv_heads * self.head_dim, bias=config.qkv_bias
-        )
-        self.v_proj = nn.Linear(
-            config.hidden_size, self.kv_heads * self.head_dim, bias=config.qkv_bias
-        )
-        self.o_proj = nn.Linear(
-            self.heads * self.head_dim, config.hidden_size, bias=config.attention_bias
-        )
-        if config.qk_norm:
-            self.q_norm, self.k_norm = (
-                RMSNorm(self.head_dim, config.rms_norm_eps) for _ in range(2)
-            )
-        else:
-            self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+        D, E, bias = config.hidden_size, config.head_dim, config.qkv_bias
+        self.head_dim = E
+        self.q_proj = nn.Linear(D, config.num_attention_heads * E, bias=bias)
+        self.k_proj = nn.Linear(D, config.num_key_value_heads * E, bias=bias)
+        self.v_proj = nn.Linear(D, config.num_key_value_heads * E, bias=bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * E, D, bias=config.attention_bias)
+        self.q_norm = RMSNorm(E, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(E, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(
-        self, x: Tensor, place: Place, keys: Tensor | None, values: Tensor | None
-    ) -> Tensor:
-        """x [B, T, D] -> [B, T or A, D]. With a cache, the new keys and values are written first."""
-        split = lambda projected: projected.unflatten(-1, (-1, self.head_dim))  # [B, T, heads, E]
-        q = rotate(
-            self.q_norm(split(self.q_proj(take(x, place.at)))),
-            take(place.cos, place.at),
-            take(place.sin, place.at),
-        )
-        k = rotate(self.k_norm(split(self.k_proj(x))), place.cos, place.sin)
-        v = split(self.v_proj(x))
-        if keys is not None:
-            k, v = (write_and_read(cached, new, place) for cached, new in ((keys, k), (values, v)))
+    def forward(self, x: Tensor, context: Tensor, view: View, layer: int) -> Tensor:
+        """Queries from x [B, A, D], keys and values from context [B, T, D] -> [B, A, D]."""
+        q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # [B, A, H, E]
+        k = self.k_proj(context).unflatten(-1, (-1, self.head_dim))  # [B, T, K, E]
+        v = self.v_proj(context).unflatten(-1, (-1, self.head_dim))
+        q, k = rotate(self.q_norm(q), *view.queries), rotate(self.k_norm(k), *view.keys)
+        k, v = view.with_past(layer, k, v)  # [B, S, K, E]
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
-        return self.o_proj(
-            attend(q, k, v, place.mask, cached=keys is not None).transpose(1, 2).flatten(2)
-        )
+        out = attend(q, k, v, view.mask, cached=view.past is not None)  # [B, H, A, E]
+        return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        self.gate_proj = nn.Linear(
-            config.hidden_size, config.intermediate_size, bias=config.mlp_bias
-        )
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(
-            config.intermediate_size, config.hidden_size, bias=config.mlp_bias
-        )
+        D, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(D, inner, bias=bias)
+        self.up_proj = nn.Linear(D, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, D, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -224,37 +204,49 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x: Tensor, place: Place, keys: Tensor | None, values: Tensor | None
-    ) -> Tensor:
-        x = take(x, place.at) + self.self_attn(self.input_layernorm(x), place, keys, values)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, x: Tensor, view: View, layer: int, columns: Tensor | None) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; at columns int64 [B, A] alone where they are given, [B, A, D]."""
+        out = x if columns is None else take(x, columns)
+        context = self.input_layernorm(x)
+        queries = context if columns is None else take(context, columns)
+        out = out + self.self_attn(queries, context, view, layer)
+        return out + self.mlp(self.post_attention_layernorm(out))
+
+
+def take(x: Tensor, columns: Tensor) -> Tensor:
+    """Columns int64 [B, A] of x [B or 1, T, ...] -> [B, A, ...]."""
+    rows = torch.arange(len(columns), device=columns.device)[:, None]
+    return x.expand(len(columns), *x.shape[1:])[rows, columns]
+
+
+class TokenTable(nn.Embedding):
+    """A row [D] per token, used both ways: the embedding of a token, and the logit of the next one."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> float32 [..., V], multiplied in the dtype of the weights."""
+        return F.linear(hidden.to(self.weight.dtype), self.weight).float()
 
 
 class Transformer(nn.Module):
-    """Embedding, layers, final norm. Returns the residual stream of every layer: the value head reads several."""
+    """Embedding, layers, final norm. Returns the residual stream of every layer, for the value head."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = TokenTable(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rope = Rope(config)
-        self.gradient_checkpointing = (
-            False  # recompute a layer in the backward pass instead of keeping what is inside it
-        )
+        self.gradient_checkpointing = False  # recompute layers in the backward pass
         self.apply(self._initialise)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the layers compute in: the autocast dtype where autocast is on, else that of their weights."""
-        weight = self.norm.weight
-        return (
-            torch.get_autocast_dtype(weight.device.type)
-            if torch.is_autocast_enabled(weight.device.type)
-            else weight.dtype
-        )
+        """What the layers compute in: autocast's dtype where it is on, else that of their weights."""
+        device = self.norm.weight.device.type
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+        return self.norm.weight.dtype
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -263,49 +255,39 @@ class Transformer(nn.Module):
             nn.init.zeros_(module.bias)
 
     def forward(
-        self,
-        tokens: Tensor,
-        start: Tensor | None = None,
-        cache: Cache | None = None,
-        rows: Tensor | None = None,
-        at: Tensor | None = None,
+        self, tokens: Tensor, columns: Tensor | None = None, past: Past | None = None
     ) -> list[Tensor]:
         """tokens int64 [B, T] -> [h_1, ..., h_(L-1), norm(h_L)], each [B, T, D].
 
-        Without a cache the rows start at position 0 and attend causally; rows are padded on the right, which a causal
-        mask hides from every real token. With one, row b continues row rows[b] of it at position start[b] (int64 [B]).
-        `at` int64 [B, A]: the last layer computes these columns alone (its keys and values, all), [B, A, D].
+        Without a past the rows start at position 0 and attend causally; they are padded on the right,
+        which the causal mask hides from every real token. With one, row b continues row b of it.
+        `columns` int64 [B, A]: of the last layer only these are computed, [B, A, D] (its keys and
+        values, all): what nobody reads of the most expensive states is left out.
+        Raises ValueError beyond the context.
         """
-        (B, T), device = tokens.shape, tokens.device
-        x = self.embed_tokens(tokens)
-        x = x.to(self.dtype)
+        T, device = tokens.shape[1], tokens.device
+        x = self.embed_tokens(tokens).to(self.dtype)
         positions = torch.arange(T, device=device)[None]
-        if cache is not None:
-            positions = start[:, None] + positions  # [B, T]
-        elif T > self.config.max_position_embeddings:
+        if past is not None:
+            positions = past.length[:, None] + positions  # [B, T]
+        elif self.config.max_position_embeddings < T:
             raise ValueError(
                 f"{T} tokens exceed the context of {self.config.max_position_embeddings}"
             )
-        cos, sin = (
-            table[positions].unsqueeze(2).to(x.dtype) for table in (self.rope.cos, self.rope.sin)
-        )
-        seen = torch.arange(T if cache is None else int(positions.max()) + 1, device=device)
-        mask = None if cache is None else seen <= positions[:, None, :, None]  # [B, 1, T, seen]
-        slots = (
-            None
-            if cache is None
-            else ((torch.arange(B, device=device) if rows is None else rows)[:, None], positions)
-        )
-        place = Place(cos, sin, mask, slots, rows, None)
-        states = []
+        turn = self.rope(positions, x.dtype)
+        slots = torch.arange(T if past is None else int(positions.max()) + 1, device=device)
+        mask = None if past is None else slots <= positions[:, None, :, None]  # [B, 1, T, S]
+        view, states = View(turn, turn, mask, positions, past), []
         for i, layer in enumerate(self.layers):
-            if at is not None and i == len(self.layers) - 1:
-                place = place._replace(at=at, mask=seen <= take(positions, at)[:, None, :, None])
-            cached = (cache.keys[i], cache.values[i]) if cache is not None else (None, None)
+            chosen = columns if i == len(self.layers) - 1 else None
+            if chosen is not None:
+                at = take(positions, chosen)  # [B, A]
+                mask = slots <= at[:, None, :, None]  # [B, 1, A, S]
+                view = view._replace(queries=self.rope(at, x.dtype), mask=mask)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, place, *cached, use_reentrant=False)
+                x = checkpoint(layer, x, view, i, chosen, use_reentrant=False)
             else:
-                x = layer(x, place, *cached)
+                x = layer(x, view, i, chosen)
             states.append(x)
         states[-1] = self.norm(x)
         return states

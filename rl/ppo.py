@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model import Policy, Tokenizer, adapters_off
+from model import Policy, Tokenizer
 from rl.advantages import generalized_advantages, whiten
 from rl.episode import Episode, collate
 from rl.runs.parallel import backward
@@ -84,7 +84,7 @@ class Experience:
 @torch.no_grad()
 def collect(
     policy: Policy,
-    reference: Policy | None,
+    reference: Policy,
     episodes: list[Episode],
     tokenizer: Tokenizer,
     beta: float,
@@ -95,7 +95,6 @@ def collect(
 ) -> Experience:
     """Score a rollout under the policy and the reference, penalise, and compute advantages.
 
-    reference: None is the policy without its adapters.
     paired: episodes come two by two, the same question on both branches (Decoding.both); the decision's advantage is
     then measured against the policy's own mixture of the two returns instead of the value head.
     """
@@ -104,8 +103,7 @@ def collect(
     def score_group(group: list[int]) -> zip:
         batch = collate([episodes[i] for i in group], tokenizer.pad, policy.device)
         own = score(policy, batch, tokenizer, config.temperature)
-        with adapters_off():
-            other = score(reference or policy, batch, tokenizer, config.temperature)
+        other = score(reference, batch, tokenizer, config.temperature)
         counts = torch.bincount(batch.rows, minlength=len(group)).tolist()
         columns = (
             batch.decision,

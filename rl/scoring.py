@@ -36,7 +36,7 @@ def score(policy: Policy, batch: Batch, tokenizer: Tokenizer, temperature: float
         )  # [B, A], A the most action tokens of a row
         columns = torch.zeros_like(wanted, dtype=torch.long).masked_scatter(wanted, at[1])
     states = policy.model(
-        F.pad(batch.tokens, (0, width - length), value=tokenizer.pad), at=columns
+        F.pad(batch.tokens, (0, width - length), value=tokenizer.pad), columns=columns
     )  # the last layer at these columns alone
     hidden, taken = (
         states[-1][at if columns is None else wanted],

@@ -8,23 +8,22 @@ adapter is added to its base when it is opened, so that a policy that plays is a
 
 import json
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import checkpoint
+from model.checkpoint import read_tensors, save_tensors
 from model.config import CheckpointError
-from model.pretrained.weights import read_tensors
+from model.policy import Policy
+from model.tokenizer import Tokenizer
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALPHA = 2  # alpha / r: the correction's scale
-_thread = threading.local()
 
 
 class LoRALinear(nn.Linear):
@@ -49,11 +48,8 @@ class LoRALinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        return (
-            y
-            if _off()
-            else y + ALPHA * self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))).to(y.dtype)
-        )
+        correction = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
+        return y + ALPHA * correction.to(y.dtype)
 
     def merged(self) -> Tensor:
         return (self.weight.float() + ALPHA * self.lora_B.weight @ self.lora_A.weight).to(
@@ -62,7 +58,7 @@ class LoRALinear(nn.Linear):
 
 
 class TrainedRows(nn.Module):
-    """A frozen embedding or head [V, D] of which the rows `ids` are trained."""
+    """A frozen TokenTable [V, D] of which the rows `ids` are trained."""
 
     def __init__(self, weight: nn.Parameter, ids: list[int]):
         super().__init__()
@@ -72,27 +68,15 @@ class TrainedRows(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embeddings of int64 [B, T]."""
-        x, own = (
-            F.embedding(tokens, self.weight),
-            tokens.unsqueeze(-1) == self.ids,
-        )  # [B, T, len(ids)]
-        return (
-            x
-            if _off()
-            else torch.where(
-                own.any(-1, keepdim=True),
-                F.embedding(own.int().argmax(-1), self.rows).to(x.dtype),
-                x,
-            )
-        )
+        x = F.embedding(tokens, self.weight)
+        own = tokens.unsqueeze(-1) == self.ids  # [B, T, len(ids)]
+        rows = F.embedding(own.int().argmax(-1), self.rows).to(x.dtype)
+        return torch.where(own.any(-1, keepdim=True), rows, x)
 
-    def correct(self, logits: Tensor, hidden: Tensor) -> Tensor:
-        """Logits float32 [..., V] of hidden [..., D] with the columns of `ids` computed from the trained rows."""
-        return (
-            logits
-            if _off()
-            else logits.index_copy(-1, self.ids, F.linear(hidden.float(), self.rows))
-        )
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> float32 [..., V], the columns of `ids` computed from the trained rows."""
+        logits = F.linear(hidden.to(self.weight.dtype), self.weight).float()
+        return logits.index_copy(-1, self.ids, F.linear(hidden.float(), self.rows))
 
     def merged(self) -> Tensor:
         return self.weight.index_copy(0, self.ids, self.rows.to(self.weight.dtype))
@@ -120,29 +104,27 @@ def add_adapters(policy: nn.Module, rank: int, new: list[int]) -> None:
         policy.lm_head = TrainedRows(policy.lm_head.weight, new) if policy.lm_head else None
 
 
-def _off() -> bool:
-    return getattr(_thread, "off", False)
+def without_adapters(policy: Policy) -> Policy:
+    """The policy as it was before its adapters, frozen: the KL reference. It shares all weights: no copy.
 
-
-@contextmanager
-def adapters_off() -> Iterator[None]:
-    """In this thread, policies compute what they did before their adapters: the reference of the KL penalty is no second copy."""
-    _thread.off = True
-    try:
-        yield
-    finally:
-        _thread.off = False
+    (Of a policy without adapters it is a view of the policy itself.)
+    """
+    return _plain(policy, policy.state_dict())
 
 
 @torch.no_grad()
-def merged_state(policy: nn.Module) -> dict[str, Tensor]:
-    """The state of the plain policy that computes the same."""
-    state = {
-        name: tensor
-        for name, tensor in policy.state_dict().items()
-        if ".lora_" not in name and not name.endswith(".rows")
-    }
-    return state | {f"{name}.weight": module.merged() for name, module in adapted(policy).items()}
+def merged(policy: Policy) -> Policy:
+    """The plain policy that computes the same."""
+    weights = {f"{name}.weight": module.merged() for name, module in adapted(policy).items()}
+    return _plain(policy, policy.state_dict() | weights) if weights else policy
+
+
+def _plain(policy: Policy, state: dict[str, Tensor]) -> Policy:
+    with torch.device("meta"):
+        plain = Policy(policy.config)
+    plain.model.rope = policy.model.rope
+    plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
+    return plain.eval().requires_grad_(False)
 
 
 def trained_modules(policy: nn.Module) -> dict[str, nn.Module]:
@@ -169,15 +151,24 @@ def _peft_tensors(policy: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def save_adapters(policy: nn.Module, directory: Path, base: Path) -> None:
+def save_policy(
+    directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict, base: Path | None = None
+) -> None:
+    """As model.save_policy, adapters merged; with a `base`, adapters alone over that checkpoint."""
+    if base:
+        write = partial(save_adapters, policy, base)
+        checkpoint.save_policy(directory, policy, tokenizer, run, write)
+    else:
+        checkpoint.save_policy(directory, merged(policy), tokenizer, run)
+
+
+def save_adapters(policy: nn.Module, base: Path, folder: Path) -> None:
     """adapter_model.safetensors and adapter_config.json over the checkpoint directory `base`."""
-    modules = adapted(policy)
-    rank = next(
-        module.lora_A.out_features for module in modules.values() if isinstance(module, LoRALinear)
-    )
+    modules = adapted(policy).items()
+    rank = next(m.lora_A.out_features for _, m in modules if isinstance(m, LoRALinear))
     rows = {
         name.rpartition(".")[2]: module.ids.tolist()
-        for name, module in modules.items()
+        for name, module in modules
         if isinstance(module, TrainedRows)
     }
     fields = {
@@ -192,12 +183,8 @@ def save_adapters(policy: nn.Module, directory: Path, base: Path) -> None:
         "trainable_token_indices": rows or None,
         "inference_mode": True,
     }
-    save_file(
-        {name: p.detach().cpu().contiguous() for name, p in _peft_tensors(policy).items()},
-        directory / WEIGHTS,
-        {"format": "pt"},
-    )
-    (directory / CONFIG).write_text(json.dumps(fields, indent=1) + "\n")
+    save_tensors(_peft_tensors(policy), folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(fields, indent=1) + "\n")
 
 
 def read_adapter_config(directory: Path) -> tuple[Path, int, list[int]]:

@@ -1,73 +1,65 @@
-"""Weights from safetensors files, whole or sharded: `load_file` plus checks. Every name and shape must agree."""
+"""The decoder of other people's checkpoint directories: whole or in shards, with what some writers repeat.
 
-import json
-from collections.abc import Iterable, Mapping
+Left out on purpose: pickled weights, quantised weights.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from safetensors import safe_open
 
-from model.config import CheckpointError
+from model.checkpoint import empty_policy, fill, read_tensors
+from model.config import CheckpointError, read_json
+from model.policy import Policy
+from model.pretrained.families import read_config
 
 INDEX = "model.safetensors.index.json"
 
 
+def read_decoder(directory: Path, dtype: torch.dtype | None) -> Policy:
+    """The policy of a directory, its value head still at 0. Raises CheckpointError.
+
+    dtype: of the decoder's weights; None keeps bf16 and turns all else into float32.
+    """
+    config = read_config(directory / "config.json")
+    policy = empty_policy(config)
+    own = policy.trunk_state()
+    for path, names in shards(directory, own, config.tie_word_embeddings).items():
+        ignored = superfluous(names_in(path), config.tie_word_embeddings)
+        fill(policy, read_tensors(path, {name: own[name] for name in names}, dtype, ignored))
+    for parameter in policy.trunk_parameters():  # a file of several types: that of the embedding
+        parameter.data = parameter.data.to(policy.dtype)
+    return policy
+
+
 def shards(directory: Path, names: Iterable[str], tied: bool) -> dict[Path, set[str]]:
-    """The weight files of a checkpoint directory, each with the tensors that it must hold. Raises CheckpointError."""
+    """The weight files of a directory, each with the tensors that it must hold. Raises CheckpointError."""
     path, names = directory / INDEX, set(names)
     if (directory / "model.safetensors").exists() or not path.exists():
         return {directory / "model.safetensors": names}
-    try:
-        files = {
-            name: directory / file
-            for name, file in json.loads(path.read_text())["weight_map"].items()
-            if not _superfluous(name, tied)
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a readable index of shards ({error})") from None
-    _same_names(path, names, files)
+    files = read_json(path).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise CheckpointError(f"{path}: not a readable index of shards (no weight_map)")
+    for name in sorted(names ^ (files.keys() - superfluous(files, tied))):
+        kind = "missing" if name in names else "unknown"
+        raise CheckpointError(f"{path}: {kind} tensor {name!r}")
     return {
-        file: {name for name in files if files[name] == file}
-        for file in dict.fromkeys(files.values())
+        directory / file: {name for name in names if files[name] == file}
+        for file in dict.fromkeys(files[name] for name in sorted(names))
     }
 
 
-def read_tensors(
-    path: Path, own: Mapping[str, Tensor], dtype: torch.dtype | None, tied: bool = True
-) -> dict[str, Tensor]:
-    """The tensors of one file, copied, with the names and shapes of `own`. dtype None keeps bf16 and turns all else into float32."""
-    try:
-        tensors = {
-            name: tensor for name, tensor in load_file(path).items() if not _superfluous(name, tied)
-        }
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found") from None
-    except Exception as error:  # safetensors raises its own class for torn and foreign files
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-    _same_names(path, own, tensors)
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(
-                f"{path}: {name!r} has shape {list(tensor.shape)}, expected {list(own[name].shape)}"
-            )
-        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise CheckpointError(f"{path}: {name!r} has the unsupported type {tensor.dtype}")
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name!r} holds NaN or infinite weights")
-        kept = torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32
-        tensors[name] = tensor.to(
-            dtype or kept, copy=True
-        )  # a copy: load_file may map the file itself into memory
-    return tensors
-
-
-def _superfluous(name: str, tied: bool) -> bool:
+def superfluous(names: Iterable[str], tied: bool) -> set[str]:
     """What some writers repeat: the tied embedding, and a table that follows from the config."""
-    return tied and name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq")
+    repeated = {"lm_head.weight"} if tied else set()
+    return {name for name in names if name in repeated or name.endswith("rotary_emb.inv_freq")}
 
 
-def _same_names(path: Path, own: Iterable[str], found: Iterable[str]) -> None:
-    own, found = set(own), set(found)
-    for name in sorted(own ^ found):
-        raise CheckpointError(f"{path}: {'missing' if name in own else 'unknown'} tensor {name!r}")
+def names_in(path: Path) -> list[str]:
+    """The tensors of a file; none where it cannot be read, which `read_tensors` says better."""
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except Exception:
+        return []

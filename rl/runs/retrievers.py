@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data.metrics import contains_answer
 from data.world import Question, World
-from model import SentenceEncoder
+from model.pretrained import SentenceEncoder
 from model.pretrained.biencoder import BiEncoderConfig, Example, train_biencoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl.runs.flags import UsageError, arg

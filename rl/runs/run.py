@@ -23,10 +23,10 @@ from model import (
     is_checkpoint,
     load_state,
     peek_facts,
-    save_policy,
     save_state,
 )
 from model.checkpoint import POLICY_FILES
+from model.pretrained import save_policy
 from rl.runs.flags import UsageError
 
 STATELESS = (

@@ -10,9 +10,38 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from model.checkpoint import complete, existing, read_companions
 from model.policy import Policy
+from model.pretrained import lora
+from model.pretrained.tokens import adapt_tokenizer
+from model.pretrained.weights import read_decoder
 from model.tokenizer import Tokenizer
-from model.transformer import Rope
+
+
+def open_policy(
+    directory: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
+) -> tuple[Policy, Tokenizer, dict]:
+    """Open any checkpoint that holds a policy: plain, sharded, or adapters over a base.
+
+    dtype: of the decoder's weights; None keeps bf16 and turns all else into float32.
+    Policy (adapters merged), tokenizer, run.json ({} where absent). Raises CheckpointError.
+    """
+    policy = open_model(directory, device, dtype)
+    return policy, *read_companions(Path(directory), policy)
+
+
+def open_model(
+    directory: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Policy:
+    """The policy of `open_policy` alone: foreign tokenizers lack our tokens."""
+    directory = existing(directory)
+    if (directory / lora.CONFIG).exists():
+        base, rank, ids = lora.read_adapter_config(directory)
+        policy = open_model(base, "cpu", dtype)
+        lora.merge_saved(policy, directory, rank, ids)
+    else:
+        policy = read_decoder(directory, dtype)
+    return complete(policy, directory, device)
 
 
 def open_pretrained(
@@ -20,8 +49,8 @@ def open_pretrained(
 ) -> tuple[Policy, Tokenizer, list[int]]:
     """Policy on the CPU, tokenizer, ids of the new tokens. The context is at most `context` positions: tables and
     rollouts are no longer than they need to be. Raises CheckpointError."""
-    policy = Policy.load(directory, dtype=dtype)
-    tokenizer, new = Tokenizer.adapt(directory)
+    policy = open_model(directory, dtype=dtype)
+    tokenizer, new = adapt_tokenizer(directory)
     if new:
         resize(policy, max(len(tokenizer), policy.config.vocab_size), new)
     config = replace(
@@ -30,7 +59,6 @@ def open_pretrained(
         max_position_embeddings=min(context, policy.config.max_position_embeddings),
     )
     policy.config = policy.model.config = config
-    policy.model.rope = Rope(config)
     return policy, tokenizer, new
 
 
@@ -47,4 +75,4 @@ def resize(policy: Policy, rows: int, new: list[int]) -> None:
         module.weight = nn.Parameter(weight)
     policy.model.embed_tokens.num_embeddings = rows
     if policy.lm_head:
-        policy.lm_head.out_features = rows
+        policy.lm_head.num_embeddings = rows
