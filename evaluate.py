@@ -25,7 +25,8 @@ import torch
 from tqdm import tqdm
 
 from data.world import Question
-from model import Tokenizer, is_checkpoint, load_policy, write_json
+from model import Tokenizer, is_checkpoint, write_json
+from model.pretrained import open_policy
 from rl import Decoding, Episode, RagEnv, Workers, rollout
 from rl.report import page as report
 from rl.report.results import episode_record, none_for_nan, write_result
@@ -145,7 +146,7 @@ class Evaluation:
 
     def __init__(self, checkpoint: str, args: Args, workers: Workers):
         self.args, self.checkpoint, self.workers = args, Path(checkpoint), workers
-        self.policy, self.tokenizer, made = load_policy(checkpoint, args.device)
+        self.policy, self.tokenizer, made = open_policy(checkpoint, args.device)
         self.world, index, self.retriever = open_world(
             args.world or made.get("open_world", "mini"), args, made
         )

@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 
 from data.world import Question, World
-from model import load_policy
+from model.pretrained import open_policy
 from rl import Decoding, RagEnv, Workers, rollout
 from rl.runs.flags import main
 from rl.runs.retrievers import RetrieverArgs, open_world
@@ -43,7 +43,7 @@ def show() -> None:
     args = parser.parse_args()
     workers = Workers(args.threads)
     for checkpoint in args.checkpoints:
-        policy, tokenizer, made = load_policy(checkpoint)
+        policy, tokenizer, made = open_policy(checkpoint)
         retriever = RetrieverArgs()  # the checkpoint's own
         vars(retriever).update(dataset=args.datasets, device="cpu", dtype="bf16")
         world, index, _ = open_world(args.world or made.get("open_world", "mini"), retriever, made)

@@ -14,6 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from model import Policy, Session
+from model.checkpoint import save_tensors
+from model.pretrained import open_model
 
 VOCAB = 320
 SHAPE = dict(
@@ -107,7 +109,7 @@ def compare(name: str, directory: Path) -> dict[str, float]:
     torch.manual_seed(0)
     theirs = random_model(name)
     theirs.save_pretrained(directory / "theirs", max_shard_size="20KB")
-    ours = Policy.load(directory / "theirs")
+    ours = open_model(directory / "theirs")
     tokens, prompts = torch.randint(3, VOCAB, (3, 100)), torch.randint(3, VOCAB, (4, 12))
     difference = lambda a, b: float((a.float() - b.float()).abs().max())
     with torch.no_grad():
@@ -115,14 +117,14 @@ def compare(name: str, directory: Path) -> dict[str, float]:
         figures = {"spread": float(expected.std()), "logits": difference(ours(tokens)[0], expected)}
         figures["greedy"] = greedy_rows_equal(ours, theirs, prompts, 30)
         (directory / "ours").mkdir()
-        ours.save(directory / "ours")
+        save_tensors(ours.trunk_state(), directory / "ours" / "model.safetensors")
         ours.config.save(directory / "ours" / "config.json", 0, 1, 2)
         figures["back"] = difference(
             AutoModelForCausalLM.from_pretrained(directory / "ours")(tokens).logits, expected
         )
         half = AutoModelForCausalLM.from_pretrained(directory / "theirs", dtype=torch.bfloat16)
         figures["bf16"] = difference(
-            Policy.load(directory / "theirs", dtype=torch.bfloat16)(tokens)[0], expected
+            open_model(directory / "theirs", dtype=torch.bfloat16)(tokens)[0], expected
         )
         figures["bf16_theirs"] = difference(half(tokens).logits, expected)
     figures["gradient"] = gradient_difference(ours, theirs, tokens)

@@ -157,17 +157,17 @@ def test_number_of_threads(whole, tmp_path, script):
 SFT_MOMENTS = {
     "before the first save": "rl.runs.run Run.save 1 before",
     "between a step's log line and its save": "rl.runs.run Run.log 3 after",
-    "half-way through a save": "model.checkpoint save_file 3 half",
+    "half-way through a save": "model.state save_file 3 half",
     "a save written but not yet in place": "model.checkpoint os.replace 3 before",
     "right after a save": "rl.runs.run Run.save 3 after",
     "after the last step of read": "rl.runs.run Run.save 5 after",
-    "half-way through the checkpoint of read": "model.policy save_file 1 half",
+    "half-way through the checkpoint of read": "model.checkpoint save_file 1 half",
     "inside the probe": "rl.rollout _run 3 before",
     "at the phase boundary, probe logged, nothing saved": "rl.runs.run Run.save 6 before",
-    "at the phase boundary, half-way through its save": "model.checkpoint save_file 6 half",
+    "at the phase boundary, half-way through its save": "model.state save_file 6 half",
     "right after the boundary": "rl.runs.run Run.save 6 after",
     "in mix": "rl.runs.run Run.log 9 after",
-    "half-way through the final checkpoint": "model.policy save_file 3 half",
+    "half-way through the final checkpoint": "model.checkpoint save_file 3 half",
     "the final checkpoint in place, its state not yet removed": "rl.runs.run Run.export 2 after",
 }
 
@@ -184,9 +184,9 @@ def test_warm_up(whole, tmp_path, moment):
 PPO_MOMENTS = {
     "inside the first dev evaluation": "rl.rollout _run 2 before",
     "between an iteration's log line and its save": "rl.runs.run Run.log 3 after",
-    "half-way through a save": "model.checkpoint save_file 3 half",
+    "half-way through a save": "model.state save_file 3 half",
     "right after a save": "rl.runs.run Run.save 3 after",
-    "half-way through the best checkpoint": "model.policy save_file 1 half",
+    "half-way through the best checkpoint": "model.checkpoint save_file 1 half",
     "after the last iteration": "rl.runs.run Run.save 5 after",
 }
 
@@ -204,7 +204,7 @@ def test_killed_again_and_again(whole, tmp_path):
     out = tmp_path / "sft"
     for moment in (
         "rl.runs.run Run.save 2 after",
-        "model.checkpoint save_file 2 half",
+        "model.state save_file 2 half",
         "rl.rollout _run 3 before",
     ):
         kill_at(moment, "sft", [*SFT, "--save-seconds", 0, "--out", out])

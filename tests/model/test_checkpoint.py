@@ -13,14 +13,15 @@ from safetensors.torch import load_file, save_file
 from model import (
     CheckpointError,
     Policy,
-    checkpoint,
     load_policy,
     load_state,
     peek_facts,
     save_policy,
     save_state,
+    state,
     write_json,
 )
+from model.pretrained import open_policy
 
 from .tiny import tiny_config, tiny_policy, tiny_tokenizer
 
@@ -187,7 +188,7 @@ def test_a_tied_head_that_was_written_twice_is_accepted(saved):
         )
     )(saved / "model.safetensors")
     assert torch.equal(
-        load_policy(saved)[0].model.embed_tokens.weight, tiny_policy().model.embed_tokens.weight
+        open_policy(saved)[0].model.embed_tokens.weight, tiny_policy().model.embed_tokens.weight
     )
 
 
@@ -255,7 +256,7 @@ def test_a_full_disk_leaves_the_old_policy(saved, monkeypatch):
     before = bits(saved)
     for target, name, failure in (
         (os, "replace", full_disk),
-        ("model.policy.save_file", None, torn_save_file),
+        ("model.checkpoint.save_file", None, torn_save_file),
         (Path, "write_text", full_disk),
     ):
         with monkeypatch.context() as patch:
@@ -412,11 +413,11 @@ def test_a_full_disk_leaves_the_old_state(tmp_path, monkeypatch):
     policy = tiny_policy()
     save_state(tmp_path, {"policy": policy}, optimizers_of(policy), {}, {"step": 1})
     before = bits(tmp_path)
-    assert set(before) == {checkpoint.STATE_FILE}
+    assert set(before) == {state.STATE_FILE}
     for target, name, failure in (
         (os, "replace", full_disk),
         (os, "fsync", full_disk),
-        (checkpoint, "save_file", torn_save_file),
+        (state, "save_file", torn_save_file),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, failure)
@@ -438,7 +439,7 @@ def test_a_full_disk_leaves_the_old_state(tmp_path, monkeypatch):
 def test_a_damaged_state_is_refused_by_name(tmp_path, damage):
     policy = tiny_policy()
     save_state(tmp_path, {"policy": policy}, {}, {}, {"step": 1})
-    path = tmp_path / checkpoint.STATE_FILE
+    path = tmp_path / state.STATE_FILE
     path.write_bytes(damage(path.read_bytes()))
     for read in (
         lambda: load_state(tmp_path, {"policy": policy}, {}),
@@ -453,11 +454,11 @@ def test_a_damaged_state_is_refused_by_name(tmp_path, damage):
 
 @pytest.mark.parametrize("metadata", [None, {"facts": "{"}])
 def test_a_foreign_state_is_refused_by_name(tmp_path, metadata):
-    path = tmp_path / checkpoint.STATE_FILE
+    path = tmp_path / state.STATE_FILE
     save_file({"a": torch.zeros(1)}, path, metadata)
     for read in (lambda: load_state(tmp_path, {}, {}), lambda: peek_facts(tmp_path)):
         with pytest.raises(
-            CheckpointError, match=f"{checkpoint.STATE_FILE}: not a readable training state"
+            CheckpointError, match=f"{state.STATE_FILE}: not a readable training state"
         ):
             read()
 
@@ -469,7 +470,7 @@ def test_a_state_of_another_model_is_refused_by_name(tmp_path, shape):
     policy = tiny_policy(tiny_config(**shape))
     save_state(tmp_path, {"policy": policy}, {}, {}, {})
     with pytest.raises(
-        CheckpointError, match=f"{checkpoint.STATE_FILE}: its weights are not those of this policy"
+        CheckpointError, match=f"{state.STATE_FILE}: its weights are not those of this policy"
     ):
         load_state(tmp_path, {"policy": tiny_policy()}, {})
 

@@ -8,7 +8,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from benchmarks.parity import FAMILIES, compare, random_model
-from model import CheckpointError, Config, Policy
+from model import CheckpointError, Policy
+from model.pretrained import open_model
+from model.pretrained.families import read_config
 
 from .tiny import tiny_config, tiny_policy
 
@@ -37,7 +39,7 @@ def sharded(tmp_path):
 
 def refusal(directory) -> str:
     with pytest.raises(CheckpointError) as error:
-        Policy.load(directory)
+        open_model(directory)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -91,7 +93,7 @@ def test_a_damaged_index_is_named(sharded, change, problem):
 )
 def test_types_of_weights(tmp_path, stored, opened):
     random_model("Qwen3").to(stored).save_pretrained(tmp_path)
-    policy, as_asked = Policy.load(tmp_path), Policy.load(tmp_path, dtype=torch.float32)
+    policy, as_asked = open_model(tmp_path), open_model(tmp_path, dtype=torch.float32)
     assert {p.dtype for p in policy.trunk_parameters()} == {opened} and policy.dtype == opened
     assert (
         {p.dtype for p in as_asked.parameters()}
@@ -119,7 +121,7 @@ def test_a_table_of_frequencies_that_old_files_hold_is_skipped(tmp_path):
         tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)},
         tmp_path / "model.safetensors",
     )
-    assert torch.equal(Policy.load(tmp_path).lm_head.weight, tensors["lm_head.weight"])
+    assert torch.equal(open_model(tmp_path).lm_head.weight, tensors["lm_head.weight"])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_the_context_ends_where_a_sliding_window_does(tmp_path, fields, context)
     path = tmp_path / "config.json"
     tiny_config().save(path, 0, 1, 2)
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    config = Config.load(path)
+    config = read_config(path)
     assert config.max_position_embeddings == context
     policy = Policy(config)
     with pytest.raises(ValueError, match=f"{context + 1} tokens exceed the context of {context}"):
@@ -164,7 +166,7 @@ def test_a_field_that_a_file_leaves_out_has_the_value_of_its_family(
     (tmp_path / "config.json").write_text(
         json.dumps({name: value for name, value in fields.items() if name not in given})
     )
-    theirs, ours = AutoConfig.from_pretrained(tmp_path), Config.load(tmp_path / "config.json")
+    theirs, ours = AutoConfig.from_pretrained(tmp_path), read_config(tmp_path / "config.json")
     for name, value in expected.items():
         assert (
             getattr(ours, name)

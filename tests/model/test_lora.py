@@ -9,15 +9,15 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from model import (
-    CheckpointError,
-    Policy,
-    adapters_off,
+from model import CheckpointError, Policy
+from model.pretrained import (
     add_adapters,
-    load_policy,
+    open_model,
+    open_policy,
     open_pretrained,
     save_policy,
     trained_modules,
+    without_adapters,
 )
 
 from .foreign import write_foreign
@@ -59,17 +59,16 @@ def peft_model(base, out, **how):
 def test_logits_are_those_of_peft(saved):
     base, out, policy, _, tokens = saved
     with torch.no_grad():
-        mine, plain = policy(tokens)[0], Policy.load(base)(tokens)[0]
+        mine, plain = policy(tokens)[0], open_model(base)(tokens)[0]
         assert (mine - plain).abs().max() > 0.1  # the adapters do something
         for theirs in (
             peft_model(base, out),
             AutoModelForCausalLM.from_pretrained(out),
-            Policy.load(out),
+            open_model(out),
         ):
             other = theirs(tokens)[0] if isinstance(theirs, Policy) else theirs(tokens).logits
             assert (mine - other).abs().max() < 1e-4
-        with adapters_off():
-            assert torch.equal(policy(tokens)[0], plain)
+        assert torch.equal(without_adapters(policy)(tokens)[0], plain)
         assert torch.equal(policy(tokens)[0], mine)
 
 
@@ -104,10 +103,10 @@ def test_gradients_are_those_of_peft(saved):
 
 def test_a_merged_checkpoint_is_a_plain_one(saved, tmp_path):
     _, out, policy, _, tokens = saved
-    tokenizer = load_policy(out)[1]
+    tokenizer = open_policy(out)[1]
     save_policy(out, policy, tokenizer, {})
     assert not list(out.glob("adapter*")) and (out / "model.safetensors").exists()
-    plain = load_policy(out)[0]
+    plain = open_policy(out)[0]
     with torch.no_grad():
         assert (plain(tokens)[0] - policy(tokens)[0]).abs().max() < 1e-4
         assert (
@@ -130,7 +129,7 @@ def test_only_what_is_trained_is_part_of_a_runs_state(saved):
         3 * 4 * ((32 + q) + 2 * (32 + kv) + (q + 32) + 3 * (32 + 48)) + rows
     )  # layers x rank x (in + out)
     assert count(modules["adapters"]) == by_hand and set(modules) == {"adapters", "value_head"}
-    assert trained_modules(Policy.load(out)).keys() == {"policy"}
+    assert trained_modules(open_model(out)).keys() == {"policy"}
 
 
 def test_in_bf16_the_adapters_stay_float32(tmp_path):
@@ -142,8 +141,8 @@ def test_in_bf16_the_adapters_stay_float32(tmp_path):
     train_a_little(policy)
     assert {p.dtype for p in policy.trunk_parameters()} == {torch.float32}
     save_policy(tmp_path / "out", policy, tokenizer, {}, base=tmp_path / "base")
-    opened = Policy.load(tmp_path / "out")
-    exact = Policy.load(tmp_path / "out", dtype=torch.float32)
+    opened = open_model(tmp_path / "out")
+    exact = open_model(tmp_path / "out", dtype=torch.float32)
     with torch.no_grad():
         expected = exact(TOKENS)[0]
         assert (
@@ -174,7 +173,7 @@ def test_an_adapter_that_is_not_ours_is_refused_by_name(tmp_path, change, proble
     path = tmp_path / "out" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError) as error:
-        load_policy(tmp_path / "out")
+        open_policy(tmp_path / "out")
     assert (
         str(error.value).startswith(f"{path}: ")
         and problem in str(error.value)
@@ -194,5 +193,5 @@ def test_damaged_adapters_are_refused_by_name(saved):
     ):
         save_file(damaged, path)
         with pytest.raises(CheckpointError) as error:
-            Policy.load(out)
+            open_model(out)
         assert str(error.value).startswith(f"{path}: {problem}")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model import CheckpointError, Policy, Tokenizer, load_policy, save_policy
-from model.pretrained.hub import open_pretrained
+from model import CheckpointError, Tokenizer, load_policy, save_policy
+from model.pretrained import open_model, open_pretrained
+from model.pretrained.tokens import adapt_tokenizer
 from model.tokenizer import SPECIAL
 
 from .foreign import qwen_tokenizer, sentencepiece_tokenizer, write_foreign
@@ -29,7 +30,7 @@ KINDS = {"byte-level": qwen_tokenizer, "sentencepiece": sentencepiece_tokenizer}
 @pytest.fixture(params=KINDS)
 def adapted(request, tmp_path):
     KINDS[request.param]().save(str(tmp_path / "tokenizer.json"))
-    return Tokenizer.adapt(tmp_path)
+    return adapt_tokenizer(tmp_path)
 
 
 def test_added_tokens_come_behind_the_old_ones(adapted):
@@ -52,7 +53,7 @@ def test_text_is_only_ever_text(adapted):
 def test_saved_loaded_and_adapted_again_it_is_the_same(adapted, tmp_path):
     tokenizer, _ = adapted
     tokenizer.save(tmp_path)
-    loaded, (again, new) = Tokenizer.load(tmp_path), Tokenizer.adapt(tmp_path)
+    loaded, (again, new) = Tokenizer.load(tmp_path), adapt_tokenizer(tmp_path)
     assert not new and loaded.names == again.names == tokenizer.names
     assert loaded.backend.to_str() == again.backend.to_str() == tokenizer.backend.to_str()
 
@@ -156,7 +157,7 @@ def test_a_familys_own_tokens_are_found_where_its_files_name_them(tmp_path, file
     backend.save(str(tmp_path / "tokenizer.json"))
     for name, fields in files.items():
         (tmp_path / name).write_text(json.dumps(fields))
-    tokenizer, new = Tokenizer.adapt(tmp_path)
+    tokenizer, new = adapt_tokenizer(tmp_path)
     assert tokenizer.names[:3] == expected and len(new) == 5 + sum(
         name in SPECIAL for name in expected
     )
@@ -170,9 +171,9 @@ def test_a_torn_tokenizer_config_is_named(tmp_path):
     for text in ("{", "[1]"):
         (tmp_path / "tokenizer_config.json").write_text(text)
         with pytest.raises(
-            CheckpointError, match="tokenizer_config.json: not a readable JSON object"
+            CheckpointError, match="tokenizer_config.json: not (readable JSON|a JSON object)"
         ):
-            Tokenizer.adapt(tmp_path)
+            adapt_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_a_torn_tokenizer_config_is_named(tmp_path):
 )
 def test_new_rows_are_the_mean_of_the_old_ones(tmp_path, family, eos, rows, added):
     """Behind the old rows, or on rows that the family keeps unused. Mistral's config names <s> and <unk> by their ids."""
-    old = Policy.load(write_foreign(tmp_path, family, rows, eos_token=eos))
+    old = open_model(write_foreign(tmp_path, family, rows, eos_token=eos))
     policy, tokenizer, new = open_pretrained(tmp_path, torch.float32, 1024)
     assert (
         len(new) == added

@@ -108,9 +108,7 @@ def test_training_is_deterministic_and_bounded():
     assert len(TOKENIZER) <= 320 and max(TOKENIZER.encode("Who wrote The Salt Road?")) < len(
         TOKENIZER
     )
-    assert len(TOKENIZER.encode("The Salt Road")) < len(
-        "The Salt Road".encode()
-    )  # merges were learnt
+    assert len(TOKENIZER.encode("The Salt Road")) < len(b"The Salt Road")  # merges were learnt
 
 
 def test_save_and_load(tmp_path):

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from model import CheckpointError, Config, Policy, Session
+from model.checkpoint import save_tensors
+from model.pretrained import open_model
 from model.transformer import attend
 
 from .tiny import tiny_config, tiny_policy
@@ -33,7 +35,7 @@ LLAMA3 = {
 
 def written(policy, directory, pad=0, bos=1, eos=2):
     """Our checkpoint's two files that transformers reads."""
-    policy.save(directory)
+    save_tensors(policy.trunk_state(), directory / "model.safetensors")
     policy.config.save(directory / "config.json", pad, bos, eos)
     return directory
 
@@ -104,7 +106,7 @@ def test_chosen_columns_are_those_of_the_whole_pass(layers):
     model = tiny_policy(tiny_config(num_hidden_layers=layers)).model
     tokens, at = torch.randint(320, (3, 20)), torch.tensor([[0, 5, 19], [7, 7, 2], [18, 1, 0]])
     pick, weight = (torch.arange(3)[:, None], at), torch.randn(3, 3, 32)
-    whole, part = model(tokens), model(tokens, at=at)
+    whole, part = model(tokens), model(tokens, columns=at)
     assert all(torch.equal(a, b) for a, b in zip(whole[:-1], part[:-1])) and part[-1].shape == (
         3,
         3,
@@ -137,7 +139,7 @@ def test_a_checkpoint_that_transformers_saved_opens_here(tmp_path, heads):
         )
     ).eval()
     theirs.save_pretrained(tmp_path)
-    ours = Policy.load(tmp_path)
+    ours = open_model(tmp_path)
     assert ours.config.rope_theta == 777.0
     tokens = torch.randint(300, (2, 100))
     with torch.no_grad():
@@ -152,7 +154,7 @@ def test_the_older_way_to_write_theta_opens_too(tmp_path):
     assert fields["rope_theta"] == 10000.0 and "rope_parameters" not in fields
     (tmp_path / "config.json").write_text(json.dumps(fields | {"rope_scaling": None}))
     assert torch.equal(
-        Policy.load(tmp_path).model.embed_tokens.weight, policy.model.embed_tokens.weight
+        open_model(tmp_path).model.embed_tokens.weight, policy.model.embed_tokens.weight
     )
 
 
@@ -224,7 +226,7 @@ def test_what_this_decoder_does_not_compute_is_refused(tmp_path, change, problem
     path = written(tiny_policy(), tmp_path) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(CheckpointError) as error:
-        Policy.load(tmp_path)
+        open_model(tmp_path)
     assert (
         str(error.value).startswith(f"{path}: ")
         and problem in str(error.value)
@@ -235,17 +237,17 @@ def test_what_this_decoder_does_not_compute_is_refused(tmp_path, change, problem
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("{", "not a readable config.json"),
-        ("[]", "model_type is 'list'"),
+        ("{", "not readable JSON"),
+        ("[]", "not a JSON object"),
         ('{"model_type": "llama"}', "missing field 'vocab_size'"),
-        ("\x80", "not a readable config.json"),
+        ("\x80", "not readable JSON"),
     ],
 )
 def test_a_config_that_is_none_is_refused(tmp_path, text, problem):
     path = written(tiny_policy(), tmp_path) / "config.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError) as error:
-        Policy.load(tmp_path)
+        open_model(tmp_path)
     assert str(error.value).startswith(f"{path}: ") and problem in str(error.value)
 
 

@@ -188,7 +188,7 @@ def test_forced_decisions_and_observations_carry_no_gradient():
         seen = []
         hook = policy.model.register_forward_hook(
             lambda m, i, keywords, out: (
-                (out[-1].retain_grad(), seen.append((keywords["at"][0], out[-1]))) and None
+                (out[-1].retain_grad(), seen.append((keywords["columns"][0], out[-1]))) and None
             ),
             with_kwargs=True,
         )
