@@ -21,25 +21,14 @@ import torch
 from torch import Tensor
 
 from data.world import Question
-from model import weights_sha256
+from model.checkpoint import weights_sha256
 from model.pretrained import add_adapters, open_policy, trained_modules, without_adapters
-from rl import (
-    Decoding,
-    Episode,
-    PPOConfig,
-    RagEnv,
-    Reward,
-    Roles,
-    Workers,
-    collect,
-    ppo_update,
-    rollout,
-)
-from rl.diagnostics import policy_reward, value_figures
-from rl.environment import report_cut
-from rl.ppo import adapt_beta, minibatch_backward, update_value_head
-from rl.report.summary import by_slice, collapsed, summarize
-from rl.rollout import PARTS
+from rl import Decoding, Episode, PPOConfig, RagEnv, Reward, ranks, rollout
+from rl.experience import penalised_rewards, score_rollout, with_advantages
+from rl.ppo import adapt_beta, ppo_update, update_value_head
+from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_statistics
+from rl.report.summary import by_slice, summarize
+from rl.runs.checks import say_misfits
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, RewardInfo, RunInfo, run_info
 from rl.runs.launch import launch
@@ -116,27 +105,11 @@ def reward_at(iteration: int, args: Args) -> Reward:
 
 class Trainer:
     def __init__(self, args: Args):
-        self.args, self.workers = args, Workers(args.threads, args.device)
-        self.policy, self.tokenizer, made = open_policy(args.init, args.device)
-        self.facts = {
-            "open_world": args.world or made.get("open_world", "mini"),
-            "passage_tokens": made.get("passage_tokens", 64),
-            "init_sha256": weights_sha256(args.init),
-            "reader_sha256": weights_sha256(args.reader) if args.reader else "",
-        }
-        self.world, index, self.facts["open_retriever"] = open_world(
-            self.facts["open_world"], args, made
-        )
-        self.reward = Reward(args.exact_match, args.f1, args.retrieval, args.malformed)
-        self.env = RagEnv(
-            self.world,
-            index,
-            args.k or None,
-            args.quota or None,
-            self.reward,
-            passage_tokens=self.facts["passage_tokens"],
-        )
-        if args.both and self.env.quota < 1:
+        self.args = args
+        self.policy, self.tokenizer, recorded = open_policy(args.init, args.device)
+        self.open_environment(run_info(recorded, args.init))
+        self.both = args.both and not args.force
+        if self.both and self.env.quota < 1:
             raise UsageError(
                 f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two"
                 " branches to play; give --quota 1 or --no-both"
@@ -146,69 +119,29 @@ class Trainer:
         self.players, self.learn = assemble(self.policy, self.reference, self.tokenizer, args)
         if args.lora_rank:
             torch.manual_seed(args.seed)
-            add_adapters(
-                self.policy, args.lora_rank, []
-            )  # the rows of new tokens were trained by the warm-up
+            add_adapters(self.policy, args.lora_rank, [])  # new tokens were trained by the warm-up
             self.reference = without_adapters(self.policy)
-        self.config = PPOConfig(
-            value=args.value,
-            clip=args.clip,
-            gamma=args.gamma,
-            lam=args.lam,
-            epochs=args.epochs,
-            minibatch=args.minibatch,
-            temperature=args.temperature,
-            decision_weight=args.decision_weight,
-            decision_entropy=args.decision_entropy,
-            text_entropy=args.text_entropy,
-            target_kl=args.target_kl,
-        )
-        self.optimizer = torch.optim.AdamW(
-            self.policy.trunk_parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0
-        )
-        self.value_optimizer = torch.optim.AdamW(
-            self.policy.value_head.parameters(), lr=args.value_lr, weight_decay=0.0
-        )
-        sets = self.world.union(args.dataset, "train")
-        self.dev = [
-            q
-            for questions in self.world.union(args.dataset, "dev")
-            for q in questions[: -(-args.eval_rows // len(sets))]
-        ]
-        self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
-        self.renamer = Renamer(self.sampler.questions, self.world.corpus)
-        self.beta, self.best, self.iteration = args.kl, float("-inf"), 0
-        self.replay: list[
-            tuple[Tensor, Tensor]
-        ] = []  # (features bf16 [M, 3 D], returns [M]) of the last iterations
+        trunk, head = self.policy.trunk_parameters(), self.policy.value_head.parameters()
+        self.optimizer = torch.optim.AdamW(trunk, args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.value_optimizer = torch.optim.AdamW(head, lr=args.value_lr, weight_decay=0.0)
+        self.beta, self.best, self.first = args.kl, float("-inf"), 0
+        self.replay: list[tuple[Tensor, Tensor]] = []  # value features bf16 [M, 3 D], returns [M]
         self.mean: list[Tensor] = []  # of the policy's parameters over the last iterations
 
-    def cast(self) -> Roles:
-        """Who plays which part: the policy what it learns, frozen ones the rest. Raises UsageError."""
-        args, learn, frozen = self.args, tuple(self.args.learn.split(",")), self.reference
-        if len(set(learn)) < len(learn) or not set(learn) <= set(PARTS):
-            raise UsageError(f"--learn {args.learn}: some of {','.join(PARTS)}, each once")
-        if args.lora_rank and set(learn) < set(PARTS):
-            raise UsageError("--learn with fewer parts does not go with --lora-rank")
-        for flag, part in (("reader", "answer"), ("force", "decision")):
-            if getattr(args, flag) and part in learn:
-                raise UsageError(
-                    f"--{flag} {getattr(args, flag)} goes with a --learn without {part}"
-                )
-        reader = frozen
-        if args.reader:
-            reader, tokenizer, _ = open_policy(args.reader, args.device)
-            if tokenizer.backend.get_vocab() != self.tokenizer.backend.get_vocab():
-                raise UsageError(
-                    f"--reader {args.reader} has another tokenizer than --init {args.init}"
-                )
-        part = lambda name, other: self.policy if name in learn else other
-        return Roles(
-            part("decision", frozen),
-            part("query", frozen),
-            part("answer", reader),
-            part("answer", frozen),
-            learn,
+    def open_environment(self, info: RunInfo) -> None:
+        """World, environment, questions: those of the warm-up where the flags do not say
+        otherwise."""
+        args = self.args
+        args.dataset = args.dataset or info.dataset or "popqa"
+        name = args.world or info.open_world or "mini"
+        self.world, index, retriever = open_world(name, args, info)
+        weights = (args.exact_match, args.f1, args.retrieval_cost, args.malformed_cost)
+        self.info = replace(
+            info,
+            open_world=name,
+            dataset=args.dataset,
+            reward=RewardInfo(*weights),
+            open_retriever=RetrieverInfo(**retriever),
         )
         budgets = (info.passage_tokens, info.query_tokens, info.answer_tokens)
         quota, reward = args.quota or None, Reward(*weights)

@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from data.world import Question
-from model import Config, Policy, Tokenizer, weights_sha256
+from model import Config, Policy, Tokenizer
+from model.checkpoint import weights_sha256
 from model.pretrained import add_adapters, open_pretrained, trained_modules
-from rl import Decoding, Episode, RagEnv, Workers, collate, rollout, score
-from rl.environment import report_cut
+from rl import Decoding, Episode, RagEnv, collate, ranks, rollout
+from rl.episode import Batch, Part
 from rl.report.summary import summarize
 from rl.runs.checks import say_misfits
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
@@ -273,81 +274,10 @@ class WarmUp:
         run.save(trained_modules(self.policy), self.optimizers, tensors, info)
 
     def load(self, run: Run) -> None:
-        tensors, facts = run.load(trained_modules(self.policy), self.optimizers)
-        self.phase, self.first = facts["phase"], facts["step"]
-        self.knows = {q: bool(known) for q, known in zip(self.probed, tensors["knows"].tolist())}
-
-    def batch(self, step: int) -> list[Episode]:
-        if self.phase == "read":
-            return read_batch(self.demonstrator, self.samplers["read"], step, self.args)
-        return mix_batch(self.demonstrator, self.samplers["mix"], self.knows, step, self.args)
-
-    def run_phase(self, run: Run, steps: int, scale: float) -> None:
-        """The steps of the current phase that are still to do, with progress bar, log and saves, and its dev figures."""
-        self.policy.train()
-        bar = tqdm(
-            range(self.first, steps),
-            desc=self.phase,
-            initial=self.first,
-            total=steps,
-            unit="step",
-            dynamic_ncols=True,
-        )
-        for step in bar:
-            start = time.perf_counter()
-            set_learning_rate(self.optimizers, self.args, scale * schedule(step, steps))
-            episodes = self.batch(step)
-            try:
-                loss = train_step(
-                    self.policy, self.optimizers, episodes, self.tokenizer, self.args, self.workers
-                )
-            except FloatingPointError as error:
-                raise FloatingPointError(f"{self.phase} step {step}: {error}; {run.kept}") from None
-            tokens, seconds = sum(len(e.tokens) for e in episodes), time.perf_counter() - start
-            bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{tokens / seconds:.0f}", refresh=False)
-            run.log(
-                {
-                    "phase": self.phase,
-                    "step": step,
-                    "loss": loss,
-                    "tokens": tokens,
-                    "seconds": seconds,
-                }
-            )
-            if run.due():
-                self.save(run, step + 1)
-        figures = check(self.policy, self.tokenizer, self.env, self.dev, self.args, self.workers)
-        run.log({"phase": self.phase, "dev": figures})
-        print(f"after {self.phase}, dev:", {k: round(v, 3) for k, v in figures.items()})
-
-    def describe(self) -> None:
-        """What is going to happen, with the time of one throwaway step as the yardstick of the expected minutes."""
-        args, world = self.args, self.world
-        episodes = read_batch(self.demonstrator, self.samplers["read"], args.read_steps, args)
-        for _ in range(2):  # the first is slower: memory and kernels are set up
-            start = time.perf_counter()
-            backward(self.policy, episodes, self.tokenizer, args, self.workers)
-            self.policy.zero_grad(set_to_none=True)
-        minutes = (time.perf_counter() - start) * (args.read_steps + args.mix_steps) / 60
-        print(
-            f"train_sft: world {world.name} ({len(world.corpus)} passages, {self.retriever['retriever']}, k = {self.env.k}), "
-            f"{args.dataset}.train: {len(self.questions)} questions; "
-            f"policy {self.policy.parameter_count():,} parameters, vocabulary {len(self.tokenizer)}; about {sum(len(e.tokens) for e in episodes)} tokens "
-            f"per step, {args.read_steps} + {args.mix_steps} steps on {self.workers.count} threads: about {minutes:.0f} minutes"
-        )
-        report_cut(self.questions, self.tokenizer, self.demonstrator.room)
-        known = [q for q in self.questions if q.gold_passages][:2000]
-        turns = self.env.search(
-            [
-                self.demonstrator.teacher.query(q, np.random.default_rng([args.seed, 6, i]))
-                for i, q in enumerate(known)
-            ]
-        )
-        hits = [hit([world.corpus[p] for p in turn.passages], q) for q, turn in zip(known, turns)]
-        if hits:
-            print(
-                f"the teacher's queries find the gold passage of {np.mean(hits):.1%} of {len(hits)} training questions that have one"
-            )
+        tensors, info = run.load(trained_modules(self.policy), self.optimizers)
+        self.phase, self.first = info["phase"], info["step"]
+        known = tensors["knows"].bool().tolist()
+        self.curriculum.knows = dict(zip(self.curriculum.probed, known, strict=True))
 
 
 def check_init_flags(args: Args) -> None:

@@ -54,37 +54,22 @@ def learnt_logits(policy: Policy, batch: Batch, pad: int) -> tuple[Tensor, Tenso
     late, a fifth of an update on a CPU; the last layer is computed at the columns that are needed.
     """
     length = batch.tokens.shape[1]
-    width = max(length, min(up(length, 8), policy.config.max_position_embeddings))
-    at, decision, columns = (batch.rows, batch.columns - 1), batch.decision, None
-    if (
-        policy.config.num_hidden_layers > 1
-    ):  # of a single layer, the value features read every column
-        counts = torch.bincount(batch.rows, minlength=len(batch.tokens))[:, None]
-        wanted = (
-            torch.arange(up(int(counts.max()), 4), device=counts.device) < counts
-        )  # [B, A], A the most action tokens of a row
-        columns = torch.zeros_like(wanted, dtype=torch.long).masked_scatter(wanted, at[1])
-    states = policy.model(
-        F.pad(batch.tokens, (0, width - length), value=tokenizer.pad), columns=columns
-    )  # the last layer at these columns alone
-    hidden, taken = (
-        states[-1][at if columns is None else wanted],
-        batch.tokens[batch.rows, batch.columns],
-    )
-    logits = policy.logits(F.pad(hidden, (0, 0, 0, up(len(hidden), 32) - len(hidden))))[
-        : len(hidden)
-    ]
-    text, choice = (
-        (logits / temperature).log_softmax(-1),
-        logits[:, [tokenizer.retrieve, tokenizer.answer]].log_softmax(-1),
-    )
-    log_probs = torch.where(
-        decision,
-        choice.gather(-1, (taken == tokenizer.answer).long()[:, None]).squeeze(-1),
-        text.gather(-1, taken[:, None]).squeeze(-1),
-    )
-    entropy = torch.where(decision, -(choice.exp() * choice).sum(-1), -(text.exp() * text).sum(-1))
-    return Scores(log_probs, entropy, policy.value_features(states, at, hidden))
+    width = max(length, min(round_up(length, 8), policy.config.max_position_embeddings))
+    tokens = F.pad(batch.tokens, (0, width - length), value=pad)
+    states_at = (batch.rows, batch.columns - 1)
+    counts = torch.bincount(batch.rows, minlength=len(batch.tokens))[:, None]  # [B, 1]
+    slots = torch.arange(round_up(int(counts.max()), 4), device=counts.device)
+    wanted = slots < counts  # bool [B, A]
+    columns = torch.zeros_like(wanted, dtype=torch.long).masked_scatter(wanted, states_at[1])
+    if policy.config.num_hidden_layers == 1:  # its only layer is also the value features' first
+        states = policy.model(tokens)
+        hidden = states[-1][states_at]
+    else:
+        states = policy.model(tokens, columns=columns)  # [B, T, D] each, the last one [B, A, D]
+        hidden = states[-1][wanted]  # [N, D]
+    padded = F.pad(hidden, (0, 0, 0, round_up(len(hidden), 32) - len(hidden)))
+    logits = policy.logits(padded)[: len(hidden)]
+    return logits, policy.value_features(states, states_at, hidden)
 
 
 def round_up(n: int, step: int) -> int:

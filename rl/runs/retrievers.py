@@ -22,6 +22,7 @@ import numpy as np
 
 from data.metrics import contains_answer
 from data.world import Question, World
+from model.checkpoint import atomic_write
 from model.pretrained import SentenceEncoder
 from model.pretrained.biencoder import BiEncoderConfig, Example, train_biencoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex

@@ -33,6 +33,8 @@ from model import (
 )
 from model.checkpoint import POLICY_FILES
 from model.pretrained import save_policy
+from model.state import STATE_FILE
+from rl import ranks
 from rl.runs.flags import UsageError
 from rl.runs.lock import is_ours, lock
 from rl.runs.precision import DTYPES, choose_dtype, precision  # noqa: F401  precision: until its users import it from there

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from model import is_checkpoint
-from model.state import STATE_FILE
+from model.checkpoint import STATE_FILE
 from rl.runs.flags import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]

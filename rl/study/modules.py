@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 from data.metrics import answerable
 from data.world import Question
-from model import weights_sha256
-from model.pretrained import open_policy
+from model import load_policy, weights_sha256
 from rl.environment import RagEnv
 from rl.episode import Episode, collate
 from rl.rollout import Decoding, Roles, rollout
@@ -84,10 +83,10 @@ class Example(NamedTuple):
 class Module:
     def __init__(self, kind: str, args: Args):
         self.kind, self.args, self.workers = kind, args, Workers(args.threads, args.device)
-        self.policy, self.tokenizer, made = open_policy(args.init, args.device)
-        self.frozen = open_policy(args.init, args.device)[0].requires_grad_(False).eval()
+        self.policy, self.tokenizer, made = load_policy(args.init, args.device)
+        self.frozen = load_policy(args.init, args.device)[0].requires_grad_(False).eval()
         others = [
-            open_policy(path, args.device) if path else (self.frozen, self.tokenizer)
+            load_policy(path, args.device) if path else (self.frozen, self.tokenizer)
             for path in (args.query, args.reader)
         ]
         if any(

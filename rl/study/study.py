@@ -19,9 +19,8 @@ import torch
 from tqdm import tqdm
 
 from data.world import Question, World
-from model import Policy, Tokenizer, write_json
+from model import Policy, Tokenizer, load_policy, write_json
 from model.checkpoint import atomic_write
-from model.pretrained import open_policy
 from rl.environment import RagEnv
 from rl.episode import Episode, collate
 from rl.report import page as report
@@ -80,13 +79,13 @@ class Player:
 
     @cached_property
     def _warm_up(self) -> tuple[Policy, Tokenizer, dict]:
-        return open_policy(self.folder / "warm-up", self.device)
+        return load_policy(self.folder / "warm-up", self.device)
 
     def policy(self, name: str) -> Policy:
         if name == "warm-up":
             return self._warm_up[0]
         if name not in self._policies:
-            self._policies[name] = open_policy(self.folder / name, self.device)[0]
+            self._policies[name] = load_policy(self.folder / name, self.device)[0]
         return self._policies[name]
 
     def result(self, system: System, set_name: str, split: str) -> Result:
