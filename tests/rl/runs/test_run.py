@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from model import CheckpointError
 from rl import ranks
 from rl.runs import precision
 from rl.runs.flags import UsageError
@@ -157,6 +158,22 @@ def test_fresh_starts_over_and_leaves_what_a_run_does_not_write():
     run.loop("train", "step", 0, 1, lambda i: {}, print)
     assert not Path("out/training.safetensors").exists() and len(lines()) == 1
     assert Path("out/notes.txt").read_text() == "mine"
+
+
+def test_fresh_starts_over_where_the_state_is_damaged():
+    train(Args(), 3, save_at={1}, stop_at=2)
+    os.truncate("out/training.safetensors", 50)
+    with pytest.raises(CheckpointError):
+        Run("test", Args(), {})
+    assert Run("test", Args(fresh=True), {}).status == "new"
+
+
+def test_a_resumed_run_that_did_not_load_discards_nothing():
+    train(Args(), 3, save_at={1}, stop_at=2)
+    run = Run("test", Args(), {"world": "w"})
+    with pytest.raises(RuntimeError, match=r"load\(\) comes before the first write"):
+        run.log({})
+    assert Path("out/training.safetensors").exists() and len(lines()) == 2
 
 
 # ------------------------------------------------------------------------------------ whose folder
