@@ -36,7 +36,7 @@ from model.pretrained import save_policy
 from model.state import STATE_FILE
 from rl import ranks
 from rl.runs.flags import UsageError
-from rl.runs.lock import is_ours, lock
+from rl.runs.lock import is_ours, lock, unlock
 from rl.runs.precision import DTYPES, choose_dtype, precision  # noqa: F401  for old importers
 from rl.runs.progress import progress
 
@@ -72,6 +72,8 @@ class Run:
         if self.out.exists():
             self._take()
         self.status = "new" if args.fresh else self._find()
+        if self.status == "finished" and self._lock:
+            unlock(self.out, self._lock)
 
     def _take(self) -> None:
         """Refuse a folder of somebody else, and lock it: rank 0 for its group."""
@@ -215,6 +217,7 @@ class Run:
         if ranks.rank() == 0:
             for name in (STATE_FILE, f"{STATE_FILE}.partial"):  # the second: of a kill while saving
                 (self.out / name).unlink(missing_ok=True)
+            unlock(self.out, self._lock)
 
 
 def recorded_in(out: Path) -> dict | None:
