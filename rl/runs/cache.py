@@ -21,7 +21,7 @@ def key(*parts) -> str:
 def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object], save: Callable):
     """load(path), or where there is no such file make(), which rank 0 saves: whole or not at all.
     Ranks go the same way. Raises UsageError for a file that cannot be read."""
-    [there] = ranks.share(lambda _: path.exists(), [None])
+    [there] = ranks.map(lambda _: path.exists(), [None])
     if there:
         try:
             return load(path)

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.metrics import contains_answer
 from data.world import Question, World
-from model import SentenceEncoder
+from model.pretrained import SentenceEncoder
 from model.pretrained.biencoder import BiEncoderConfig, Example, train_biencoder
 from rl import ranks
 from rl.runs.cache import CACHE, cached, key
@@ -49,7 +49,7 @@ def passage_vectors(
                 bar.update(len(chunk) * ranks.size())
                 return found
 
-            for chunk, found in zip(chunks, ranks.share(encode, chunks), strict=True):
+            for chunk, found in zip(chunks, ranks.map(encode, chunks), strict=True):
                 vectors[chunk] = found
         return vectors
 
@@ -116,7 +116,7 @@ def trained_encoder(world: World, dataset: str, device: str, build: Callable) ->
             if not (directory / "config.json").exists():
                 raise
 
-    ranks.share(train, [None])
+    ranks.map(train, [None])
     return directory
 
 

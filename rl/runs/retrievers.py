@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from data.world import World
-from model import SentenceEncoder
+from model.pretrained import SentenceEncoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl.runs.cache import CACHE, cached, key
 from rl.runs.encoders import open_encoder, passage_vectors
