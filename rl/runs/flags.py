@@ -24,24 +24,15 @@ from model import CheckpointError
 from rl.environment import ContextError, RetrieverError
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-LARGEST, LONGEST = (
-    2**31 - 1,
-    4096,
-)  # a whole number, and the characters of a text, unless `most` says otherwise
+LARGEST = 2**31 - 1  # whole number, and
+LONGEST = 4096  # characters of a text, unless `most` says otherwise
 
 
 class UsageError(ValueError):
     """Arguments that do not fit together or do not fit what is on disk."""
 
 
-MENDABLE = (
-    WorldError,
-    CheckpointError,
-    UsageError,
-    ContextError,
-    RetrieverError,
-    FloatingPointError,
-)
+OURS = (WorldError, CheckpointError, UsageError, ContextError, RetrieverError)
 
 
 def arg(
@@ -67,8 +58,7 @@ def share(default: float, help: str, group: str = ""):
 
 
 def problem(f: Field, value) -> str:
-    """Why this is no value of the field (of type, range and choices as `arg` said): "" where it is
-    one."""
+    """Why this is no value of the field, with the limits that `arg` gave it; "" where it is."""
     kind, least, most = value_type(f), f.metadata.get("least"), f.metadata.get("most")
     choices = f.metadata.get("choices")
     if kind is float and type(value) is int:
@@ -156,7 +146,7 @@ def main(script: Callable[[], None]) -> None:
     traceback."""
     try:
         script()
-    except MENDABLE as error:
+    except (*OURS, FloatingPointError) as error:
         sys.exit(one_line(f"error: {error}", 2))
     except MemoryError as error:
         sys.exit(one_line(f"error: out of memory {error}", 2))

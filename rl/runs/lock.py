@@ -1,7 +1,7 @@
 """One process per folder: an flock on FOLDER/lock, which ends with its process, however that ends.
 
-The file stays and says whose folder this is. Left out: locks over several machines (a network file
-system may ignore them).
+The file says whose folder this is and who is at work; it goes when the work is done. Left out:
+locks over several machines (a network file system may ignore them).
 """
 
 import fcntl
@@ -16,9 +16,10 @@ NAME, MARK = "lock", "nano-smartrag, process "
 
 def lock(folder: Path) -> IO[str]:
     """Make the folder where there is none, and hold it until the returned file is closed. Raises
-    UsageError, OSError."""
+    UsageError where another process holds it, OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / NAME, "a+")  # noqa: SIM115  held by the caller, for as long as it works there
+    path = folder / NAME
+    file = open(path, "a+")  # noqa: SIM115  the caller closes it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -28,10 +29,18 @@ def lock(folder: Path) -> IO[str]:
         raise UsageError(
             f"{folder} is in use by process {holder}; wait for it, or end it"
         ) from None
+    if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+        file.close()  # unlocked between opening and locking it
+        return lock(folder)
     file.truncate(0)
     file.write(f"{MARK}{os.getpid()}\n")
     file.flush()
     return file
+
+
+def unlock(folder: Path, file: IO[str]) -> None:
+    (folder / NAME).unlink(missing_ok=True)  # while it is held: nobody else's is removed
+    file.close()
 
 
 def is_ours(folder: Path) -> bool:

@@ -66,6 +66,7 @@ class MilvusIndex:
         sleep: Callable[[float], None] = time.sleep,
     ):
         self.client, self.collection, self.encode, self.sleep = client, collection, encode, sleep
+        self.lexical = encode is None  # a query of unknown words finds nothing
 
     def search(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best passages of each query, best first: ids int64 [Q, k], scores float32 [Q, k],

@@ -36,8 +36,8 @@ from model.pretrained import save_policy
 from model.state import STATE_FILE
 from rl import ranks
 from rl.runs.flags import UsageError
-from rl.runs.lock import is_ours, lock
-from rl.runs.precision import DTYPES, choose_dtype, precision  # noqa: F401  precision: until its users import it from there
+from rl.runs.lock import is_ours, lock, unlock
+from rl.runs.precision import DTYPES, choose_dtype, precision  # noqa: F401  for old importers
 from rl.runs.progress import progress
 
 # What does not change what is learnt; --init is compared by content.
@@ -72,20 +72,21 @@ class Run:
         if self.out.exists():
             self._take()
         self.status = "new" if args.fresh else self._find()
+        if self.status == "finished" and self._lock:
+            unlock(self.out, self._lock)
 
     def _take(self) -> None:
         """Refuse a folder of somebody else, and lock it: rank 0 for its group."""
         if not self.out.is_dir():
             raise UsageError(f"--out {self.out} is not a folder")
-        ours = recorded_in(self.out) or (is_ours(self.out) and not is_checkpoint(self.out))
+        ours = (is_ours(self.out) and not is_checkpoint(self.out)) or recorded_in(self.out)
         if not ours and any(self.out.iterdir()):
             raise UsageError(f"{self.out} is not empty, and no run made it; choose another --out")
         if ranks.rank() == 0:
             self._lock = lock(self.out)
 
     def _find(self) -> str:
-        """What --out holds: "new" nothing, "resume", "finished". Raises UsageError where it is
-        another run."""
+        """ "new", "resume" or "finished". Raises UsageError where --out holds another run."""
         recorded = recorded_in(self.out)
         if recorded is None:
             return "new"
@@ -99,12 +100,13 @@ class Run:
         return "resume" if (self.out / STATE_FILE).exists() else "finished"
 
     def _begin(self) -> bool:
-        """Whether this rank writes. Before the first write of a new run, and not earlier, what
-        --out holds is discarded."""
+        """Whether this rank writes. A new run discards what --out holds here, not earlier."""
         if ranks.rank():
             return False
         if self._log_bytes is not None:
             return True
+        if self.status != "new":
+            raise RuntimeError("load() comes before the first write")
         if self._lock is None:
             self._lock = lock(self.out)
             if len(list(self.out.iterdir())) > 1:
@@ -155,21 +157,21 @@ class Run:
                     save(i + 1)
 
     def log(self, line: dict) -> None:
-        """Append a line to metrics.jsonl. Raises UsageError where the file is not as this run left
-        it."""
+        """Append a line to metrics.jsonl. Raises UsageError where that is not as it was left."""
         if not self._begin():
             return
-        self._check_log(self._log_bytes)
+        self._check_log()
         with open(self.log_path, "a") as file:
             file.write(as_json(line) + "\n")
         self._log_bytes = self.log_path.stat().st_size
 
-    def _check_log(self, expected: int) -> None:
+    def _check_log(self, more: bool = False) -> None:
+        """The log has the bytes that were written; `more`, too, after a kill."""
         there = self.log_path.stat().st_size if self.log_path.exists() else 0
-        if there != expected:
+        if there < self._log_bytes or (there > self._log_bytes and not more):
             raise UsageError(
-                f"{self.log_path} was changed or deleted: {there} bytes, {expected} had been "
-                "written; put it back, or --fresh to start over"
+                f"{self.log_path} was changed or deleted: {there} bytes, {self._log_bytes} had "
+                "been written; put it back, or --fresh to start over"
             )
 
     def due(self) -> bool:
@@ -183,7 +185,7 @@ class Run:
         """Replace the state file. The log goes to disk first, as the state says how long it is."""
         if not self._begin():
             return
-        self._check_log(self._log_bytes)
+        self._check_log()
         with open(self.log_path, "rb+") as file:
             os.fsync(file.fileno())
         state = {"record": self.record, "log_bytes": self._log_bytes, **info}
@@ -191,14 +193,11 @@ class Run:
         self._last_save = time.monotonic()
 
     def load(self, modules: dict, optimizers: dict) -> tuple[dict, dict]:
-        """(tensors, info) of the last save; modules and optimizers are filled, the log is cut back
-        to that moment."""
+        """(tensors, info) of the last save; modules and optimizers are filled, the log is cut."""
         tensors, info = load_state(self.out, modules, optimizers)
         if ranks.rank() == 0:
-            there = self.log_path.stat().st_size if self.log_path.exists() else 0
             self._log_bytes = info["log_bytes"]
-            if there < self._log_bytes:
-                self._check_log(self._log_bytes)
+            self._check_log(more=True)
             os.truncate(self.log_path, self._log_bytes)
         return tensors, info
 
@@ -208,8 +207,7 @@ class Run:
             save_policy(directory, policy, tokenizer, {**self.record, **info}, self.base)
 
     def save_adapters_only(self, policy: Policy, tokenizer: Tokenizer) -> None:
-        """From here on checkpoints hold adapters over OUT/base: the policy as it was when the run
-        was new."""
+        """From here on checkpoints hold adapters over OUT/base: the policy of a new run."""
         if self.status == "new":
             self.export(self.out / "base", policy, tokenizer)
         self.base = self.out / "base"
@@ -219,27 +217,20 @@ class Run:
         if ranks.rank() == 0:
             for name in (STATE_FILE, f"{STATE_FILE}.partial"):  # the second: of a kill while saving
                 (self.out / name).unlink(missing_ok=True)
+            unlock(self.out, self._lock)
 
 
 def recorded_in(out: Path) -> dict | None:
-    """The record of the run in a folder, unfinished or finished; None where no run made what is
-    there."""
-    state = peek_facts(out)
-    if state is not None:
-        record = state.get("record")
-    else:
-        record = (
-            read_json(out / "run.json")
-            if is_checkpoint(out) and (out / "run.json").exists()
-            else None
-        )
+    """The record of the run in a folder, unfinished or finished; None where no run made it."""
+    record = (peek_facts(out) or {}).get("record")
+    if record is None and is_checkpoint(out) and (out / "run.json").exists():
+        record = read_json(out / "run.json")
     known = isinstance(record, dict) and "script" in record
     return record if known and isinstance(record.get("arguments"), dict) else None
 
 
 def discard(out: Path) -> None:
-    """Remove a run's files, first what makes a folder a checkpoint; nothing that a run does not
-    write."""
+    """Remove a run's files and no others, first what makes a folder a checkpoint."""
     for directory in (out, out / "read", out / "best", out / "base"):
         for name in (STATE_FILE, *reversed(POLICY_FILES)):
             (directory / name).unlink(missing_ok=True)
@@ -276,8 +267,7 @@ def differences(recorded: dict, wanted: dict) -> list[str]:
 
 
 def as_json(value) -> str:
-    """One line of JSON. What is no number (hit without any retrieval) is null; floats have six
-    decimals."""
+    """A line of JSON: NaN (hit without any retrieval) is null, floats have six decimals."""
     return json.dumps(plain(value), allow_nan=False, ensure_ascii=False)
 
 

@@ -28,7 +28,7 @@ def test_auto_is_the_faster_one(monkeypatch, slow, choice):
 
 
 def test_all_ranks_get_the_choice_of_rank_0(monkeypatch):
-    monkeypatch.setattr(module, "ranks", SimpleNamespace(share=lambda function, items: ["fp32"]))
+    monkeypatch.setattr(module, "ranks", SimpleNamespace(map=lambda function, items: ["fp32"]))
     monkeypatch.setattr(module, "faster", lambda: "bf16")
     assert choose_dtype("auto", "cpu") == "fp32"
 

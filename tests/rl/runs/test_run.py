@@ -1,6 +1,7 @@
 """A run on disk: new, resumed, finished, refused; its log and its loop; who writes."""
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from model import CheckpointError
 from rl import ranks
 from rl.runs import precision
 from rl.runs.flags import UsageError
+from rl.runs.lock import lock, unlock
 from rl.runs.run import Run, as_json, differences, settle_dtype
 from tests.shared import ROOT
 
@@ -109,9 +112,13 @@ def test_a_finished_run_is_recognised_and_its_state_goes(monkeypatch):
     run = train(Args(), 2, save_at={1})
     assert Path("out/training.safetensors").exists()
     run.finish(None, None, iteration=2)
-    assert not list(Path("out").glob("training*"))
-    del run
-    assert Run("test", Args(), {"world": "w"}).status == "finished"
+    for _ in range(2):
+        assert {p.name for p in Path("out").iterdir()} == {
+            "config.json",
+            "metrics.jsonl",
+            "run.json",
+        }
+        assert Run("test", Args(), {"world": "w"}).status == "finished"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +164,22 @@ def test_fresh_starts_over_and_leaves_what_a_run_does_not_write():
     run.loop("train", "step", 0, 1, lambda i: {}, print)
     assert not Path("out/training.safetensors").exists() and len(lines()) == 1
     assert Path("out/notes.txt").read_text() == "mine"
+
+
+def test_fresh_starts_over_where_the_state_is_damaged():
+    train(Args(), 3, save_at={1}, stop_at=2)
+    os.truncate("out/training.safetensors", 50)
+    with pytest.raises(CheckpointError):
+        Run("test", Args(), {})
+    assert Run("test", Args(fresh=True), {}).status == "new"
+
+
+def test_a_resumed_run_that_did_not_load_discards_nothing():
+    train(Args(), 3, save_at={1}, stop_at=2)
+    run = Run("test", Args(), {"world": "w"})
+    with pytest.raises(RuntimeError, match=r"load\(\) comes before the first write"):
+        run.log({})
+    assert Path("out/training.safetensors").exists() and len(lines()) == 2
 
 
 # ------------------------------------------------------------------------------------ whose folder
@@ -243,6 +266,24 @@ def test_two_processes_with_one_out_are_refused():
         other.kill()
         other.communicate()
     assert train(Args(), 2).status == "new", "the lock ended with its process"
+
+
+def test_a_lock_that_went_while_it_was_taken_is_taken_again(monkeypatch):
+    """The holder unlocks between another's open and flock: that other must not hold a dead file."""
+    folder, flock = Path("out"), fcntl.flock
+    held = [lock(folder)]
+
+    def late(file, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        unlock(folder, held.pop())
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    mine = lock(folder)
+    with pytest.raises(UsageError, match=r"in use"):
+        lock(folder)
+    unlock(folder, mine)
+    assert list(folder.iterdir()) == []
 
 
 def test_two_runs_that_begin_together():
