@@ -12,7 +12,7 @@ from data import Question
 from rl import Action, Episode, RagEnv
 from rl.study.modules import LEARNS, Example, Module
 from tests.rl.tiny import QUESTIONS, TOKENIZER, Retriever, environment, text
-from tests.test_scripts import SFT, call, message
+from tests.test_scripts import call, message
 
 
 def module(kind: str, played: list[Episode] | None = None) -> Module:
@@ -41,7 +41,8 @@ def episode(
     reward: float | None = None,
 ) -> Episode:
     """One that retrieved these passages, one list for each retrieval, the first by force."""
-    env = environment(Retriever(lambda query: passages[len(e.turns)]), quota=quota)
+    k = len(passages[0]) if passages else 1
+    env = environment(Retriever(lambda query: passages[len(e.turns)]), quota=quota, k=k)
     [e] = env.reset([question], TOKENIZER, 512)
     for number in range(len(passages)):
         env.step([e], [Action(True, text("salt road"), free=number > 0)], TOKENIZER)
@@ -122,13 +123,17 @@ def test_later_decisions_are_learnt_from_episodes_that_ended_right(
 
 # ------------------------------------------------------------------------------ the command
 
+WARM_UP = (
+    "--world tiny --quota 2 --hidden-size 32 --layers 2 --heads 2 --vocab-size 320 --context 512 "
+    "--read-steps 70 --mix-steps 4 --episodes 24 --probe 100 --muon-lr .04 --ranks 1"
+)
 SMALL = ["--steps", "5", "--episodes", "24", "--quota", "2", "--ranks", "1"]
 
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
     root = tmp_path_factory.mktemp("warm")
-    result = call("sft", *SFT, "--quota", "2", "--out", root / "sft")
+    result = call("sft", *WARM_UP.split(), "--out", root / "sft")
     assert result.code == 0, result.err
     return root / "sft"
 
@@ -181,7 +186,7 @@ def test_bad_arguments(warm, tmp_path):
 )
 def test_ppo_of_a_part(warm, tmp_path, flags):
     flags = [*flags, warm] if flags[-1] == "--reader" else flags
-    small = "--iterations 2 --value-warmup 1 --episodes 24 --eval-rows 20 --quota 2 --ranks 1"
+    small = "--iterations 2 --value-warmup 1 --episodes 64 --eval-rows 60 --quota 2 --ranks 1"
     result = call("ppo", "--init", warm, "--out", tmp_path / "x", *small.split(), *flags)
     assert result.code == 0, result.err
     log = (tmp_path / "x/metrics.jsonl").read_text().splitlines()
