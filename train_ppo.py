@@ -108,7 +108,7 @@ class Trainer:
         self.args = args
         self.policy, self.tokenizer, recorded = open_policy(args.init, args.device)
         self.open_environment(run_info(recorded, args.init))
-        self.both = args.both and not args.force
+        self.both = args.both and "decision" in args.learn.split(",")
         if self.both and self.env.quota < 1:
             raise UsageError(
                 f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two"

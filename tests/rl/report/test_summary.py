@@ -7,16 +7,20 @@ import pytest
 
 from data import Question
 from rl import Episode, Turn
-from rl.report.summary import by_slice, paired_interval, summarize, table
+from rl.report.summary import (
+    by_slice,
+    collapsed,
+    paired_interval,
+    stratified_interval,
+    summarize,
+    table,
+)
 
 
 def made(slice, em, f1, turns=0, hit=False, reward=0.0, malformed=False, p=0.5) -> Episode:
     return Episode(
         Question("q", "?", ("x",), slice=slice),
-        [1, 2],
-        [False, True],
-        [False, False],
-        [0.0, reward],
+        rewards=[0.0, reward],
         turns=[Turn("q", [], [])] * turns,
         exact_match=em,
         f1=f1,
@@ -96,3 +100,20 @@ def test_table_by_hand():
     ) == (
         "             rows         em\na              12      0.500\nlonger          3          -"
     )
+
+
+def test_sets_weigh_the_same_whatever_their_size():
+    large, small = np.zeros(1000), np.ones(10)
+    assert stratified_interval([(large, large), (small, 0 * small)]) == (0.5, 0.5, 0.5)
+    assert stratified_interval([(small, large[:10])]) == paired_interval(small, large[:10])
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, 1, n) for n in (100, 400)]
+    mean, low, high = stratified_interval([(x, 0 * x) for x in noise], draws=4000)
+    error = math.sqrt(noise[0].var() / 100 + noise[1].var() / 400) / 2  # variances of means add
+    assert mean == pytest.approx((noise[0].mean() + noise[1].mean()) / 2)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.07)
+
+
+def test_collapse():
+    assert collapsed([0.96, 1.0]) and collapsed([0.0, 0.04])
+    assert not collapsed([0.0, 1.0]) and not collapsed([0.94, 1.0])

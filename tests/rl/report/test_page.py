@@ -1,13 +1,15 @@
-"""Figures of the report by hand: scales, intervals, groups of popularity, what the browser is given."""
+"""The report by hand: scales, intervals, groups of popularity, what the browser is given."""
 
 import json
 import re
 
 import pytest
 
-from rl.report import page as report
-from rl.report.charts import Axis, Line, chart, thin, ticks, whisker
-from rl.report.page import Group, Result, browsed, embedded, popularity, share_interval
+from rl.report import page
+from rl.report.charts import Axis, Line, chart, interval, thin, ticks
+from rl.report.curves import popularity, share_interval, sweep_charts, training
+from rl.report.page import browsed, comparison, embedded
+from rl.report.results import Group, Result
 
 
 def record(number: int, **values) -> dict:
@@ -88,15 +90,14 @@ def test_thin_keeps_means():
 
 
 def test_an_interval_is_green_only_without_zero():
-    shown = [
-        re.search("interval (\\w+)", whisker(*x, 1.0, str))[1]
-        for x in ((0.2, 0.1, 0.3), (0.1, -0.1, 0.3), (-0.2, -0.3, -0.1))
-    ]
+    cells = ((0.2, 0.1, 0.3), (0.1, -0.1, 0.3), (-0.2, -0.3, -0.1))
+    shown = [re.search('class="(\\w+)"', interval(*cell, str))[1] for cell in cells]
     assert shown == ["up", "even", "down"]
+    assert interval(2, 1, 3, str).endswith("<b>2</b> [1, 3]</span>")
 
 
 def test_wilson_interval():
-    """Eight of ten, and the ends: Newcombe (1998), table I, gives 0 of 20 -> [0, .1611] and 15 of 148 -> [.0624, .1605]."""
+    """Newcombe (1998), table I: 0 of 20 -> [0, .1611] and 15 of 148 -> [.0624, .1605]."""
     assert share_interval(15, 148)[1:] == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert share_interval(0, 20) == pytest.approx((0, 0, 0.1611), abs=5e-5)
     assert share_interval(20, 20)[2] == 1.0
@@ -133,7 +134,7 @@ def test_the_browser_gets_every_passage_once_and_a_sample_when_there_is_too_much
         and first[0]["turns"] == [{"query": "x", "passages": [[0, 1.0]]}]
         and first[0]["tokens"] == ["[ANSWER]", " x", ["<eos>", 2.0]]
     )
-    monkeypatch.setattr(report, "BROWSER_BYTES", len(json.dumps(few.own["runs/a"].records)) // 4)
+    monkeypatch.setattr(page, "BROWSER_BYTES", len(json.dumps(few.own["runs/a"].records)) // 4)
     sampled = browsed([few], ["runs/a"])["sets"][0]
     assert (sampled["step"], sampled["rows"], [q["id"] for q in sampled["questions"]]) == (
         2,
@@ -147,3 +148,42 @@ def test_embedded_json_holds_no_markup():
     assert (
         not re.search("[<>&\u2028\u2029]", embedded(value)) and json.loads(embedded(value)) == value
     )
+
+
+def test_differences_are_the_last_policys_own_minus_each_row():
+    """Rewards 2 and 0 against 1 and -1: a difference of 1 in every question has no width."""
+    about = {"world": "w", "set": "s", "split": "test", "rows": 2, "seconds": 0.5, "slices": {}}
+    metrics = dict.fromkeys(("em", "f1", "retrieval", "queries", "malformed"), 0.5)
+    about["metrics"] = {**metrics, "hit": None, "reward": 1.0}
+    first = Result(about, [record(0, reward=1.0, em=0.0), record(1, reward=-1.0, em=0.0)])
+    last = Result(about, [record(0, reward=2.0, em=1.0), record(1, reward=0.0, em=0.0)])
+    html = comparison(Group(about, {("a", "own decision"): first, ("b", "own decision"): last}))
+    rows = dict(re.findall("<code>(.)</code> own decision</th>(.*?)</tr>", html))
+    assert "<b>+1.000</b> [+1.000, +1.000]" in rows["a"] and "<b>+50.0</b>" in rows["a"]
+    assert rows["b"].endswith("<td>-</td><td>-</td>") and "<td>250.0 ms</td>" in rows["b"]
+
+
+def test_a_sweep_has_its_curve_and_its_points():
+    sweep = {
+        "curve": [
+            {"retrieval": 0.0, "em": 0.2, "reward": 0.4},
+            {"retrieval": 1, "em": 0.4, "reward": 0.5},
+        ],
+        "points": {"own decision": {"retrieval": 0.5, "em": 0.45, "reward": 0.7}},
+    }
+    em, reward = sweep_charts("runs/a", sweep)
+    assert "own decision: 45.0 % at retrieval, % 50.0 %" in em
+    assert "own decision: 0.700 at retrieval, % 50.0 %" in reward and "<polyline" in reward
+
+
+def test_training_curves_of_a_run_and_of_its_best(tmp_path):
+    lines = [{"iteration": i, "reward_policy": i, "p_retrieve": 0.5, "kl": None} for i in range(3)]
+    dev = {"greedy": {"reward": 0.5, "em": 0.25, "retrieval": 1.0, "hit": None}}
+    dev["greedy_slices"] = {"tail": {"retrieval": 0.75}}
+    lines.append({"iteration": 2, "dev": dev})
+    log = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(log)
+    html = training(tmp_path / "best")
+    assert f"{tmp_path}: joint PPO" in html and "dev, tail: 75.0 % at iteration 2" in html
+    assert "Value head" not in html, "nothing was logged of it"
+    assert training(tmp_path / "best/eval") == ""
