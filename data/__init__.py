@@ -1,4 +1,6 @@
-"""What is asked and what is known: worlds (corpus and questions), their builders, and answer metrics."""
+"""What is asked and what is known: worlds (corpus and questions), their builders, and answer
+metrics.
+"""
 
 from data.load import open_world, save_world
 from data.metrics import contains_answer, exact_match, f1_score, hit, normalize_answer

@@ -1,4 +1,5 @@
-"""Reading and writing files: plain, .gz or inside an archive; JSON lines, and the fields of a record.
+"""Reading and writing files: plain, .gz or inside an archive; JSON lines, and the fields of a
+record.
 
 What is wrong, and where, is said in one line (WorldError). A path may lead into an archive:
 "OpenBookQA.zip/Main/train.jsonl" is the member whose name ends in "Main/train.jsonl".
@@ -26,7 +27,9 @@ Records = Iterator[tuple[str, dict]]  # ("FILE:LINE", record)
 
 @contextmanager
 def opened(file: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, of a *.gz unpacked, or of an archive's member. Raises UNREADABLE and WorldError."""
+    """The bytes of a file, of a *.gz unpacked, or of an archive's member. Raises UNREADABLE and
+    WorldError.
+    """
     archive = next((p for p in file.parents if p.name.endswith(ARCHIVES) and p.is_file()), None)
     if archive is None:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
@@ -52,31 +55,34 @@ def opened(file: Path) -> Iterator[BinaryIO]:
     raise WorldError(f"{archive}: holds no file {wanted}")
 
 
-def cannot_read(where: str | Path, error: Exception) -> WorldError:
-    return WorldError(
-        f"{where}: cannot be read: {getattr(error, 'strerror', None) or 'damaged or cut off'}"
-    )
+def cannot_read(where: str, error: Exception) -> WorldError:
+    problem = getattr(error, "strerror", None) or "damaged or cut off"
+    return WorldError(f"{where}: cannot be read: {problem}")
 
 
-def byte_lines(file: Path) -> Iterator[bytes]:
-    """Lines with their ends; after how many of them the file broke is in the WorldError."""
-    number = 1
+def read_text(file: Path, megabytes: int = 64) -> str:
+    """All of a UTF-8 file, with or without a byte order mark. Raises WorldError."""
     try:
         with opened(file) as stream:
-            for line in stream:
-                yield line
-                number += 1
+            content = stream.read(megabytes * 1_000_000 + 1)
     except UNREADABLE as error:
-        raise cannot_read(f"{file}:{number}", error) from None
+        raise cannot_read(f"{file}:1", error) from None
+    if len(content) > megabytes * 1_000_000:
+        raise WorldError(f"{file}: larger than {megabytes} MB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise WorldError(f"{file}:{number}: not UTF-8 text") from None
 
 
-def text_lines(file: Path) -> Iterator[str]:
-    """Lines with their ends, of UTF-8 with or without a byte order mark."""
-    for number, line in enumerate(byte_lines(file), start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise WorldError(f"{file}:{number}: not UTF-8 text") from None
+def parse_json(text: str | bytes, file: Path, line: int = 1) -> object:
+    """The value of a text that begins on this line of the file. Raises WorldError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested beyond reason
+        line += getattr(error, "lineno", 1) - 1
+        raise WorldError(f"{file}:{line}: not JSON") from None
 
 
 def json_object(value: object, where: str) -> dict:
@@ -86,14 +92,16 @@ def json_object(value: object, where: str) -> dict:
 
 
 def json_lines(file: Path) -> Records:
-    """One JSON object for each line that is not blank."""
-    for number, line in enumerate(byte_lines(file), start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested beyond all reason
-                raise WorldError(f"{file}:{number}: not JSON") from None
-            yield f"{file}:{number}", json_object(row, f"{file}:{number}")
+    """One JSON object for each line that is not blank. Raises WorldError."""
+    number = 0
+    try:
+        with opened(file) as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    where = f"{file}:{number}"
+                    yield where, json_object(parse_json(line.strip(), file, number), where)
+    except UNREADABLE as error:
+        raise cannot_read(f"{file}:{number + 1}", error) from None
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
@@ -119,7 +127,7 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-# -------------------------------------------------------------------------------------- fields of a record
+# ------------------------------------------------------------------------ fields of a record
 
 
 def field(row: dict, name: str, kind: type, where: str, what: str):
@@ -132,7 +140,9 @@ def field(row: dict, name: str, kind: type, where: str, what: str):
 
 
 def string(row: dict, name: str, where: str, blank: bool = False) -> str:
-    """A field that must be there and be text; `blank` text only where that says so. Raises WorldError."""
+    """A field that must be there and be text; `blank` text only where that says so. Raises
+    WorldError.
+    """
     value = field(row, name, str, where, "a string")
     if not blank and not value.strip():
         raise WorldError(f"{where}: {name!r} is blank")
@@ -154,15 +164,10 @@ def strings(row: dict, name: str, where: str) -> tuple[str, ...]:
     return tuple(string(named, key, where) for key in named)
 
 
-def objects(row: dict, name: str, where: str) -> list[dict]:
-    values = field(row, name, list, where, "a list of objects")
-    if not all(isinstance(value, dict) for value in values):
-        raise WorldError(f"{where}: {name!r} must be a list of objects")
-    return values
-
-
 def choice(id: str, stem: str, options: dict[str, str], key: str, where: str) -> Question:
-    """A multiple-choice question; the options are lettered in their order. Right are the text and its letter."""
+    """A multiple-choice question; the options are lettered in their order. Right are the text and
+    its letter.
+    """
     letters = dict(zip(options, "ABCDEFGHIJ", strict=False))
     if key not in letters:
         there_are = ", ".join(options)
@@ -178,5 +183,7 @@ def tidy(text: str) -> str:
 
 
 def normalise(question: str) -> str:
-    """Two questions are the same when this is: capitals and spaces do not count, everything else does."""
+    """Two questions are the same when this is: capitals and spaces do not count, everything else
+    does.
+    """
     return tidy(question).casefold()

@@ -1,4 +1,5 @@
-"""Opening and saving worlds: generated ones by name, others as directories (the format: data.world.World).
+"""Opening and saving worlds: generated ones by name, others as directories (the format:
+data.world.World).
 
 Left out on purpose: locks (two writers of one directory), partial reading of a corpus.
 """
@@ -11,7 +12,16 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from data.files import UNREADABLE, cannot_read, json_lines, optional, string, strings, write_lines
+from data.files import (
+    json_lines,
+    json_object,
+    optional,
+    parse_json,
+    read_text,
+    string,
+    strings,
+    write_lines,
+)
 from data.mini.generate import generate
 from data.world import Passage, Question, World, WorldError
 
@@ -63,19 +73,12 @@ def _plain_or_gz(file: Path) -> Path | None:
 
 
 def _read_metadata(directory: Path) -> dict:
-    """The fields of world.json, every one of which has a default, as has the file: the directory's own name."""
+    """The fields of world.json, all of which have defaults, as has the file."""
     file = directory / "world.json"
     metadata = {"name": directory.resolve().name or "world"}
     if not file.exists():
         return metadata
-    try:
-        row = json.loads(file.read_bytes())
-    except UNREADABLE as error:
-        raise cannot_read(file, error) from None
-    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        raise WorldError(f"{file}:{getattr(error, 'lineno', 1)}: not JSON") from None
-    if not isinstance(row, dict):
-        raise WorldError(f"{file}:1: not a JSON object")
+    row = json_object(parse_json(read_text(file), file), f"{file}:1")
     for name in TEXT_FIELDS:
         if name in row:
             metadata[name] = string(row, name, f"{file}:1", blank=name != "name")
@@ -115,7 +118,9 @@ def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
 
 
 def identifier(row: dict, where: str, first_line: dict[str, str]) -> str:
-    """The field "id", or BEIR's "_id", which must be new: first_line maps the former ids to their places."""
+    """The field "id", or BEIR's "_id", which must be new: first_line maps the former ids to their
+    places.
+    """
     id = string({"id": row["_id"]} if "_id" in row and "id" not in row else row, "id", where)
     if id in first_line:
         former = first_line[id].rpartition(":")[2]
@@ -145,7 +150,7 @@ def question_of(row: dict, where: str, id: str) -> Question:
     return Question(id, question, answers, popularity=popularity, gold_passages=gold, **labels)
 
 
-# -------------------------------------------------------------------------------------- writing
+# ----------------------------------------------------------------------------------- writing
 
 
 def _json(value: object) -> str:
@@ -155,7 +160,8 @@ def _json(value: object) -> str:
 def save_world(world: World, directory: str | os.PathLike) -> None:
     """Write the directory format; each file appears whole or not at all, the corpus last.
 
-    Raises WorldError; before anything is written when the directory holds files that would mix with this world's.
+    Raises WorldError; before anything is written when the directory holds files that would mix with
+    this world's.
     """
     directory = Path(directory)
     files = {

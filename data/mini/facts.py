@@ -1,11 +1,13 @@
-"""The facts of the mini world: who and what exists, what is true of it, and what the corpus will hide or contradict.
+"""The facts of the mini world: who and what exists, what is true of it, and what the corpus will
+hide or contradict.
 
-First stage of data/mini/generate.py. Left out on purpose: aliases of values, facts with several values, dates.
+First stage of data/mini/generate.py. Left out on purpose: aliases of values, facts with several
+values, dates.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -14,6 +16,22 @@ from typing import NamedTuple
 from data.mini.text import WORDINGS, WORDS, Wording
 
 WORKS = ("film", "song", "book")
+RELATIONS = {  # by kind; those of people are in _give_person
+    "film": ("director", "producer", "screenwriter", "composer", "genre", "country"),
+    "song": ("composer", "producer", "author", "genre", "country"),
+    "book": ("author", "genre", "country"),
+    "team": ("sport", "country", "color", "director"),
+    "city": ("religion", "sport", "color"),
+    "country": ("religion", "sport", "color", "composer"),
+}
+CREDITED = {  # the values are people, of a trade that fits
+    "director": ("director", "actor"),
+    "coach": ("athlete", "director"),
+    "producer": ("producer", "banker"),
+    "composer": ("composer", "singer"),
+    "author": ("writer", "poet"),
+    "screenwriter": ("writer", "poet"),
+}
 POORLY_COVERED = ("place of birth", "mother", "producer")
 ABSENT_POOR = 0.96  # share of the tail facts of these relations that no passage states
 ABSENT_OTHER = 0.05  # of the others
@@ -48,7 +66,7 @@ class Entity:
     values: dict[str, str] = field(default_factory=dict)  # relation -> value
 
     def mention(self) -> str:
-        """As questions and many passages name it; works with their kind, because titles are shared."""
+        """As questions and many passages name it; works with their kind: titles are shared."""
         if self.kind in WORKS:
             return f"the {self.kind} {self.name}"
         return {"city": "the city of ", "team": "the "}.get(self.kind, "") + self.name
@@ -69,7 +87,7 @@ class Fact:
     keywords: tuple[str, ...] = ()  # the wording's; once written, those of the gold passage first
 
     def __post_init__(self):
-        self.keywords = self.wording.keywords
+        self.keywords = tuple(self.wording.keywords)
 
     @property
     def relation(self) -> str:
@@ -82,7 +100,7 @@ class Fact:
         return "popular" if self.entity.group == "popular" else "tail"
 
 
-# -------------------------------------------------------------------------------------- entities
+# ---------------------------------------------------------------------------------- entities
 
 
 def full_names(parts: int) -> list[str]:
@@ -100,7 +118,8 @@ def titles(parts: int) -> list[str]:
 def make_entities(scale: Scale, rng: Random) -> list[Entity]:
     """All entities, named and grouped; every group has about the same mix of kinds."""
     of_works = [rng.choice(("The ", "")) + title for title in titles(scale.parts)]
-    # Works of all kinds draw on three titles per film: one song or book in three shares its title with a film.
+    # Works of all kinds draw on three titles per film: one song or book in three shares its title
+    # with a film.
     of_works = rng.sample(of_works, scale.entities["film"] * 3)
     adjectives = WORDS["adjective"][: scale.parts]
     names = {
@@ -124,11 +143,13 @@ def make_entities(scale: Scale, rng: Random) -> list[Entity]:
     return entities
 
 
-# -------------------------------------------------------------------------------------- facts
+# ------------------------------------------------------------------------------------- facts
 
 
 def make_facts(entities: list[Entity], rng: Random) -> list[Fact]:
-    """Every fact of every entity, with its value and whether the corpus will state or contradict it."""
+    """Every fact of every entity, with its value and whether the corpus will state or contradict
+    it.
+    """
     _give_values(entities, rng)
     pools = defaultdict(
         list
@@ -171,12 +192,31 @@ def _give_values(entities: list[Entity], rng: Random) -> None:
     for person in people:
         _give_person(person, cities, rng)
     _give_parents(people, rng)
-    draws = _draws(people, countries, rng)
+    credited = {role: _fitting(people, trades) for role, trades in CREDITED.items()}
+    places = {"country": [country.name for country in countries]}
     for entity in entities:
-        for relation, draw in draws.get(entity.kind, {}).items():
-            entity.values[relation] = draw()
+        for relation in RELATIONS.get(entity.kind, ()):
+            role = "coach" if (entity.kind, relation) == ("team", "director") else relation
+            if role in credited:
+                entity.values[relation] = rng.choice(credited[role])
+            else:
+                entity.values[relation] = common_value(entity.kind, relation, places, rng)
     for capital in cities[: len(countries)]:  # the passage on the country's capital would tell
         del capital.values["country"]
+
+
+def _fitting(people: list[Entity], trades: tuple[str, ...]) -> list[str]:
+    names = [person.name for person in people if person.values["occupation"] in trades]
+    if len(names) < 4:  # in a tiny world nobody may have the occupation
+        return [person.name for person in people]
+    return names
+
+
+def common_value(kind: str, relation: str, places: dict[str, list[str]], rng: Random) -> str:
+    """A value that is no person, drawn for an entity of this kind. places: relation -> names."""
+    if relation == "genre":
+        return skewed(WORDS["music genre" if kind == "song" else "story genre"], rng)
+    return skewed(places.get(relation) or WORDS[relation], rng)
 
 
 def _give_person(person: Entity, cities: list[Entity], rng: Random) -> None:
@@ -208,44 +248,6 @@ def _give_parents(people: list[Entity], rng: Random) -> None:
             while (name := f"{rng.choice(first_names)} {rng.choice(last_names)}") in taken:
                 pass
             person.values[parent] = name
-
-
-Draws = dict[str, Callable[[], str]]  # relation -> how to draw a value
-
-
-def _draws(people: list[Entity], countries: list[Entity], rng: Random) -> dict[str, Draws]:
-    """By kind of entity; people are credited for work that fits their occupation."""
-
-    def credit(*occupations: str) -> Callable[[], str]:
-        fitting = [person.name for person in people if person.values["occupation"] in occupations]
-        if len(fitting) < 4:  # in a tiny world nobody may have the occupation
-            fitting = [person.name for person in people]
-        return lambda: rng.choice(fitting)
-
-    def draw(values: list[str]) -> Callable[[], str]:
-        return lambda: skewed(values, rng)
-
-    country = {"country": draw([country.name for country in countries])}
-    story = {"genre": draw(WORDS["story genre"]), **country}
-    music = {"genre": draw(WORDS["music genre"]), **country}
-    producer = {"producer": credit("producer", "banker")}
-    composer = {"composer": credit("composer", "singer")}
-    author = {"author": credit("writer", "poet")}
-    screenwriter = {"screenwriter": author["author"]}
-    director, coach = (
-        {"director": credit("director", "actor")},
-        {"director": credit("athlete", "director")},
-    )
-    public = {relation: draw(WORDS[relation]) for relation in ("religion", "sport", "color")}
-    sport, color = ({relation: public[relation]} for relation in ("sport", "color"))
-    return {
-        "film": director | producer | screenwriter | composer | story,
-        "song": composer | producer | author | music,
-        "book": author | story,
-        "team": sport | country | color | coach,
-        "city": public,
-        "country": public | composer,
-    }
 
 
 def skewed(values: Sequence, rng: Random, exponent: float = 0.8):

@@ -1,15 +1,15 @@
-"""The mini world: a fictional encyclopedia, generated from a seed, in which retrieving is a real decision.
+"""The mini world: a fictional encyclopedia, made from a seed, where retrieving is a decision.
 
-Where "I don't know it" always means "retrieve it", a supervised label does as well as reinforcement learning. Here it
-does not, because of what the generator puts in on purpose:
-- popular entities (asked Zipf-often, always in the corpus), training-tail entities, and unseen ones for dev and test;
-- facts that no passage states, mostly of three relations, so that the question gives it away, imperfectly;
-- stale passages that contradict the truth, namesakes, works that share a title, and values that are easy to guess;
-- questions worded unlike the passages, so that the raw question is a poor query and the right keywords a good one.
+Where "I don't know it" always means "retrieve it", a supervised label does as well as reinforcement
+learning. Here it does not, because of what the generator puts in on purpose:
+- popular entities (Zipf-often, always in the corpus), tail entities, unseen ones to test on;
+- facts that no passage states, mostly of three relations: the question gives it away, imperfectly;
+- stale passages that contradict the truth, namesakes, shared titles, easy guesses;
+- questions worded unlike the passages: poor queries, where the right keywords are good ones.
 
-Stages: facts.py -> passages.py -> questions, here those of "popqa"; the other sets ask about entities of their own
-(sets.py). Each stage has a random stream of its own, so that a question set added later leaves the others as they
-are. `python -m benchmarks.mini_world` measures what came out.
+Stages: facts.py -> passages.py -> questions, here those of "popqa"; the other sets are about
+entities of their own (sets.py). Each stage has a random stream of its own, so that a question set
+added later leaves the others as they are. `python -m benchmarks.mini_world` measures what came out.
 """
 
 from collections import defaultdict
@@ -28,7 +28,8 @@ SLICES = ("popular", "tail", "absent")
 class MiniWorld(World):
     """A generated World that remembers its facts, for benchmarks and tests; nothing else may look.
 
-    facts: of the entities that popqa is about; fact_of: id of a question of popqa -> the fact it asks for.
+    facts: of the entities that popqa is about; fact_of: id of a question of popqa -> the fact it
+    asks for.
     """
 
     def __init__(self, *, facts: list[Fact], fact_of: dict[str, Fact], **world):
@@ -37,7 +38,9 @@ class MiniWorld(World):
 
 
 def generate(scale_name: str, seed: int) -> MiniWorld:
-    """The world "mini" (under a second) or "tiny" of this seed, the same on every machine. Raises WorldError."""
+    """The world "mini" (under a second) or "tiny" of this seed, the same on every machine. Raises
+    WorldError.
+    """
     if scale_name not in SCALES:
         raise WorldError(f"no generated world {scale_name!r}; there are: {', '.join(SCALES)}")
     scale = SCALES[scale_name]
@@ -68,7 +71,8 @@ def write_questions(
 ) -> tuple[dict[str, list[Question]], dict[str, Fact]]:
     """The set "popqa" as {"popqa.<split>": questions}, and the fact that each question id asks for.
 
-    Popular facts are in every split, in wordings that no other split uses; the others in their group's split.
+    Popular facts are in every split, in wordings that no other split uses; the others in their
+    group's split.
     """
     candidates = {split: defaultdict(list) for split in SPLITS}
     for fact in facts:

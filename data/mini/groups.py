@@ -1,16 +1,16 @@
 """The entities behind the mini world's other question sets, by split, and their passages.
 
-Nothing that a test question needs is asked about in training, as subject or on the way: every split has a group of
-entities of its own. Values (countries, genres, ...) are shared. Every fact is in the corpus; some are contradicted by
-a passage that says that it is wrong.
+Nothing that a test question needs is asked about in training, as subject or on the way: every split
+has a group of entities of its own. Values (countries, genres, ...) are shared. Every fact is in the
+corpus; some are contradicted by a passage that says that it is wrong.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
 from data.mini import text
-from data.mini.facts import STALE_PRESENT, Entity, Fact, full_names, skewed, titles
+from data.mini.facts import STALE_PRESENT, Entity, Fact, common_value, full_names, titles
 from data.mini.passages import Draft, draft_facts
 from data.mini.text import WORDINGS, WORDS
 
@@ -64,7 +64,9 @@ class Group(NamedTuple):
     profiles: list[list[Fact]]  # four facts each, in the order of their one passage
 
     def drafts(self, rng: Random) -> list[Draft]:
-        """The passages: one for each fact and each stale value; of a profile one for its four facts."""
+        """The passages: one for each fact and each stale value; of a profile one for its four
+        facts.
+        """
         paired = [fact for pair in self.pairs for fact in pair]
         drafts = draft_facts([*self.people, *self.works, *paired], rng)
         for profile in self.profiles:
@@ -74,36 +76,36 @@ class Group(NamedTuple):
 
 
 class Names:
-    """Names of people and titles of works, in random order, that nothing of the world has yet."""
+    """What new entities are called: in random order, and as nothing of the world is called yet."""
 
     def __init__(self, entities: list[Entity], facts: list[Fact], parts: int, rng: Random):
-        taken = {name for fact in facts for name in (fact.value, fact.stale_value)}
-        taken |= {entity.name for entity in entities}
+        taken = {entity.name for entity in entities}
+        taken |= {name for fact in facts for name in (fact.value, fact.stale_value)}
         people = [name for name in full_names(parts) if name not in taken]
         free = [title for title in titles(parts) if not {title, f"The {title}"} & taken]
         with_article = [rng.choice(("The ", "")) + title for title in rng.sample(free, len(free))]
-        self.people: Iterator[str] = iter(rng.sample(people, len(people)))
-        self.titles: Iterator[str] = iter(with_article)
+        self.people = iter(rng.sample(people, len(people)))
+        self.titles = iter(with_article)
+        self.cities = [entity.name for entity in entities if entity.kind == "city"]
+        self.countries = [entity.name for entity in entities if entity.kind == "country"]
 
 
-def make_group(
-    split: str, sizes: Sizes, names: Names, places: dict[str, list[str]], rng: Random
-) -> Group:
-    """New entities with their facts. places: {"city", "country"} -> names."""
+def make_group(split: str, sizes: Sizes, names: Names, rng: Random) -> Group:
+    """New entities with their facts."""
     people = [next(names.people) for _ in range(sizes.people)]
-    fact = _fact_maker(people, places, rng)
-
-    def facts(entity: Entity, relations: tuple[str, ...] | list[str]) -> list[Fact]:
-        return [fact(entity, relation) for relation in relations]
-
+    fact = _fact_maker(people, names, rng)
     tested = split == "test"
     of_person = (*HOTPOT_FACTS, "year", *(WIKI_FACTS if tested else ()))
-    of_people = [row for name in people for row in facts(Entity("person", name, split), of_person)]
+    of_people = []
+    for name in people:
+        person = Entity("person", name, split)
+        of_people += [fact(person, relation) for relation in of_person]
     of_works = []
     for i in range(sizes.works):
         work = Entity(tuple(CREDITS)[i % 3], next(names.titles), split)
-        credits = [name for name in CREDITS[work.kind] if tested or name in HOTPOT_CREDITS]
-        of_works += facts(work, [*credits, "genre", "country"] if tested else credits)
+        relations = [name for name in CREDITS[work.kind] if tested or name in HOTPOT_CREDITS]
+        relations += ["genre", "country"] if tested else []
+        of_works += [fact(work, relation) for relation in relations]
     pairs = []
     for i in range(sizes.pairs):
         kinds, relations = PAIRS[i % len(PAIRS)]
@@ -118,7 +120,7 @@ def make_group(
     for i in range(sizes.profiles):
         kind = tuple(PROFILES)[i % 2]
         entity = Entity(kind, next(names.people if kind == "person" else names.titles), split)
-        profiles.append(facts(entity, rng.sample(PROFILES[kind], 4)))
+        profiles.append([fact(entity, relation) for relation in rng.sample(PROFILES[kind], 4)])
     return Group(of_people, of_works, pairs, profiles)
 
 
@@ -130,23 +132,19 @@ def _pair(kinds: tuple[str, str], name: str, split: str, rng: Random) -> list[En
     return [Homonym("person", name, split, values={"occupation": trade}) for trade in trades]
 
 
-def _fact_maker(
-    people: list[str], places: dict[str, list[str]], rng: Random
-) -> Callable[..., Fact]:
+def _fact_maker(people: list[str], names: Names, rng: Random) -> Callable[..., Fact]:
     """fact(entity, relation, other_than="") draws a value and perhaps a stale one.
 
-    Works are credited to these people, whatever their trade is, so that a credit gives no trade away.
+    Works are credited to these people, whatever their trade is: a credit gives no trade away.
     """
-    pools = {"place of birth": places["city"], "country": places["country"]}
+    places = {"place of birth": names.cities, "country": names.countries}
 
     def draw(kind: str, relation: str) -> str:
         if relation in CREDIT_RELATIONS:
             return rng.choice(people)
         if relation == "year":
             return rng.choice(WORDS["year"])
-        if relation == "genre":
-            return skewed(WORDS["music genre" if kind == "song" else "story genre"], rng)
-        return skewed(pools.get(relation) or WORDS[relation], rng)
+        return common_value(kind, relation, places, rng)
 
     def draw_other(kind: str, relation: str, than: str) -> str:
         while (value := draw(kind, relation)) == than:

@@ -1,7 +1,8 @@
-"""The passages of the mini world: how facts, stale values and namesakes become sentences of the corpus.
+"""The passages of the mini world: how facts, stale values and namesakes become sentences of the
+corpus.
 
-Second stage of data/mini/generate.py. Left out on purpose: passages on several entities (triviaqa's hold several
-facts of one: data/mini/sets.py), duplicates.
+Second stage of data/mini/generate.py. Left out on purpose: passages on several entities (triviaqa's
+hold several facts of one: data/mini/sets.py), duplicates.
 """
 
 from collections import defaultdict

@@ -1,10 +1,10 @@
-"""A question set in its authors' layout, and a corpus, as a world: splits, what occurs in two of them, passages.
+"""A question set and a corpus as a world: splits, what occurs in two of them, passages.
 
-    read -> drop from train and dev what the test set asks -> split where there are no splits, carve dev where there is none
+    read -> drop from train and dev what test asks -> split what has no splits, carve dev from train
 
-Questions and passages are held in memory, as a World holds them. Left out on purpose: gold passages by matching
-answers. Where none are published they are unknown, and data/metrics.py then takes any passage that holds an answer for
-a hit, which is all that such labels could say.
+Questions and passages are held in memory, as a World holds them. Left out on purpose: gold passages
+by matching answers. Where none are published they are unknown, and data/metrics.py then takes any
+passage that holds an answer for a hit, which is all that such labels could say.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from data.prepare.formats import read_corpus, read_questions
 from data.world import Passage, Question, WorldError
 
 SPLITS = ("train", "dev", "test")
-DEV_ROWS = 500  # carved from an official training set that has no dev set; a tenth of it where that is less
+DEV_ROWS = 500  # carved from a training set that has no dev set; a tenth of it where that is less
 Splits = dict[str, list[Question]]
 
 
 def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Splits, list[Passage]]:
-    """Split -> questions of its files ("" for files that are still to be split), and the passages published with them.
+    """Split ("": still to be split) -> questions, and the passages published with them.
 
     Raises WorldError.
     """
@@ -48,7 +48,9 @@ def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Split
 
 
 def arrange(splits: Splits, dev_share: float, test_share: float) -> tuple[Splits, dict[str, int]]:
-    """Train, dev and test, as far as there are questions for them, and how many were dropped: "train in test": 3."""
+    """Train, dev and test, as far as there are questions, and how many were dropped: "train in
+    test".
+    """
     if "" in splits:
         return _split(splits[""], dev_share, test_share), {}
     splits = dict(splits)

@@ -1,7 +1,7 @@
 """One file over HTTP, limited in size and in slowness, checked, and there whole or not at all.
 
-Left out on purpose: going on where a download broke off (`curl -C -` by hand does), parallel connections,
-credentials, addresses that want a browser (Google Drive).
+Left out on purpose: going on where a download broke off (`curl -C -` by hand does), parallel
+connections, credentials, addresses that want a browser (Google Drive).
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class _SameScheme(urllib.request.HTTPRedirectHandler):
 
 
 def download(url: str, target: Path, sha256: str | None = None, megabytes: int = LARGEST) -> str:
-    """Fetch `url` into the file `target`; one that is there already is only checked. Returns its SHA-256 in hex.
+    """Fetch `url` into the file `target`, or only check what is there. Returns its SHA-256 in hex.
 
     megabytes: what the file does not exceed. Raises WorldError, which says how to go on by hand.
     """
@@ -86,7 +86,7 @@ class _Broken(Exception):
 
 
 def _fetch(url: str, target: Path, out: BinaryIO, megabytes: int) -> str:
-    """Write what the server sends; its SHA-256. Raises WorldError, and OSError of the disk alone."""
+    """Write what the server sends; its SHA-256. Raises WorldError, and the disk's OSError."""
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "nano-smartrag"})
         answer = urllib.request.build_opener(_SameScheme).open(request, timeout=TIMEOUT)

@@ -9,7 +9,7 @@ DOWNLOADS = "runs/downloads"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations, with an error of one line instead of the usage and the error."""
+    """argparse without abbreviations, with errors of one line."""
 
     def __init__(self, **kwargs):
         layout = argparse.RawDescriptionHelpFormatter
@@ -22,22 +22,22 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m data.prepare",
-        description="Turn a real data set into a world directory, which train_sft.py, train_ppo.py and\n"
-        "evaluate.py open with --world DIR.",
+        description="Turn a real data set into a world directory, which train_sft.py,\n"
+        "train_ppo.py and evaluate.py open with --world DIR.",
     )
     parser.set_defaults(train=None, test=None)
     sets = parser.add_subparsers(dest="set", required=True, metavar="SET", title="question sets")
     for name, known in SETS.items():
-        addresses = "\n".join(f"  {source.url or source.page}" for source in known.sources)
-        about = f"{known.title}. {known.citation}\nLicence: {known.license}.\nPublished as:\n{addresses}"
-        one = sets.add_parser(name, help=known.title, description=about)
+        addresses = [f"  {source.url or source.page}" for source in known.sources]
+        about = [f"{known.title}. {known.citation}", f"Licence: {known.license}.", "Published as:"]
+        one = sets.add_parser(name, help=known.title, description="\n".join(about + addresses))
         add_flags(one, "--from", "--corpus", required=False)
         if name == "popqa":
             add_closed_flags(one)
     about = (
-        "Questions: .csv, .tsv or .jsonl with question and answer or answers (several with | between\n"
-        "them, or a JSON list). Documents: a folder of .txt, .md and .html files, or a corpus in a\n"
-        "known layout."
+        "Questions: .csv, .tsv or .jsonl with question and answer or answers (several with |\n"
+        "between them, or a JSON list). Documents: a folder of .txt, .md and .html files, or a\n"
+        "corpus in a known layout."
     )
     mine = sets.add_parser(
         "mine", help="your own questions about your own documents", description=about
@@ -53,41 +53,35 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def add_flags(parser: Parser, questions: str, corpus: str, required: bool) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="world directory to create")
-    many = {"nargs": "+", "default": [], "required": required}
-    add(
-        questions,
-        dest="source",
-        metavar="[SPLIT=]FILE_OR_URL",
-        help="question files, as published or in our, FlashRAG's or a table's layout; without a known split"
-        " (train=FILE dev=FILE test=FILE) they are split by a hash of the question",
-        **many,
+    about_questions = (
+        "question files, as published or in our, FlashRAG's or a table's layout; without a known"
+        " split (train=FILE dev=FILE test=FILE) they are split by a hash of the question"
     )
-    add(
-        corpus,
-        dest="corpus",
-        metavar="FILE_OR_FOLDER",
-        help=f"passages: {', '.join(CORPORA)} (DPR's Wikipedia, 4.7 GB), an address, a file (ours, BEIR's,"
-        " FlashRAG's, DPR's), or a folder of .txt, .md and .html files",
-        **many,
+    about_corpus = (
+        f"passages: {', '.join(CORPORA)} (DPR's Wikipedia, 4.7 GB), an address, a file (ours,"
+        " BEIR's, FlashRAG's, DPR's), or a folder of .txt, .md and .html files"
     )
+    for flag, name, metavar, about in (
+        (questions, "source", "[SPLIT=]FILE_OR_URL", about_questions),
+        (corpus, "corpus", "FILE_OR_FOLDER", about_corpus),
+    ):
+        many = {"nargs": "+", "default": [], "required": required}
+        add(flag, dest=name, metavar=metavar, help=about, **many)
     add("--words", type=words, default=100, help="longest passage of a document (default: 100)")
     for flag in ("--dev-share", "--test-share"):
         add(flag, type=share, default=0.1, help="of questions without a split (default: 0.1)")
-    where = f"where downloads lie (default: {DOWNLOADS})"
-    add("--downloads", type=Path, default=Path(DOWNLOADS), metavar="DIR", help=where)
+    about = f"where downloads lie (default: {DOWNLOADS})"
+    add("--downloads", type=Path, default=Path(DOWNLOADS), metavar="DIR", help=about)
     add("--force", action="store_true", help="replace the world that is in --out")
 
 
 def add_closed_flags(parser: Parser) -> None:
-    group = parser.add_argument_group(
-        "closed world",
-        "Passages are generated from the answers; --from, --corpus and the shares are not used.",
-    )
+    about = "Passages are generated from the answers; --from, --corpus and the shares are not used."
+    add = parser.add_argument_group("closed world", about).add_argument
     for split in ("train", "test"):
-        about = f"official {split} questions"
-        group.add_argument(f"--{split}", type=Path, metavar="FILE", help=about)
+        add(f"--{split}", type=Path, metavar="FILE", help=f"official {split} questions")
     about = "chooses wordings, distractors and dev rows (default: 0)"
-    group.add_argument("--seed", type=int, default=0, help=about)
+    add("--seed", type=int, default=0, help=about)
 
 
 def share(text: str) -> float:

@@ -1,12 +1,14 @@
 """Question sets and corpora in the layouts that their authors publish, as Questions and Passages.
 
-READERS: name of a set -> a function of one record, which yields Examples: a question (its id "" where none is
-published) and the passages that are published with it. Every set is read in three more layouts, known by their fields:
-ours (`answers`), FlashRAG's (`golden_answers`), and somebody's own *.tsv or *.csv (`own`).
-Multiple choice: the options go into the question, "(A) one (B) another"; right are the option's text and its letter.
+READERS: name of a set -> a function of one record, which yields Examples: a question (its id ""
+where none is published) and the passages that are published with it. Every set is read in three
+more layouts, known by their fields: ours (`answers`), FlashRAG's (`golden_answers`), and somebody's
+own *.tsv or *.csv (`own`). Multiple choice: the options go into the question, "(A) one (B)
+another"; right are the option's text and its letter.
 
-Left out on purpose: supporting sentences, decompositions, evidence triples, 2WikiMultihopQA's id_aliases.json,
-TriviaQA's evidence documents, and rows without a published answer (test sets behind a leaderboard), which are errors.
+Left out on purpose: supporting sentences, decompositions, evidence triples, 2WikiMultihopQA's
+id_aliases.json, TriviaQA's evidence documents, and rows without a published answer (test sets
+behind a leaderboard), which are errors.
 """
 
 import hashlib
@@ -16,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from data.files import choice, field, objects, optional, string, strings
+from data.files import choice, field, optional, string, strings
 from data.load import question_of
 from data.prepare.documents import is_document, read_documents
 from data.prepare.records import is_table, records, table
@@ -28,7 +30,7 @@ class Example(NamedTuple):
     passages: tuple[Passage, ...] = ()
 
 
-# -------------------------------------------------------------------------------------- question sets
+# ----------------------------------------------------------------------------- question sets
 
 
 def ours(row: dict, where: str) -> Iterable[Example]:
@@ -42,7 +44,8 @@ def ours(row: dict, where: str) -> Iterable[Example]:
 
 
 def own(row: dict, where: str) -> Iterable[Example]:
-    """Somebody's own: question, answer or answers (one, several with "|" between them, or a JSON list).
+    """Somebody's own: question, answer or answers (one, several with "|" between them, or a JSON
+    list).
 
     Optional: id, relation, slice, type.
     """
@@ -62,7 +65,9 @@ def own(row: dict, where: str) -> Iterable[Example]:
 
 
 def popqa(row: dict, where: str) -> Iterable[Example]:
-    """The authors' TSV; `prop` is the relation, `s_pop`, monthly page views of the subject, the popularity."""
+    """The authors' TSV; `prop` is the relation, `s_pop`, monthly page views of the subject, the
+    popularity.
+    """
     id, question = string(row, "id", where), string(row, "question", where)
     cell = string(row, "possible_answers", where)
     answers = _json_strings(cell, "possible_answers", where)
@@ -86,11 +91,11 @@ def ambignq(row: dict, where: str) -> Iterable[Example]:
     Where annotators wrote the same question, the answers of all of them are right.
     """
     answers_of: dict[str, list[str]] = {}
-    for note in objects(row, "annotations", where):
+    for note in _objects(row, "annotations", where):
         if note.get("type") == "singleAnswer":
             pairs = [{**note, "question": row.get("question")}]
         elif note.get("type") == "multipleQAs":
-            pairs = objects(note, "qaPairs", where)
+            pairs = _objects(note, "qaPairs", where)
         else:
             wanted = f"'singleAnswer' or 'multipleQAs', not {note.get('type')!r}"
             raise WorldError(f"{where}: an annotation's type must be {wanted}")
@@ -104,7 +109,9 @@ def ambignq(row: dict, where: str) -> Iterable[Example]:
 
 
 def hotpotqa(row: dict, where: str) -> Iterable[Example]:
-    """HotpotQA and 2WikiMultihopQA: titled paragraphs in sentences; gold are those with a supporting fact."""
+    """HotpotQA and 2WikiMultihopQA: titled paragraphs in sentences; gold are those with a
+    supporting fact.
+    """
     context = field(row, "context", list, where, "a list")
     supporting = field(row, "supporting_facts", list, where, "a list")
     try:
@@ -126,7 +133,7 @@ def musique(row: dict, where: str) -> Iterable[Example]:
     if row.get("answerable") is False:
         return
     passages, gold = [], []
-    for paragraph in objects(row, "paragraphs", where):
+    for paragraph in _objects(row, "paragraphs", where):
         title = string(paragraph, "title", where, blank=True)
         passages.append(_passage(title, string(paragraph, "paragraph_text", where), where))
         if paragraph.get("is_supporting"):
@@ -150,11 +157,11 @@ def triviaqa(row: dict, where: str) -> Iterable[Example]:
 def openbookqa(row: dict, where: str) -> Iterable[Example]:
     """OpenBookQA and ARC: question {stem, choices [{text, label}]}, answerKey.
 
-    The fact of OpenBookQA's "complete" files is its gold passage; ARC's labels are A-E or, in some rows, 1-4, which
-    are shown as A-D.
+    The fact of OpenBookQA's "complete" files is its gold passage; ARC's labels are A-E or, in some
+    rows, 1-4, which are shown as A-D.
     """
     asked = _object(row, "question", where)
-    choices = objects(asked, "choices", where)
+    choices = _objects(asked, "choices", where)
     options = {string(one, "label", where): string(one, "text", where) for one in choices}
     stem, key = string(asked, "stem", where), string(row, "answerKey", where)
     question = choice(_id(row, where), stem, options, key, where)
@@ -197,14 +204,15 @@ def read_questions(set_name: str, file: Path) -> Iterator[tuple[str, Example]]:
             yield where, example
 
 
-# -------------------------------------------------------------------------------------- corpora
+# ----------------------------------------------------------------------------------- corpora
 
 
 def read_corpus(source: Path, words: int = 100) -> Iterator[tuple[str, Passage]]:
     """("FILE:LINE", passage) of a corpus. Raises WorldError.
 
-    JSON lines of ours, of BEIR ("_id") or of FlashRAG ("contents": title, line end, text); DPR's table psgs_w100.tsv;
-    a document or a folder of documents, cut into passages of at most `words` words.
+    JSON lines of ours, of BEIR ("_id") or of FlashRAG ("contents": title, line end, text); DPR's
+    table psgs_w100.tsv; a document or a folder of documents, cut into passages of at most `words`
+    words.
     """
     if source.is_dir() or is_document(source):
         yield from read_documents(source, words)
@@ -221,7 +229,14 @@ def read_corpus(source: Path, words: int = 100) -> Iterator[tuple[str, Passage]]
             yield where, Passage(id, title, text)
 
 
-# -------------------------------------------------------------------------------------- parts of a record
+# ------------------------------------------------------------------------- parts of a record
+
+
+def _objects(row: dict, name: str, where: str) -> list[dict]:
+    values = field(row, name, list, where, "a list of objects")
+    if not all(isinstance(value, dict) for value in values):
+        raise WorldError(f"{where}: {name!r} must be a list of objects")
+    return values
 
 
 def _object(row: dict, name: str, where: str) -> dict:

@@ -1,14 +1,16 @@
-"""PopQA (Mallen et al., ACL 2023, arXiv 2212.10511) as a *closed world*: official questions, generated passages.
+"""PopQA (Mallen et al., ACL 2023, arXiv 2212.10511) as a *closed world*: official questions,
+generated passages.
 
-Every PopQA question is one of 16 templates filled with a subject, so a question and its first answer give back the
-fact (subject, relation, object) that they were made from. Each fact becomes one short passage. The passages are
-generated from the answers: a figure measured here says how well a policy reads and retrieves, not what it would do
-over Wikipedia.
+Every PopQA question is one of 16 templates filled with a subject, so a question and its first
+answer give back the fact (subject, relation, object) that they were made from. Each fact becomes
+one short passage. The passages are generated from the answers: a figure measured here says how well
+a policy reads and retrieves, not what it would do over Wikipedia.
 
-    read -> invert templates -> merge duplicates -> take the test questions out of train -> carve dev -> write passages
+read -> invert templates -> merge duplicates -> take test out of train -> carve dev -> write
+passages
 
-Left out on purpose: Wikipedia text; aliases in passages (the reader copies the first answer); the popularity of
-objects.
+Left out on purpose: Wikipedia text; aliases in passages (the reader copies the first answer); the
+popularity of objects.
 """
 
 import hashlib
@@ -35,10 +37,11 @@ class Relation(NamedTuple):
     passages: tuple[str, ...]
 
 
-# Subjects are of any kind (a "genre" belongs to a film, a band or a book), so no wording says what the subject is.
-# Each relation has wordings with the key word of its question and without. Some hold "who" or "what", as prose does:
-# else the question word is a rare word, and titles such as "So What" win (hit@4 of the raw question: .90, not .94).
-# None ends in a name, which may itself end in "." or "?"; none begins with an object that is a common noun.
+# Subjects are of any kind (a "genre" belongs to a film, a band or a book), so no wording says what
+# the subject is. Each relation has wordings with the key word of its question and without. Some
+# hold "who" or "what", as prose does: else the question word is a rare word, and titles such as "So
+# What" win (hit@4 of the raw question: .90, not .94). None ends in a name, which may itself end in
+# "." or "?"; none begins with an object that is a common noun.
 _FILE = json.loads(Path(__file__).with_name("popqa.json").read_text(encoding="utf-8"))
 RELATIONS = {name: Relation(row["question"], tuple(row["passages"])) for name, row in _FILE.items()}
 
@@ -55,13 +58,14 @@ def read(file: Path) -> list[Question]:
     return splits[""]
 
 
-# -------------------------------------------------------------------------------------- questions
+# --------------------------------------------------------------------------------- questions
 
 
 def invert(question: str) -> tuple[str, str] | None:
-    """(subject, relation) of a templated question; None if no template fits or the subject is empty.
+    """(subject, relation) of a templated question; None if no template fits or the subject is
+    empty.
 
-    Where two templates fit ("What is the capital of X's occupation?"), the one with more fixed text is meant.
+    Where two fit ("What is the capital of X's occupation?"), the one with more fixed text is meant.
     """
     fitting = []
     for relation, (template, _) in RELATIONS.items():
@@ -76,7 +80,7 @@ def invert(question: str) -> tuple[str, str] | None:
 
 
 def merge(questions: Iterable[Question]) -> dict[str, Question]:
-    """Normalised string -> question: the first such row, with the answers of all and the highest popularity."""
+    """Normalised question -> its first row, with the answers of all and the highest popularity."""
     merged = {}
     for question in questions:
         key = normalise(question.question)
@@ -89,12 +93,12 @@ def merge(questions: Iterable[Question]) -> dict[str, Question]:
 
 
 def _hash(*parts: str | int) -> int:
-    """The same 64-bit number on every machine and in every Python, which `hash` and `random` do not promise."""
+    """The same 64-bit number on every machine and in every Python."""
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 
-# -------------------------------------------------------------------------------------- passages
+# ---------------------------------------------------------------------------------- passages
 
 
 class Draft(NamedTuple):
@@ -110,10 +114,10 @@ def write_passages(
     """The corpus, the passage id of each fact, and the number of passages of each kind:
 
     fact       title = subject, text = one fact in one of its relation's wordings
-    name page  a name with facts in three relations or more, said to have several meanings; no object is given
-    index      three subjects of one relation; no object is given
+    name page  a name with facts in three relations or more, with several meanings; no object
+    index      three subjects of one relation; no object
 
-    The last two are distractors. Facts about other things of the same name, or of similar names, are natural ones.
+    The last two are distractors. Facts about other things of the same name are natural ones.
     """
     drafts = []
     relations_of, subjects_of = defaultdict(dict), defaultdict(dict)  # dicts as ordered sets
@@ -126,97 +130,95 @@ def write_passages(
         subjects_of[fact.relation][fact.subject] = None
     for name, relations in relations_of.items():
         if len(relations) >= 3:
-            text = "{} is a name of several entries: see under {}, {} and {}.".format(
-                name, *relations
-            )
-            drafts.append(Draft("name page", name, text))
+            text = "{} is a name of several entries: see under {}, {} and {}."
+            drafts.append(Draft("name page", name, text.format(name, *relations)))
     for relation, subjects in subjects_of.items():
         listed = iter([name for name in subjects if _hash(seed, "index", relation, name) % 8 == 0])
         for part, names in enumerate(zip(listed, listed, listed, strict=False), start=1):
             text = "Listed here under {} are {}, {} and {}.".format(relation, *names)
             drafts.append(Draft("index", f"Index of {relation}, part {part}", text))
-    # An id tells nothing about kind, relation or split.
+    # In random order: an id tells nothing about kind, relation or split.
     drafts.sort(key=lambda draft: _hash(seed, "order", draft.title, draft.text))
     corpus = [Passage(str(i), draft.title, draft.text) for i, draft in enumerate(drafts)]
     passage_of = {draft.fact: str(i) for i, draft in enumerate(drafts) if draft.fact}
     return corpus, passage_of, dict(Counter(draft.kind for draft in drafts))
 
 
-# -------------------------------------------------------------------------------------- the world
+# --------------------------------------------------------------------------------- the world
 
 
-def build(
-    train: list[Question], test: list[Question], seed: int = 0
-) -> tuple[World, list[dict], dict]:
-    """(world, rows that do not invert, report) from the rows of the official train and test files.
+def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[World, dict]:
+    """The world and the report from the rows of the official train and test files. Raises
+    WorldError.
 
-    A row that does not invert states no fact. In train it is left out; in test it is kept, with no gold passage, so
-    that the test set stays the official one. Raises WorldError when no template fits or nothing is left to train on.
+    A row that does not invert states no fact. In train it is left out; in test it is kept, with no
+    gold passage, so that the test set stays the official one.
     """
     rows = {"train": train, "test": test}
     inverted = {split: [row for row in rows[split] if invert(row.question)] for split in rows}
-    not_inverted = [
-        {"split": split, "id": row.id, "question": row.question, "answers": row.answers}
-        for split in rows
-        for row in rows[split]
-        if not invert(row.question)
-    ]
     for split in rows:
         if not inverted[split]:
-            count = len(rows[split])
-            raise WorldError(
-                f"none of the {count} {split} questions fits one of PopQA's 16 templates"
-            )
+            problem = f"none of the {len(rows[split])} {split} questions"
+            raise WorldError(f"{problem} fits one of PopQA's 16 templates")
     facts_of = defaultdict(list)  # normalised question -> its facts in both files
     for row in inverted["train"] + inverted["test"]:
         facts_of[normalise(row.question)].append(Fact(*invert(row.question), tidy(row.answers[0])))
     all_facts = (fact for facts in facts_of.values() for fact in facts)
     corpus, passage_of, kinds = write_passages(all_facts, seed)
     merged = {"train": merge(inverted["train"]), "test": merge(test)}
-    splits, overlap = _split(merged["train"], merged["test"], seed)
+    splits = _split(merged["train"], merged["test"], seed)
     for questions in splits.values():
         questions[:] = [_finish(question, facts_of, passage_of) for question in questions]
     world = World(
         name="popqa-closed",
         license="MIT",
         source="PopQA, github.com/AlexTMallen/adaptive-retrieval (arXiv 2212.10511)",
-        description=f"PopQA as a closed world (seed {seed}): official questions; passages generated from their answers"
-        ", not Wikipedia. Figures on it do not compare with figures over Wikipedia.",
+        description=f"PopQA as a closed world (seed {seed}): official questions; passages"
+        " generated from their answers, not Wikipedia. Figures on it do not compare with figures"
+        " over Wikipedia.",
         corpus=corpus,
         questions={f"popqa.{split}": questions for split, questions in splits.items()},
     )
     report = {
-        "seed": seed,
-        "read": {split: len(rows[split]) for split in rows},
-        "inverted": {split: len(inverted[split]) for split in rows},
-        "not_inverted": {split: len(rows[split]) - len(inverted[split]) for split in rows},
+        "world": world.description,
+        "read": _lengths(rows),
+        "inverted": _lengths(inverted),
+        "not_inverted": [  # kept in test, left out of train
+            f"{split} {row.id} {row.question!r}"
+            for split in rows
+            for row in rows[split]
+            if not invert(row.question)
+        ],
         "duplicates_merged": {
             "train": len(inverted["train"]) - len(merged["train"]),
             "test": len(test) - len(merged["test"]),
         },
-        "overlap": {"unique_test_questions": len(merged["test"]), "also_in_train": overlap},
-        **_sizes(splits),
+        "overlap": {
+            "unique_test_questions": len(merged["test"]),
+            "also_in_train": len(merged["train"].keys() & merged["test"].keys()),
+        },
+        "splits": _lengths(splits),
+        "relations": _counts(splits, "relation"),
+        "slices": _counts(splits, "slice"),
         "passages": len(corpus),
         "words_per_passage": word_counts(corpus),
         "passage_kinds": kinds,
     }
-    return world, not_inverted, report
+    return world, report
 
 
-def _split(train: dict[str, Question], test: dict[str, Question], seed: int) -> tuple[Splits, int]:
-    """Train without the questions of test, dev carved from it, test; and how many of train are in test."""
+def _split(train: dict[str, Question], test: dict[str, Question], seed: int) -> Splits:
+    """Train without the questions of test, dev carved from it, test."""
     kept = sorted(train.keys() - test.keys(), key=lambda key: _hash(seed, "dev", key))
     if len(kept) < 2:
-        wanted = "training questions are left without those of the test set; 2 are needed"
-        raise WorldError(f"{len(kept)} {wanted}")
+        problem = "training questions are left without those of the test set; 2 are needed"
+        raise WorldError(f"{len(kept)} {problem}")
     dev_rows = min(DEV_ROWS, max(1, len(kept) // 10))
-    dev, rest = set(kept[:dev_rows]), set(kept[dev_rows:])
-    splits = {
-        "train": [question for key, question in train.items() if key in rest],
-        "dev": [question for key, question in train.items() if key in dev],
-        "test": list(test.values()),
+    keys = {"train": set(kept[dev_rows:]), "dev": set(kept[:dev_rows])}
+    carved = {
+        split: [question for key, question in train.items() if key in keys[split]] for split in keys
     }
-    return splits, len(train) - len(kept)
+    return {**carved, "test": list(test.values())}
 
 
 def _finish(
@@ -233,18 +235,12 @@ def _finish(
     return replace(question, gold_passages=tuple(gold), relation=relation, slice=slice_name)
 
 
-def _sizes(splits: Splits) -> dict:
-    relations = {
-        split: Counter(q.relation for q in questions) for split, questions in splits.items()
-    }
+def _lengths(splits: Splits) -> dict[str, int]:
+    return {split: len(questions) for split, questions in splits.items()}
+
+
+def _counts(splits: Splits, name: str) -> dict[str, dict[str, int]]:
     return {
-        "splits": {split: len(questions) for split, questions in splits.items()},
-        "relations": {
-            relation: {split: relations[split][relation] for split in splits}
-            for relation in RELATIONS
-        },
-        "slices": {
-            split: dict(Counter(question.slice or "unknown" for question in questions))
-            for split, questions in splits.items()
-        },
+        split: dict(Counter(getattr(question, name) or "unknown" for question in questions))
+        for split, questions in splits.items()
     }

@@ -3,38 +3,32 @@
 Left out on purpose: Parquet (a dependency), spreadsheets.
 """
 
-import codecs
 import csv
-import json
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.files import UNREADABLE, Records, byte_lines, cannot_read, json_lines, json_object, opened
+from data.files import (
+    UNREADABLE,
+    Records,
+    cannot_read,
+    json_lines,
+    json_object,
+    opened,
+    parse_json,
+    read_text,
+)
 from data.world import WorldError
 
-LARGEST_LIST = 4 << 30  # bytes of a JSON list, read at once; HotpotQA's training list has 0.57 GB
+LARGEST_LIST = 4000  # megabytes of a JSON list, read at once; HotpotQA's training list has 566
 
 
 def json_list(file: Path) -> Records:
-    """The elements of the list that the file is, or that is in the object that it is (TriviaQA's {"Data": [...]}).
+    """Elements of the list that the file is, or that is in the object that it is ({"Data": []}).
 
-    Their place is "FILE:record 3": a list may be one line of 566 MB.
+    Their place is "FILE:record 3": a list may be one line of 566 MB. Raises WorldError.
     """
-    try:
-        with opened(file) as stream:
-            content = stream.read(LARGEST_LIST + 1)
-    except UNREADABLE as error:
-        raise cannot_read(f"{file}:1", error) from None
-    if len(content) > LARGEST_LIST:
-        wanted = "make JSON lines (*.jsonl) of it"
-        raise WorldError(f"{file}: larger than {LARGEST_LIST >> 30} GB; {wanted}")
-    try:
-        rows = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise WorldError(f"{file}:{number}: not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:
-        raise WorldError(f"{file}:{getattr(error, 'lineno', 1)}: not JSON") from None
+    rows = parse_json(read_text(file, LARGEST_LIST), file)
     if isinstance(rows, dict):
         rows = next((value for value in rows.values() if isinstance(value, list)), rows)
     if not isinstance(rows, list):
@@ -45,24 +39,29 @@ def json_list(file: Path) -> Records:
 
 
 def table(file: Path, columns: Iterable[str] = ()) -> Records:
-    """Column -> text for each record of a *.tsv or *.csv with a header that has these columns."""
-    tabs = ".tsv" in file.suffixes
+    """Column -> text for each record of a table that has these columns. Raises WorldError."""
+    kind = "tab" if ending(file) == ".tsv" else "comma"
     number = 0  # last line of the last good record
     try:
-        lines = codecs.iterdecode(byte_lines(file), "utf-8-sig")
-        reader = csv.DictReader(lines, delimiter="\t" if tabs else ",", strict=True)
-        for column in columns:
-            if column not in (reader.fieldnames or ()):
-                raise WorldError(f"{file}:1: the header lacks the column {column!r}")
-        number = 1
-        for record in reader:
-            where, number = f"{file}:{reader.line_num}", reader.line_num
-            if None in record or None in record.values():  # csv's names for too many, and too few
-                raise WorldError(f"{where}: the number of columns is not the header's")
-            yield where, record
-    except (csv.Error, UnicodeDecodeError):
-        kind = "tab" if tabs else "comma"
+        with opened(file) as stream:
+            lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+            delimiter = "\t" if kind == "tab" else ","
+            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+            for column in columns:
+                if column not in (reader.fieldnames or ()):
+                    raise WorldError(f"{file}:1: the header lacks the column {column!r}")
+            number = 1
+            for record in reader:
+                where = f"{file}:{reader.line_num}"
+                "".join(map(str, record.values())).encode()  # raises where a byte was escaped
+                if None in record or None in record.values():  # csv's names for too many, too few
+                    raise WorldError(f"{where}: the number of columns is not the header's")
+                number = reader.line_num
+                yield where, record
+    except (csv.Error, UnicodeError):
         raise WorldError(f"{file}:{number + 1}: not {kind}-separated UTF-8 text") from None
+    except UNREADABLE as error:
+        raise cannot_read(f"{file}:{number + 1}", error) from None
 
 
 READERS = {".jsonl": json_lines, ".json": json_list, ".tsv": table, ".csv": table}
@@ -78,7 +77,7 @@ def is_table(file: Path) -> bool:
 
 
 def records(file: Path) -> Records:
-    """The records of a file, by its name. Raises WorldError."""
+    """The records of a file. Raises WorldError."""
     if ending(file) not in READERS:
         raise WorldError(f"{file}: its name must end in {', '.join(READERS)}, or in that and .gz")
     return READERS[ending(file)](file)

@@ -1,9 +1,11 @@
-"""The question sets and corpora that `python -m data.prepare` knows: where their authors publish them, and as what.
+"""The question sets and corpora that `python -m data.prepare` knows: where they are published, and
+as what.
 
-The table itself is sets.json. Splits have the field's names: an official dev set whose test set has no published
-answers is the test split. A checksum is there only where one is published: in the dataset_infos.json of Hugging Face
-datasets (HotpotQA, AmbigNQ, DPR's passages) or the url_checksums of TensorFlow Datasets (TriviaQA), in both and alike
-for NQ-open, OpenBookQA and ARC. "megabytes" is a round size that the file does not exceed.
+The table itself is sets.json. Splits have the field's names: an official dev set whose test set has
+no published answers is the test split. A checksum is there only where one is published: in the
+dataset_infos.json of Hugging Face datasets (HotpotQA, AmbigNQ, DPR's passages) or the url_checksums
+of TensorFlow Datasets (TriviaQA), in both and alike for NQ-open, OpenBookQA and ARC. "megabytes" is
+a round size that the file does not exceed.
 """
 
 import json
@@ -24,7 +26,9 @@ class Source(NamedTuple):
     sha256: str | None = None
 
     def fetch(self, directory: Path) -> str:
-        """The SHA-256 of the file in `directory`, downloaded where it is not there yet. Raises WorldError."""
+        """SHA-256 of the file in `directory`, downloaded where it is not there yet. Raises
+        WorldError.
+        """
         target = directory / self.name
         if not self.url and not target.exists():
             advice = by_hand(target, self.page)

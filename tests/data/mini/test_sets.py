@@ -340,7 +340,7 @@ def test_no_test_needs_an_entity_that_training_asks_about(world):
 def test_training_has_none_of_the_forms_of_the_unseen_sets(world):
     forms = [
         form
-        for unseen in text.UNSEEN_FORMS.values()
+        for unseen in text.WORDINGS.values()
         for form in (*unseen.triviaqa, *unseen.nq, *unseen.openbookqa)
     ]
     for relation in ("occupation", "religion"):

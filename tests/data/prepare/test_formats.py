@@ -464,7 +464,7 @@ def test_json_lists(write, text, expected):
 
 
 def test_a_json_list_that_is_too_large(write, monkeypatch):
-    monkeypatch.setattr("data.prepare.records.LARGEST_LIST", 10)
+    monkeypatch.setattr("data.prepare.records.LARGEST_LIST", 0)
     file = write("x.json", "[{}, {}, {}]")
     assert error(lambda: list(json_list(file))).startswith(f"{file}: larger than ")
 

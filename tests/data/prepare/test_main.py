@@ -59,11 +59,10 @@ def fails(capsys, arguments, message):
     assert (code, out, err) == (2, "", f"error: {message}\n")
 
 
-def test_writes_a_world(arguments, tmp_path, capsys):
+def test_writes_a_world(arguments, tmp_path):
     assert prepare.main(arguments) == 0
     assert sorted(tree(tmp_path / "out")) == [
         "corpus.jsonl",
-        "not_inverted.jsonl",
         "questions",
         "questions/popqa.dev.jsonl",
         "questions/popqa.test.jsonl",
@@ -75,9 +74,6 @@ def test_writes_a_world(arguments, tmp_path, capsys):
     world = World.open(tmp_path / "out")
     assert [q.answers for q in world.questions("popqa", "test")] == [("Nan",), ("red",)]
     assert len(world.corpus) == 5  # Nan's fact is in both files
-    assert (tmp_path / "out/not_inverted.jsonl").read_text() == (
-        '{"split": "train", "id": "t3", "question": "Who is the mother of ?", "answers": ["Eve"]}\n'
-    )
 
 
 def test_report_is_printed_and_written(arguments, tmp_path, capsys):
@@ -89,16 +85,15 @@ def test_report_is_printed_and_written(arguments, tmp_path, capsys):
     for line in (
         "read: 5 train, 2 test",
         "inverted: 4 train, 2 test",
-        "not inverted: 1 train, 0 test",
         "overlap: 2 unique test questions, 1 also in train",
         "splits: 2 train, 1 dev, 2 test",
-        "relations, color: 0 train, 0 dev, 1 test",
+        "relations, test: 1 capital, 1 color",
         "passages: 5",
         "passage kinds: 5 fact",
-        "not inverted (left out): t3 'Who is the mother of ?'",
+        "not inverted: train t3 'Who is the mother of ?'",
     ):
         assert f"{line}\n" in printed
-    assert printed.endswith(f"next: python train_sft.py --world {tmp_path / 'out'}\n")
+    assert printed.endswith(f"next: python train_sft.py --world {tmp_path / 'out'} --dataset popqa\n")
 
 
 def test_same_seed_same_bytes(arguments, tmp_path):
@@ -130,7 +125,7 @@ def test_missing_file(arguments, tmp_path, capsys):
     fails(
         capsys,
         arguments,
-        f"{tmp_path / 'train.jsonl'}:1: cannot be read: No such file or directory",
+        f"{tmp_path / 'train.jsonl'}: no such file or folder",
     )
     assert sorted(tree(tmp_path)) == ["test.jsonl"]
 
@@ -167,7 +162,7 @@ def test_force_replaces_a_world(arguments, tmp_path):
     (tmp_path / "out/former.txt").write_text("of the former world")
     assert prepare.main([*arguments, "--force", "--seed", "1"]) == 0
     assert "former.txt" not in tree(tmp_path / "out")
-    assert json.loads((tmp_path / "out/report.json").read_text())["seed"] == 1
+    assert json.loads((tmp_path / "out/report.json").read_text())["world"].startswith("PopQA as a closed world (seed 1)")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "test.jsonl", "train.jsonl"]
 
 
@@ -261,7 +256,7 @@ def test_official_files_from_the_command_line(tmp_path):
         in run.stdout
     )
     assert (
-        "not inverted (kept, without a passage): popqa_test:699 'What is the capital of ?'\n"
-        in run.stdout
+        "\nnot inverted: train popqa_train:" in run.stdout
+        and ", test popqa_test:699 'What is the capital of ?'\n" in run.stdout
     )
     assert World.open(tmp_path / "world").questions("popqa", "test")[0].id == "popqa_test:0"
