@@ -1,4 +1,4 @@
-"""The other question sets of the generated worlds: each rule is checked on every question, against the passages' own text."""
+"""The other question sets of the generated worlds: each rule on every question, against the passages."""
 
 import hashlib
 import re
@@ -9,20 +9,20 @@ import pytest
 
 from benchmarks import mini_world
 from data import World, contains_answer, hit
+from data.files import choice
 from data.mini import text
-from data.mini.sets import SIZES, TEST_ONLY
-from data.world import MULTI_HOP, choice
+from data.mini.facts import SCALES
+from data.world import MULTI_HOP
 
 WORLDS = ["mini", "mini:1", "tiny", "tiny:1", "tiny:2"]
 TRAINED = ("popqa", "ambignq", "hotpotqa")
+TEST_ONLY = ("triviaqa", "2wikimultihopqa", "nq", "openbookqa")
 WORKS = ("film", "song", "book")
 DOUBT = re.compile(
     "Formerly it was|once thought|wrongly|later withdrawn|but this is false|Until it was corrected"
 )
 KEYWORDS = {
-    (kind, w.relation): set(w.keywords)
-    for w in (*text.WORDINGS, text.YEAR)
-    for kind in w.kinds.split()
+    key: set(wording.keywords) for key, wording in text.WORDINGS.items()
 }
 COMPARED = {
     "year": "year",
@@ -88,12 +88,13 @@ def test_rows(world):
     for set_name, split, _ in asked(world):
         rows[split][set_name] = rows[split].get(set_name, 0) + 1
     assert rows == {
-        group: sizes.rows for group, sizes in SIZES[world.name.partition("-")[0]].items()
+        split: sizes["rows"]
+        for split, sizes in SCALES[world.name.partition("-")[0]].groups.items()
     }
 
 
 def test_mini_is_large_enough_for_intervals():
-    rows = {group: sizes.rows for group, sizes in SIZES["mini"].items()}
+    rows = {split: sizes["rows"] for split, sizes in SCALES["mini"].groups.items()}
     assert rows["train"]["ambignq"] >= 1500 and rows["train"]["hotpotqa"] >= 4000
     assert all(rows["test"][name] >= 300 for name in ("ambignq", "hotpotqa", *TEST_ONLY))
 
@@ -161,7 +162,7 @@ def test_no_other_passage_states_the_fact_of_a_gold_passage(world):
             work = next((kind for kind in WORKS if kind in words(gold.text)), None)
             keywords = KEYWORDS[work or "person", relation]
             label = work or next(
-                (trade for trade in text.OCCUPATIONS if f"the {trade}" in gold.text.lower()), ""
+                (trade for trade in text.WORDS["occupation"] if f"the {trade}" in gold.text.lower()), ""
             )
             assert keywords & set(words(gold.text)) and not DOUBT.search(gold.text)
             for other in by_title[gold.title]:
@@ -185,14 +186,14 @@ def test_either_is_right_where_the_question_does_not_say_which(world):
         labels = [
             next(
                 label
-                for label in (*WORKS, *text.OCCUPATIONS)
+                for label in (*WORKS, *text.WORDS["occupation"])
                 if f"the {label}" in passage.text.lower()
             )
             for passage in gold
         ]
         said = [
             label
-            for label in (*WORKS, *text.OCCUPATIONS)
+            for label in (*WORKS, *text.WORDS["occupation"])
             if f"the {label} {gold[0].title}" in question.question
         ]
         assert said == (labels if len(gold) == 1 else [])
@@ -263,10 +264,10 @@ def test_bridges_lead_from_the_question_to_the_answer(world):
 
 
 VALUES = {
-    "same country": text.COUNTRY_NAMES,
-    "same occupation": text.OCCUPATIONS,
-    "same religion": text.RELIGIONS,
-    "year": text.YEARS,
+    "same country": text.WORDS["country"],
+    "same occupation": text.WORDS["occupation"],
+    "same religion": text.WORDS["religion"],
+    "year": text.WORDS["year"],
 }
 
 
@@ -315,7 +316,7 @@ def test_no_test_needs_an_entity_that_training_asks_about(world):
         group = split if set_name == "popqa" else f"{split} of another set"
         entities[group] |= {passages[id].title for id in question.gold_passages}
         if set_name == "popqa":
-            entities[group].add(world.asked[question.id].entity.name)
+            entities[group].add(world.fact_of[question.id].entity.name)
         elif question.relation == "year" or question.relation in (
             "director",
             "composer",
@@ -339,10 +340,11 @@ def test_no_test_needs_an_entity_that_training_asks_about(world):
 def test_training_has_none_of_the_forms_of_the_unseen_sets(world):
     forms = [
         form
-        for unseen in text.UNSEEN
+        for unseen in text.WORDINGS.values()
         for form in (*unseen.triviaqa, *unseen.nq, *unseen.openbookqa)
     ]
-    forms += [*text.SAME_TRADE, *text.SAME_FAITH]
+    for relation in ("occupation", "religion"):
+        forms += text.COMPARISONS[f"same {relation}"]
     pattern = re.compile("|".join(re.sub(r"\\\{\w\\\}", ".+", re.escape(form)) for form in forms))
     for *_, question in asked(world, *TRAINED, splits=("train",)):
         assert not pattern.fullmatch(question.question), question

@@ -167,10 +167,10 @@ def test_read_jsonl(tmp_path):
 @pytest.mark.parametrize(
     "name, text, problem",
     [
-        ("x.tsv", "id\tquestion\n", ":1: the header lacks the column 'possible_answers'"),
-        ("x.tsv", "", ":1: the header lacks the column 'id'"),
+        ("x.tsv", "id\tquestion\n5\tA\n", ":2: lacks the field 'answer'"),
+        ("x.tsv", "", ":1: the header lacks the column 'question'"),
         ("x.tsv", HEADER, ": holds no questions"),
-        ("x.tsv", HEADER + RANKIN + RANKIN, ":3: duplicate id '4222362', first on line 2"),
+        ("x.tsv", HEADER + RANKIN + RANKIN, ":3: duplicate id '4222362', first at {file}:2"),
         ("x.tsv", HEADER + RANKIN + "5\tA\n", ":3: the number of columns is not the header's"),
         (
             "x.tsv",
@@ -208,7 +208,7 @@ def test_bad_input(tmp_path, name, text, problem):
     file = write(tmp_path / name, text)
     with pytest.raises(WorldError) as error:
         popqa.read(file)
-    assert str(error.value) == f"{file}{problem}"
+    assert str(error.value) == f"{file}{problem}".replace("{file}", str(file))
 
 
 def test_damaged_and_missing_files(tmp_path):
@@ -255,7 +255,7 @@ def small():
 
 
 def test_overlap_is_removed_and_counted(small):
-    world, _, report = small
+    world, report = small
     assert report["overlap"] == {"unique_test_questions": 3, "also_in_train": 1}
     train_and_dev = world.questions("popqa", "train") + world.questions("popqa", "dev")
     assert sorted(q.id for q in train_and_dev) == ["t0", "t4", "t6"]
@@ -264,27 +264,20 @@ def test_overlap_is_removed_and_counted(small):
 
 
 def test_rows_that_do_not_invert_are_listed(small):
-    world, not_inverted, report = small
-    assert [(row["split"], row["id"]) for row in not_inverted] == [
-        ("train", "t2"),
-        ("train", "t7"),
-        ("test", "s2"),
+    world, report = small
+    assert report["not_inverted"] == [
+        "train t2 'who was the director of  pilot?'",
+        "train t7 'Who is the mother of ?'",
+        "test s2 'What is the capital of ?'",
     ]
-    assert not_inverted[1] == {
-        "split": "train",
-        "id": "t7",
-        "question": "Who is the mother of ?",
-        "answers": ("Eve",),
-    }
     assert report["read"] == {"train": 8, "test": 3}
     assert report["inverted"] == {"train": 6, "test": 2}
-    assert report["not_inverted"] == {"train": 2, "test": 1}
     kept = world.questions("popqa", "test")[2]
     assert (kept.relation, kept.gold_passages) == (None, ())
 
 
 def test_duplicates_are_merged(small):
-    world, _, report = small
+    world, report = small
     assert report["duplicates_merged"] == {"train": 2, "test": 0}
     questions = {
         q.id: q for split in ("train", "dev", "test") for q in world.questions("popqa", split)
@@ -300,7 +293,7 @@ def test_duplicates_are_merged(small):
 
 
 def test_gold_passages_state_the_answers(small):
-    world, _, _ = small
+    world, _ = small
     text = {p.id: p.text for p in world.corpus}
     questions = {
         q.id: q for split in ("train", "dev", "test") for q in world.questions("popqa", split)
@@ -380,24 +373,24 @@ def official():
 
 
 def test_official_counts(official):
-    _, _, world, not_inverted, report = official
+    _, _, world, report = official
     assert report["read"] == {"train": 13_554, "test": 713}
     assert report["overlap"] == {"unique_test_questions": 710, "also_in_train": 111}
-    assert [row["question"] for row in not_inverted] == [
-        "Who was the screenwriter for ?",
-        "Who is the author of ?",
-        "What is the capital of ?",
+    assert [row.partition(" '")[2] for row in report["not_inverted"]] == [
+        "Who was the screenwriter for ?'",
+        "Who is the author of ?'",
+        "What is the capital of ?'",
     ]  # no names
     assert report["splits"] == {"train": 11_854, "dev": 500, "test": 710}
     # 13,552 rows = train + dev + merged + the questions that are in test
     assert report["inverted"]["train"] == 11_854 + 500 + report["duplicates_merged"]["train"] + 111
-    assert sum(sizes["test"] for sizes in report["relations"].values()) == 709
+    assert sum(report["relations"]["test"].values()) - report["relations"]["test"]["unknown"] == 709
     assert 13_000 <= report["passages"] <= 15_000
     assert report["passage_kinds"]["fact"] == 13_757
 
 
 def test_official_questions_are_disjoint_and_complete(official):
-    train, test, world, _, _ = official
+    train, test, world, _ = official
     asked = {
         split: {popqa.normalise(q.question) for q in world.questions("popqa", split)}
         for split in ("train", "dev", "test")

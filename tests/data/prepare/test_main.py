@@ -10,7 +10,7 @@ import pytest
 
 from data import World
 from data.prepare import __main__ as prepare
-from tests.shared import shared_path
+from tests.shared import ROOT, shared_path
 
 TRAIN = [
     ("t0", "Who was the director of Pilot?", ["Ann Ash"]),
@@ -59,11 +59,10 @@ def fails(capsys, arguments, message):
     assert (code, out, err) == (2, "", f"error: {message}\n")
 
 
-def test_writes_a_world(arguments, tmp_path, capsys):
+def test_writes_a_world(arguments, tmp_path):
     assert prepare.main(arguments) == 0
     assert sorted(tree(tmp_path / "out")) == [
         "corpus.jsonl",
-        "not_inverted.jsonl",
         "questions",
         "questions/popqa.dev.jsonl",
         "questions/popqa.test.jsonl",
@@ -75,9 +74,6 @@ def test_writes_a_world(arguments, tmp_path, capsys):
     world = World.open(tmp_path / "out")
     assert [q.answers for q in world.questions("popqa", "test")] == [("Nan",), ("red",)]
     assert len(world.corpus) == 5  # Nan's fact is in both files
-    assert (tmp_path / "out/not_inverted.jsonl").read_text() == (
-        '{"split": "train", "id": "t3", "question": "Who is the mother of ?", "answers": ["Eve"]}\n'
-    )
 
 
 def test_report_is_printed_and_written(arguments, tmp_path, capsys):
@@ -86,18 +82,18 @@ def test_report_is_printed_and_written(arguments, tmp_path, capsys):
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["overlap"] == {"unique_test_questions": 2, "also_in_train": 1}
     assert report["splits"] == {"train": 2, "dev": 1, "test": 2}
-    rows = {line[:18].strip(): line[18:].split() for line in printed.splitlines()}
-    assert rows["rows"] == ["train", "test"] and rows["questions"] == ["train", "dev", "test"]
-    assert (
-        rows["read"] == ["5", "2"]
-        and rows["inverted"] == ["4", "2"]
-        and rows["not inverted"] == ["1", "0"]
-    )
-    assert rows["all"] == ["2", "1", "2"] and rows["color"] == ["0", "0", "1"]
-    assert "  not inverted (left out): t3 'Who is the mother of ?'\n" in printed
-    assert "overlap: 1 of 2 unique test questions occur in train; removed from train\n" in printed
-    assert "passages: 5 (5 fact); " in printed
-    assert printed.endswith(f"next: python train_sft.py --world {tmp_path / 'out'}\n")
+    for line in (
+        "read: 5 train, 2 test",
+        "inverted: 4 train, 2 test",
+        "overlap: 2 unique test questions, 1 also in train",
+        "splits: 2 train, 1 dev, 2 test",
+        "relations, test: 1 capital, 1 color",
+        "passages: 5",
+        "passage kinds: 5 fact",
+        "not inverted: train t3 'Who is the mother of ?'",
+    ):
+        assert f"{line}\n" in printed
+    assert printed.endswith(f"next: python train_sft.py --world {tmp_path / 'out'} --dataset popqa\n")
 
 
 def test_same_seed_same_bytes(arguments, tmp_path):
@@ -113,7 +109,7 @@ def test_same_seed_same_bytes(arguments, tmp_path):
     "bad, message",
     [
         ('{"id": "a", "question": "What genre is A?", "answers": ["x"]}\n{', ":2: not JSON"),
-        ('{"id": "a", "question": "What genre is A?"}', ":1: lacks the field 'answers'"),
+        ('{"id": "a", "question": "What genre is A?"}', ":1: lacks the field 'possible_answers'"),
         ("", ": holds no questions"),
     ],
 )
@@ -129,7 +125,7 @@ def test_missing_file(arguments, tmp_path, capsys):
     fails(
         capsys,
         arguments,
-        f"{tmp_path / 'train.jsonl'}:1: cannot be read: No such file or directory",
+        f"{tmp_path / 'train.jsonl'}: no such file or folder",
     )
     assert sorted(tree(tmp_path)) == ["test.jsonl"]
 
@@ -166,7 +162,7 @@ def test_force_replaces_a_world(arguments, tmp_path):
     (tmp_path / "out/former.txt").write_text("of the former world")
     assert prepare.main([*arguments, "--force", "--seed", "1"]) == 0
     assert "former.txt" not in tree(tmp_path / "out")
-    assert json.loads((tmp_path / "out/report.json").read_text())["seed"] == 1
+    assert json.loads((tmp_path / "out/report.json").read_text())["world"].startswith("PopQA as a closed world (seed 1)")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "test.jsonl", "train.jsonl"]
 
 
@@ -195,7 +191,7 @@ def test_disk_full_keeps_the_former_world(arguments, tmp_path, capsys, monkeypat
             return rename(source, *_)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((Path, "write_text") if step == "save" else (prepare.os, "rename")), full)
+    monkeypatch.setattr(*((prepare, "write_lines") if step == "save" else (prepare.os, "rename")), full)
     fails(
         capsys,
         [*arguments, "--force"],
@@ -250,17 +246,17 @@ def test_official_files_from_the_command_line(tmp_path):
             "world",
         ],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(prepare.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert (
-        "overlap: 111 of 710 unique test questions occur in train; removed from train\n"
+        "overlap: 710 unique test questions, 111 also in train\n"
         in run.stdout
     )
     assert (
-        "  not inverted (kept, without a passage): popqa_test:699 'What is the capital of ?'\n"
-        in run.stdout
+        "\nnot inverted: train popqa_train:" in run.stdout
+        and ", test popqa_test:699 'What is the capital of ?'\n" in run.stdout
     )
     assert World.open(tmp_path / "world").questions("popqa", "test")[0].id == "popqa_test:0"

@@ -47,7 +47,7 @@ def test_reads_plain_gzipped_and_foreign_fields(directory):
         {
             "world.json": json.dumps({"name": "towns", "license": "MIT", "k": 3, "quota": 2}),
             "corpus.jsonl.gz": lines(
-                PASSAGE, "", {"_id": "p1", "text": "No title, as in some BEIR corpora."}
+                PASSAGE, "", {"_id": "p1", "title": None, "text": "No title, as in some BEIR corpora."}
             ),
             "questions/popqa.test.jsonl": lines(
                 {
@@ -110,7 +110,7 @@ def test_gold_passages_unknown_is_not_known_to_be_absent(directory):
         ([{"id": "a", "title": "t"}], "1: lacks the field 'text'"),
         ([{**PASSAGE, "id": 7}], "1: 'id' must be a string"),
         ([{**PASSAGE, "id": " "}], "1: 'id' is blank"),
-        ([{**PASSAGE, "title": None}], "1: 'title' must be a string"),
+        ([{**PASSAGE, "title": 7}], "1: 'title' must be a string"),
         ([{**PASSAGE, "text": ["x"]}], "1: 'text' must be a string"),
         ([{**PASSAGE, "text": "\ud800"}], "1: 'text' is not valid Unicode"),
         ([PASSAGE, {**PASSAGE, "id": "p1"}, PASSAGE], "3: duplicate id 'p0', first on line 1"),

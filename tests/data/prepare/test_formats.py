@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from data import Passage, Question, WorldError, contains_answer, exact_match
-from data.files import json_list, records
+from data.prepare.records import json_list, records
 from data.prepare.formats import READERS, read_corpus, read_questions
 from rl.warmup.teacher import subject_of
 from tests.shared import shared_path
@@ -357,21 +357,21 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "ambignq",
             "x.json",
             [{**AMBIGUOUS, "annotations": [{"type": "noAnswer"}]}],
-            ":1: an annotation's type must be 'singleAnswer' or 'multipleQAs', not 'noAnswer'",
+            ":record 1: an annotation's type must be 'singleAnswer' or 'multipleQAs', not 'noAnswer'",
         ),
         (
             "hotpotqa",
             "x.json",
             [{k: v for k, v in HOTPOT.items() if k != "answer"}],
-            ":1: lacks the field 'answer'",
+            ":record 1: lacks the field 'answer'",
         ),  # the test set
         (
             "hotpotqa",
             "x.json",
             [{**HOTPOT, "context": [["title"]]}],
-            ":1: 'context' must hold [title, sentences] and 'supporting_facts' [title, sentence number]",
+            ":record 1: 'context' must hold [title, sentences] and 'supporting_facts' [title, sentence number]",
         ),
-        ("hotpotqa", "x.json", [{**HOTPOT, "context": {}}], ":1: 'context' must be a list"),
+        ("hotpotqa", "x.json", [{**HOTPOT, "context": {}}], ":record 1: 'context' must be a list"),
         (
             "musique",
             "x.jsonl",
@@ -382,13 +382,13 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "ambignq",
             "x.json",
             [{**AMBIGUOUS, "annotations": [{"type": "multipleQAs", "qaPairs": [7]}]}],
-            ":1: 'qaPairs' must be a list of objects",
+            ":record 1: 'qaPairs' must be a list of objects",
         ),
         (
             "triviaqa",
             "x.json",
             {"Data": [{**TRIVIA, "Answer": "Zeds"}]},
-            ":1: 'Answer' must be an object",
+            ":record 1: 'Answer' must be an object",
         ),
         (
             "openbookqa",
@@ -434,7 +434,7 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "mine",
             "x.txt",
             "Who? Ann",
-            ": its name must end in .jsonl, .json, .tsv or .csv, or in that and .gz",
+            ": its name must end in .jsonl, .json, .tsv, .csv, or in that and .gz",
         ),
     ],
 )
@@ -446,44 +446,43 @@ def test_bad_question_files(write, set_name, name, content, problem):
 # ------------------------------------------------------------------------------------------------- files
 
 
-LIST = '\n[\n  {"a": "[{,}]"},\n\n  {"a": {"b": [1, 2]}}, {"a":\n"ü"}\n]\n'
-
-
-@pytest.mark.parametrize("block", [1, 2, 7, 1 << 20])
 @pytest.mark.parametrize(
-    "text, lines",
+    "text, expected",
     [
-        (LIST, [3, 5, 5]),
+        ('\n[\n  {"a": "[{,}]"},\n\n  {"a": {"b": [1, 2]}}, {"a":\n"ü"}\n]\n', ["[{,}]", {"b": [1, 2]}, "ü"]),
         ("[]", []),
         ('{"Data": [{"a": 1}\n, {"a": 2}], "n": [[]]}', [1, 2]),
-        ("\ufeff[{}]", [1]),
+        ('{"version": 1.0, "data": [{"a": 1}]}', [1]),
+        ("\ufeff[{}]", [None]),
     ],
 )
-def test_json_lists_are_read_in_blocks(write, monkeypatch, block, text, lines):
-    monkeypatch.setattr("data.files.BLOCK", block)
+def test_json_lists(write, text, expected):
     file = write("x.json", text)
-    whole = json.loads(text.encode().decode("utf-8-sig"))
-    assert list(json_list(file)) == [
-        (f"{file}:{line}", row)
-        for line, row in zip(
-            lines, whole["Data"] if isinstance(whole, dict) else whole, strict=True
-        )
-    ]
+    places, rows = zip(*json_list(file), strict=True) if expected else ((), ())
+    assert [row.get("a") for row in rows] == expected
+    assert list(places) == [f"{file}:record {i + 1}" for i in range(len(expected))]
+
+
+def test_a_json_list_that_is_too_large(write, monkeypatch):
+    monkeypatch.setattr("data.prepare.records.LARGEST_LIST", 0)
+    file = write("x.json", "[{}, {}, {}]")
+    assert error(lambda: list(json_list(file))).startswith(f"{file}: larger than ")
 
 
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("", ":1: not a JSON list (JSON lines go by the name *.jsonl)"),
-        ('{"a": 1}\n{"a": 2}\n', ":1: not a JSON list (JSON lines go by the name *.jsonl)"),
+        ("", ":1: not JSON"),
+        ('{"a": 1}\n{"a": 2}\n', ":2: not JSON"),
+        ('{"a": 1}', ": not a JSON list (JSON lines go by the name *.jsonl)"),
         ('[{"a": 1},\n{"a": }]', ":2: not JSON"),
         ('[{"a": 1},\n{"a"', ":2: not JSON"),
         ('[{"a": 1}\n', ":2: not JSON"),
         ('[{"a": 1}\n{"a": 2}]', ":2: not JSON"),
         ('[{"a": 1}\n] x', ":2: not JSON"),
         ('{"Data": [{"a": 1}]', ":1: not JSON"),
-        ("[\n3]", ":2: not a JSON object"),
-        ("[{}, \n]", ":2: not a JSON object"),
+        ("[\n3]", ":record 1: not a JSON object"),
+        ("[{}, \n]", ":2: not JSON"),
         (b'[{"a":\n"\xff"}]', ":2: not UTF-8 text"),
         ('[{"a": ' + "[" * 100_000, ":1: not JSON"),
     ],

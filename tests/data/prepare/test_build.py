@@ -8,10 +8,10 @@ import pytest
 
 from data import Question, World
 from data.prepare import __main__ as prepare
-from data.prepare.build import Ids, arrange
-from data.prepare.sets import SETS, Source
-from tests.data.test_formats import HOTPOT, OPENBOOK
-from tests.data.test_prepare import fails, tree
+from data.prepare.build import arrange
+from data.prepare.sets import CORPORA, SETS, SOURCES, source_name
+from tests.data.prepare.test_formats import HOTPOT, OPENBOOK
+from tests.data.prepare.test_main import fails, tree
 
 
 def rows(file, *records):
@@ -96,7 +96,7 @@ def test_own_documents_become_a_world(own, out, capsys):
         "test": 2,
     }
     printed = capsys.readouterr().out
-    assert "passages: 2; 93.0 words on average, title and text, at most 101\n" in printed
+    assert "passages: 2\nwords per passage: 93.0 mean, 101 max\n" in printed
     assert printed.endswith(
         f"wrote {out}; next: python train_sft.py --world {out} --dataset mine --passage-tokens 160\n"
     )
@@ -155,7 +155,7 @@ def test_a_set_with_its_own_passages(tmp_path, out, capsys):
     assert world.questions("openbookqa", "test")[2].gold_passages == (world.corpus[0].id,)
     assert "Mihaylov" in world.source and world.license == "questions: not stated by the authors"
     assert (
-        "questions: 3 train (3 with gold passages), 3 dev (3 with gold passages), 3 test (3 with gold passages)\n"
+        "splits: 3 train, 3 dev, 3 test\nwith gold passages: 3 train, 3 dev, 3 test\n"
         in capsys.readouterr().out
     )
 
@@ -207,9 +207,7 @@ def test_overlap_is_removed_and_said(tmp_path, out, corpus, capsys):
     assert ids(World.open(out), "nq") == {"train": ["c"], "dev": ["d"], "test": ["f", "g"]}
     printed = capsys.readouterr().out
     for line in (
-        "overlap: 1 questions of train occur in test; removed from train",
-        "overlap: 1 questions of dev occur in test; removed from dev",
-        "overlap: 1 questions of train occur in dev; removed from train",
+        "overlap dropped: 1 train in test, 1 dev in test, 1 train in dev",
         "read: 3 train, 2 dev, 2 test",
     ):
         assert f"{line}\n" in printed
@@ -231,27 +229,11 @@ def test_dev_is_carved_from_train_without_its_test_questions():
     )  # too few to share out
 
 
-def test_ids_of_large_corpora_cost_nothing():
-    seen = Ids()
-    for number in range(5, 1000):
-        seen.add(str(number))
-    assert (
-        not seen.others
-        and all(str(n) in seen for n in (5, 500, 999))
-        and not any(id in seen for id in ("4", "1000", "0500", "x", "٥٠"))
-    )
-    for id in ("x", "2000", "01", "1000"):
-        assert id not in seen
-        seen.add(id)
-        assert id in seen
-    assert seen.others == {"x", "2000", "01"}
-
-
 def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
     """Downloaded into --downloads, once; the checksum of what has none published is printed."""
     fetched = []
 
-    def download(url, target, sha256=None):
+    def download(url, target, sha256=None, megabytes=None):
         fetched.append(url)
         target.parent.mkdir(exist_ok=True)
         rows(target, {"question": "who", "answer": ["A"]})
@@ -260,11 +242,10 @@ def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
     monkeypatch.setattr("data.prepare.sets.download", download)
     monkeypatch.setattr("data.prepare.__main__.download", download)
     assert run("nq", "--corpus", corpus, "--downloads", tmp_path / "down", "--out", out) == 0
-    assert fetched == [SETS["nq"].splits[split][0].url for split in ("train", "test")]
+    assert fetched == [source.url for source in SETS["nq"].sources]
     assert (
-        "NQ-open.train.jsonl: sha256 00ff (no published checksum to compare with)\n"
-        in capsys.readouterr().out
-    )
+        "\nsha256: 00ff NQ-open.train.jsonl, 00ff NQ-open.dev.jsonl"
+    ) in capsys.readouterr().out
     assert (
         run(
             "nq",
@@ -287,7 +268,7 @@ def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
 def test_a_known_corpus(tmp_path, out, monkeypatch):
     """DPR's Wikipedia by its name: licence and citation of both halves are in the world."""
     (tmp_path / "psgs_w100.tsv.gz").write_bytes(gzip.compress(b"id\ttext\ttitle\n1\tone\tT\n"))
-    monkeypatch.setattr("data.prepare.sets.download", lambda url, target, sha256: sha256)
+    monkeypatch.setattr("data.prepare.sets.download", lambda url, target, sha256, megabytes: sha256)
     assert (
         run(
             "nq",
@@ -318,11 +299,12 @@ def test_published_addresses():
             and known.citation
             and (set(known.splits) == {""} or {"train", "test"} <= set(known.splits))
         )
-        for source, _ in known.splits.values():
-            assert isinstance(source, Source) and (source.url or source.page).startswith(
-                ("http://", "https://")
-            )
-            assert source.sha256 is None or (len(source.sha256) == 64 and int(source.sha256, 16))
+        assert all(source_name(path) in SOURCES for path in known.splits.values())
+    assert all(corpus.license and corpus.file in SOURCES for corpus in CORPORA.values())
+    for source in SOURCES.values():
+        assert (source.url or source.page).startswith(("http://", "https://"))
+        assert 1 <= source.megabytes <= 5000
+        assert source.sha256 is None or (len(source.sha256) == 64 and int(source.sha256, 16))
 
 
 # ------------------------------------------------------------------------------------------------- bad input
