@@ -41,13 +41,11 @@ public:
         const std::size_t before = batches_.size();
         batches_.resize(before + (texts.size() + kBatch - 1) / kBatch);
         parallel_for(batches_.size() - before, threads(), check, [&](std::size_t task, std::size_t thread) {
-            Batch& batch = batches_[before + task];
+            Reader& reader = readers_[thread];
             const std::size_t begin = task * kBatch, end = std::min(begin + kBatch, texts.size());
-            batch = {static_cast<std::uint32_t>(documents_ + begin), static_cast<std::uint32_t>(end - begin), thread, {}};
-            for (std::size_t i = begin; i < end; ++i) {
-                readers_[thread].read(texts[i], static_cast<std::uint32_t>(documents_ + i), batch.log);
-            }
-            batch.log.shrink_to_fit();
+            reader.log.clear();
+            for (std::size_t i = begin; i < end; ++i) reader.read(texts[i], static_cast<std::uint32_t>(documents_ + i));
+            batches_[before + task] = {static_cast<std::uint32_t>(documents_ + begin), static_cast<std::uint32_t>(end - begin), thread, reader.log};
         });
         documents_ += texts.size();
     }
@@ -133,9 +131,10 @@ private:
         Tokenizer tokenizer;
         Vocabulary words;
         std::vector<Use> uses;  // of each word
-        std::vector<Occurrences> distinct;
+        std::vector<Occurrences> distinct;  // words of the document
+        std::vector<std::uint8_t> log;      // of the batch
 
-        void read(std::string_view text, std::uint32_t document, std::vector<std::uint8_t>& log) {
+        void read(std::string_view text, std::uint32_t document) {
             distinct.clear();
             tokenizer(text, [&](std::string_view word) {
                 const std::uint32_t number = words.add(word);
@@ -151,18 +150,17 @@ private:
                 }
                 distinct.push_back({number, 1});
             });
-            write(log, static_cast<std::uint32_t>(distinct.size()));
+            write(static_cast<std::uint32_t>(distinct.size()));
             for (const Occurrences& o : distinct) {
-                write(log, o.term << 1 | (o.tf > 1));
-                if (o.tf > 1) write(log, o.tf);
+                write(o.term << 1 | (o.tf > 1));
+                if (o.tf > 1) write(o.tf);
             }
         }
+        void write(std::uint32_t value) {
+            for (; value >= 0x80; value >>= 7) log.push_back(static_cast<std::uint8_t>(value | 0x80u));
+            log.push_back(static_cast<std::uint8_t>(value));
+        }
     };
-
-    static void write(std::vector<std::uint8_t>& log, std::uint32_t value) {
-        for (; value >= 0x80; value >>= 7) log.push_back(static_cast<std::uint8_t>(value | 0x80u));
-        log.push_back(static_cast<std::uint8_t>(value));
-    }
 
     static std::uint32_t read(const std::uint8_t*& p) {
         std::uint32_t value = 0;
