@@ -1,10 +1,10 @@
-"""The last exercise of docs/exercises.md: plants one of a few faults in the working tree, without saying which.
+"""The last exercise of docs/exercises.md: plants one of four faults in rl/, and does not say which.
 
-    python -m tests.planted_bugs 1          1, 2, ...: which one, unless you would rather not choose
+    python -m tests.planted_bugs 1          1, 2, ...: which one; without a number a random one
     git diff rl                             the answer
     git checkout rl                         and back
 
-Each fault trains, crashes nowhere, and costs reward. `tests/test_docs.py` keeps each findable: its test fails.
+Each fault trains, crashes nowhere, and costs reward. Its test fails (tests/test_docs.py).
 """
 
 import random

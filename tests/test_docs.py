@@ -1,4 +1,4 @@
-"""What README.md and docs/ say about the code: names, links, flags, keys and examples are there and work."""
+"""README.md and docs/: every name, link, flag, key and example in them is there and works."""
 
 import functools
 import json
@@ -48,7 +48,7 @@ def page(request) -> Path:
     return request.param
 
 
-# ------------------------------------------------------------------------------------------------- README
+# ------------------------------------------------------------------------------------------- README
 
 
 def test_the_readme_is_short():
@@ -61,7 +61,7 @@ def test_the_core_is_at_most_nine_files():
     assert 0 < len(files) <= 9 and all((ROOT / file).is_file() for file in files)
 
 
-# ------------------------------------------------------------------------------------------------- names and links
+# ---------------------------------------------------------------------------------- names and links
 
 
 def named_files(page: Path) -> list[tuple[str, list[str]]]:
@@ -114,7 +114,7 @@ def test_anchors_by_hand(heading, anchor):
     assert slug(heading) == anchor
 
 
-# ------------------------------------------------------------------------------------------------- commands
+# ----------------------------------------------------------------------------------------- commands
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -154,8 +154,12 @@ def test_every_command_names_a_program_and_its_flags(page):
             assert module.with_suffix(".py").is_file() or module.is_dir(), " ".join(words)
         else:
             assert (ROOT / program[0]).is_file(), " ".join(words)
-        given = {word for word in words if word.startswith("--")}
+        given = {word for word in words if re.fullmatch(r"--[\w-]+", word)}
         assert given <= flags_of(*program), " ".join(words)
+        handed_on = {
+            flag for word in words if " " in word for flag in re.findall(r"--[\w-]+", word)
+        }
+        assert handed_on <= flags_of("train_sft.py") | flags_of("train_ppo.py"), " ".join(words)
 
 
 def test_every_flag_that_is_named_exists(page):
@@ -167,7 +171,7 @@ def test_every_flag_that_is_named_exists(page):
             assert given <= known, f"{page.name}: {span}"
 
 
-# ------------------------------------------------------------------------------------------------- what runs leave
+# ---------------------------------------------------------------------------------- what runs leave
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +249,7 @@ def test_the_world_of_own_data_is_written_as_it_says(tmp_path, monkeypatch):
     assert world.questions("mine", "test")[0].answers == ("Velmor",)
 
 
-# ------------------------------------------------------------------------------------------------- the planted bugs
+# --------------------------------------------------------------------------------- the planted bugs
 
 
 @pytest.fixture(scope="module")
