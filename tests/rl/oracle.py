@@ -1,8 +1,8 @@
-"""Slow, obviously right twins: a strict reader of episodes (format, parts, rewards: DESIGN section 3)
-and GAE as a double sum.
+"""Slow, obviously right twins: a strict reader of episodes (format, parts, rewards: DESIGN section
+3) and GAE as a double sum.
 
-They share no code with rl/. Reading: a token sequence goes in, and what every token must be comes out.
-Any departure is an error.
+They share no code with rl/. Reading: a token sequence goes in, and what every token must be comes
+out. Any departure is an error.
 """
 
 from typing import NamedTuple
@@ -92,8 +92,8 @@ def passages_of(inside: list[int], tokenizer) -> list[list[int]]:
 
 
 def check(episode, tokenizer, env, forced: bool = False, given: bool = False) -> Reading:
-    """Read an episode and hold everything it claims against the reading; search and passages are done
-    again, slowly."""
+    """Read an episode and hold everything it claims against the reading; search and passages are
+    done again, slowly."""
     budgets = env.query_budget, env.answer_budget
     reading = read(episode.tokens, tokenizer, env.quota, *budgets, forced, given)
     assert [part.name for part in episode.parts] == reading.kinds
@@ -139,8 +139,8 @@ def check_turns(episode, tokenizer, env, reading: Reading) -> None:
 def slow_advantages(
     rewards: list[float], values: list[float], gamma: float, lam: float
 ) -> list[float]:
-    """Schulman et al. (2016), eq. 16 as it stands: A_t = sum over l of (gamma lambda)^l delta_(t+l),
-    V = 0 after the end."""
+    """Schulman et al. (2016), eq. 16 as it stands: A_t = sum over l of (gamma lambda)^l
+    delta_(t+l), V = 0 after the end."""
     values = [*values, 0.0]
     deltas = [rewards[t] + gamma * values[t + 1] - values[t] for t in range(len(rewards))]
     return [

@@ -25,7 +25,11 @@ def test_defaults_come_from_the_world():
     "quota, k, longest",
     [
         (0, 2, 1 + 6),  # [ANSWER] and its budget
-        (1, 2, 1 + 8 + 2 + 2 * 16 + 1 + 1 + 6),  # [RETRIEVE] query <obs> p <sep> p </obs> [ANSWER] ..
+        (
+            1,
+            2,
+            1 + 8 + 2 + 2 * 16 + 1 + 1 + 6,
+        ),  # [RETRIEVE] query <obs> p <sep> p </obs> [ANSWER] ..
         (3, 1, 3 * (1 + 8 + 2 + 16) + 1 + 6),
     ],
 )
@@ -91,7 +95,7 @@ LIES = {
 
 @pytest.mark.parametrize("answer", LIES.values(), ids=LIES)
 def test_what_is_no_search_result_is_an_error(answer):
-    with pytest.raises(RetrieverError, match="^the retriever returned"):
+    with pytest.raises(RetrieverError, match=r"^the retriever returned"):
         environment(answer).search(["a", "b"])
 
 
@@ -111,7 +115,10 @@ def test_the_error_says_what_was_wrong(answer, message):
 
 def test_a_corpus_of_fewer_than_k_passages_has_no_more_hits():
     everything = Answers([[0, 1, 2, 3, -1]] * 2, [[4.0, 3.0, 2.0, 1.0, -INF]] * 2)
-    assert [len(turn.passages) for turn in environment(everything, k=5).search(["a", "b"])] == [4, 4]
+    assert [len(turn.passages) for turn in environment(everything, k=5).search(["a", "b"])] == [
+        4,
+        4,
+    ]
     with pytest.raises(RetrieverError, match="returned 3 of 5 passages"):
         environment(Answers([[0, 1, 2, -1, -1]] * 2), k=5).search(["a", "b"])
 
@@ -182,7 +189,9 @@ def test_a_step_by_hand():
     assert env.step(episodes, actions, TOKENIZER) == [1, 3]
     assert env.index.asked == ["salt road", "who wrote the road?"]
     seen = [TOKENIZER.obs, *TOKENIZER.encode(CORPUS[1].full_text)[:16], TOKENIZER.obs_end]
-    given = text("who wrote the road?")[:7]  # the budget of 8 is for others: <eos> always stands last
+    given = text("who wrote the road?")[
+        :7
+    ]  # the budget of 8 is for others: <eos> always stands last
     assert len(text("who wrote the road?")) > 8
     expected = [
         ([TOKENIZER.answer, *text("Quill")], [D, *[A] * len(text("Quill"))]),

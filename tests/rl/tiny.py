@@ -1,4 +1,5 @@
-"""A world of four passages, a retriever that does as it is told, and a policy that follows a script."""
+"""A world of four passages, a retriever that does as it is told, and a policy that follows a
+script."""
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -44,8 +45,8 @@ def world(k: int = 2, quota: int = 1) -> World:
 
 
 class Retriever:
-    """Answers every query with the same rows, or with `rows(query)`; remembers its queries. A lexical
-    index: it may find fewer passages than k."""
+    """Answers every query with the same rows, or with `rows(query)`; remembers its queries. A
+    lexical index: it may find fewer passages than k."""
 
     lexical = True
 
@@ -131,8 +132,8 @@ def always(p: float, query: str = "salt road", answer: str = "Ada Quill"):
 
 
 class TalkativePolicy(Policy):
-    """A random policy that ends its texts often enough for well-formed and malformed actions both to
-    occur."""
+    """A random policy that ends its texts often enough for well-formed and malformed actions both
+    to occur."""
 
     eos_bias = 5.0
 
