@@ -47,7 +47,9 @@ def test_reads_plain_gzipped_and_foreign_fields(directory):
         {
             "world.json": json.dumps({"name": "towns", "license": "MIT", "k": 3, "quota": 2}),
             "corpus.jsonl.gz": lines(
-                PASSAGE, "", {"_id": "p1", "title": None, "text": "No title, as in some BEIR corpora."}
+                PASSAGE,
+                "",
+                {"_id": "p1", "title": None, "text": "No title, as in some BEIR corpora."},
             ),
             "questions/popqa.test.jsonl": lines(
                 {

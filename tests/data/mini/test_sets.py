@@ -21,9 +21,7 @@ WORKS = ("film", "song", "book")
 DOUBT = re.compile(
     "Formerly it was|once thought|wrongly|later withdrawn|but this is false|Until it was corrected"
 )
-KEYWORDS = {
-    key: set(wording.keywords) for key, wording in text.WORDINGS.items()
-}
+KEYWORDS = {key: set(wording.keywords) for key, wording in text.WORDINGS.items()}
 COMPARED = {
     "year": "year",
     "same country": "country",
@@ -88,8 +86,7 @@ def test_rows(world):
     for set_name, split, _ in asked(world):
         rows[split][set_name] = rows[split].get(set_name, 0) + 1
     assert rows == {
-        split: sizes["rows"]
-        for split, sizes in SCALES[world.name.partition("-")[0]].groups.items()
+        split: sizes["rows"] for split, sizes in SCALES[world.name.partition("-")[0]].groups.items()
     }
 
 
@@ -162,7 +159,12 @@ def test_no_other_passage_states_the_fact_of_a_gold_passage(world):
             work = next((kind for kind in WORKS if kind in words(gold.text)), None)
             keywords = KEYWORDS[work or "person", relation]
             label = work or next(
-                (trade for trade in text.WORDS["occupation"] if f"the {trade}" in gold.text.lower()), ""
+                (
+                    trade
+                    for trade in text.WORDS["occupation"]
+                    if f"the {trade}" in gold.text.lower()
+                ),
+                "",
             )
             assert keywords & set(words(gold.text)) and not DOUBT.search(gold.text)
             for other in by_title[gold.title]:

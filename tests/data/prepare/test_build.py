@@ -243,9 +243,7 @@ def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
     monkeypatch.setattr("data.prepare.__main__.download", download)
     assert run("nq", "--corpus", corpus, "--downloads", tmp_path / "down", "--out", out) == 0
     assert fetched == [source.url for source in SETS["nq"].sources]
-    assert (
-        "\nsha256: 00ff NQ-open.train.jsonl, 00ff NQ-open.dev.jsonl"
-    ) in capsys.readouterr().out
+    assert ("\nsha256: 00ff NQ-open.train.jsonl, 00ff NQ-open.dev.jsonl") in capsys.readouterr().out
     assert (
         run(
             "nq",

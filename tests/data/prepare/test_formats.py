@@ -449,7 +449,10 @@ def test_bad_question_files(write, set_name, name, content, problem):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ('\n[\n  {"a": "[{,}]"},\n\n  {"a": {"b": [1, 2]}}, {"a":\n"ü"}\n]\n', ["[{,}]", {"b": [1, 2]}, "ü"]),
+        (
+            '\n[\n  {"a": "[{,}]"},\n\n  {"a": {"b": [1, 2]}}, {"a":\n"ü"}\n]\n',
+            ["[{,}]", {"b": [1, 2]}, "ü"],
+        ),
         ("[]", []),
         ('{"Data": [{"a": 1}\n, {"a": 2}], "n": [[]]}', [1, 2]),
         ('{"version": 1.0, "data": [{"a": 1}]}', [1]),
