@@ -56,7 +56,7 @@ class Session:
         order = count.argsort(stable=True)
         cache = self.cache.grow(int(self.length.max()) + int(count.max()))
         logits = []
-        for rows in order.split(FEED_ROWS):
+        for rows in order.split(FEED_ROWS if device.type == "cpu" else len(order)):
             group = [chunks[row] for row in rows.tolist()]
             width = max(map(len, group))
             padded = [chunk + [0] * (width - len(chunk)) for chunk in group]
