@@ -1,5 +1,5 @@
 # make demo        a fresh clone -> environment, C++ build, warm-up, joint PPO, evaluation with table and episodes, runs/report.html
-# make test        the same environment plus the tests' oracles, then the whole suite
+# make test        the same environment plus the tests' oracles, then the whole suite      make lint   ruff
 # make benchmark   every table of ratios      make sanitize   the C++ part under sanitizers      make clean
 #
 # Needs python3 >= 3.10 with venv, and a C++17 compiler; everything else is installed into $(VENV). Interrupted? The same
@@ -20,7 +20,7 @@ RUN := $(VENV)/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard retrieval_cpp/*.[chi]pp retrieval_cpp/*.inc retrieval_cpp/unicode_tables.py)
 START := $(shell date +%s)
 
-.PHONY: demo test benchmark sanitize clean
+.PHONY: demo test lint benchmark sanitize clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -32,6 +32,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/installed-test
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
 
 benchmark: $(VENV)/installed-test
 	@set -e; for name in $(BENCHMARKS); do echo "== benchmarks.$$name"; $(RUN) -m benchmarks.$$name; done

@@ -1,7 +1,8 @@
 """Builds retrieval_cpp._core; everything else about the package is in pyproject.toml.
 
-No -march=native: instruction sets are chosen at run time, so that one wheel runs everywhere.  No -ffast-math and no
-contraction of a * b + c: scores and the term frequencies decoded from postings must not depend on the compiler's mood.
+No -march=native: instruction sets are chosen at run time, so that one wheel runs everywhere.  No
+-ffast-math and no contraction of a * b + c: scores, and the term frequencies decoded from postings,
+must not depend on the compiler's mood.
 SMARTRAG_CXXFLAGS adds flags (warnings, sanitizers): see retrieval_cpp/sanitize.py.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 
-ROOM = Path("retrieval_cpp")
+FOLDER = Path("retrieval_cpp")
 EXTRA = shlex.split(os.environ.get("SMARTRAG_CXXFLAGS", ""))
 
 
@@ -22,7 +23,7 @@ class BuildWithTables(build_ext):
 
     def build_extensions(self):
         generated = Path(self.build_temp) / "generated"
-        runpy.run_path(str(ROOM / "unicode_tables.py"))["write"](generated / "unicode_tables.inc")
+        runpy.run_path(str(FOLDER / "unicode_tables.py"))["write"](generated / "unicode_tables.inc")
         for extension in self.extensions:
             extension.include_dirs.append(str(generated))
         super().build_extensions()
@@ -32,9 +33,8 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "retrieval_cpp._core",
-            [str(ROOM / "bindings.cpp")],
-            depends=sorted(map(str, [*ROOM.glob("*.hpp"), *ROOM.glob("*.inc")]))
-            + [str(ROOM / "unicode_tables.py")],
+            [str(FOLDER / "bindings.cpp")],
+            depends=sorted(str(p) for p in FOLDER.iterdir() if p.suffix in (".hpp", ".inc", ".py")),
             cxx_std=17,
             extra_compile_args=["-O3", "-ffp-contract=off", "-pthread", *EXTRA],
             extra_link_args=[

@@ -1,170 +1,115 @@
-"""Door 1: warm-up supervised fine-tuning (SmartRAG, section 3.3). World -> demonstrations -> a policy that can play.
+"""Warm-up supervised fine-tuning (SmartRAG, section 3.3): world -> demonstrations -> a policy that
+plays.
 
 Three phases, each visible in the progress bar and in metrics.jsonl:
-    read    direct answers are memorised, answers are copied from real top-k passages; the decision token is masked.
-            For the first 30 % of the steps the observation grows from one passage to k with the gold one forced in.
-    probe   the model answers training questions directly; right -> [ANSWER] is the label of that question, else [RETRIEVE]
-    mix     fine-tuning with those labels, and a share of random branches whose decision token is masked
+    read    direct answers are memorised, answers are copied from real top-k passages, decisions
+            carry no loss. The observation grows from the gold passage alone to k passages
+    probe   the policy answers training questions directly; right -> [ANSWER] is the label,
+            else [RETRIEVE]
+    mix     fine-tuning with those labels, and a share of random branches without label
 The end of `read` is a checkpoint of its own: OUT/read.
 
-Left out: teacher models and chain of thought. Shapes: N action tokens of a micro-batch.
+Left out: teacher models and chain of thought. Shapes: N learnt tokens of a micro-batch.
 """
 
-import time
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from data.metrics import hit
 from data.world import Question
-from model import Config, Policy, Tokenizer, weights_sha256
+from model import Config, Policy, Tokenizer
+from model.checkpoint import weights_sha256
 from model.pretrained import add_adapters, open_pretrained, trained_modules
-from rl import Decoding, Episode, RagEnv, Workers, collate, rollout, score
-from rl.environment import report_cut
+from rl import Decoding, Episode, RagEnv, collate, ranks, rollout
+from rl.episode import Batch, Part
 from rl.report.summary import summarize
-from rl.runs import parallel
+from rl.runs.checks import say_misfits
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
+from rl.runs.info import RetrieverInfo, RunInfo
+from rl.runs.launch import launch
+from rl.runs.precision import DTYPES, precision
+from rl.runs.progress import progress, say
 from rl.runs.retrievers import RetrieverArgs, open_world
-from rl.runs.run import Run, precision
-from rl.scoring import by_length
+from rl.runs.run import Run, settle_dtype
+from rl.scoring import by_length, score
+from rl.warmup.curriculum import Curriculum
 from rl.warmup.demonstrator import Demonstrator
-from rl.warmup.sampler import QuestionSampler
+
+SMOOTHING = 0.1  # label smoothing of decisions
+MIX_LR = 0.25  # learning rates of the mix phase, as a share of the read phase's
+FEW = 2000  # training questions, below which a new policy learns them by heart and nothing else
 
 
 @dataclass
 class Args(RetrieverArgs):
-    world: str = arg("mini", "mini, mini:SEED, tiny, or a directory in the world format")
-    dataset: str = arg(
-        "popqa", "question set to train on, or the union of several: popqa,ambignq,hotpotqa"
-    )
+    world: str = arg("mini", "mini, mini:SEED, tiny, or a directory", "world and run")
+    dataset: str = arg("popqa", "question set, or the union of several: popqa,hotpotqa")
     quota: int = arg(0, "retrievals per question, 0: the world's")
-    init: str = arg(
-        "",
-        "Hugging Face checkpoint directory (Llama, Mistral, Qwen2, Qwen3) to start from; empty: a new policy",
-    )
+    passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
+    query_tokens: int = arg(32, "longest query", least=2)
+    answer_tokens: int = arg(16, "longest answer", least=2)
     out: str = arg("runs/sft", "where the checkpoint and the log go")
     seed: int = arg(0, "seed of weights, demonstrations and probes")
-    vocab_size: int = arg(
-        4096,
-        "entries at most of the BPE tokenizer that is trained on the world (mini needs fewer than 2,048)",
-        least=1,
-    )
-    hidden_size: int = arg(128, "width of the policy", least=1)
-    layers: int = arg(4, "layers of the policy", least=1)
+    fresh: bool = arg(False, "discard what --out holds and start over")
+    save_seconds: float = arg(20.0, "seconds between saves of the run's state")
+    vocab_size: int = arg(4096, "entries of the tokenizer at most", "new policy", least=300)
+    hidden_size: int = arg(128, "width", least=1, most=65_536)
+    layers: int = arg(4, "layers", least=1, most=1000)
     heads: int = arg(4, "attention heads; half as many key/value heads", least=1)
-    context: int = arg(
-        1024, "positions of the policy; with --init at most those of its checkpoint", least=1
-    )
-    lora_rank: int = arg(
-        0,
-        "with --init: train LoRA adapters of this rank and the rows of new tokens, 0 = all weights",
-    )
-    merge: bool = arg(
-        False, "with --lora-rank: write plain weights instead of adapters over OUT/base"
-    )
-    weights_dtype: str = arg(
-        "fp32",
-        "with --init: fp32 or bf16 weights; bf16 rounds small steps away, LoRA adapters are fp32 always",
-        choices=("fp32", "bf16"),
-    )
-    checkpointing: bool = arg(
-        False, "gradient checkpointing: keep only what lies between layers, compute the rest twice"
-    )
-    passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
-    read_steps: int = arg(1500, "optimiser steps of the read phase")
+    context: int = arg(1024, "positions; with --init at most its own", least=1, most=1 << 20)
+    muon_lr: float = arg(0.015, "learning rate of hidden matrices (Muon)")
+    weight_decay: float = arg(0.2, "weight decay of hidden matrices")
+    init: str = arg("", "start from this Llama, Mistral, Qwen2 or Qwen3", "pretrained policy")
+    lr: float = arg(0.0, "learning rate; 0: 2e-5, with --lora-rank 2e-4")
+    lora_rank: int = arg(0, "train LoRA adapters of this rank; 0: all weights", most=4096)
+    merge: bool = arg(False, "with --lora-rank: write plain weights, no adapters over OUT/base")
+    weights_dtype: str = arg("fp32", "of the weights in memory", choices=("fp32", "bf16"))
+    checkpointing: bool = arg(False, "keep only what lies between layers, compute the rest twice")
+    read_steps: int = arg(1500, "optimiser steps of the read phase", "demonstrations")
     mix_steps: int = arg(500, "optimiser steps of the mix phase")
     episodes: int = arg(96, "demonstrations per step", least=1)
-    micro_batch: int = arg(32, "demonstrations per forward pass, similar lengths together")
-    popular_share: float = share(
-        0.5, "share of demonstrations about popular questions, where the world has slices"
-    )
-    direct_popular: float = share(
-        0.55, "read phase: share of popular demonstrations that answer directly"
-    )
-    direct_other: float = share(
-        0.05, "read phase: share of the other demonstrations that answer directly"
-    )
-    swap: float = share(
-        0.7, "probability of swapping the answer inside a gold passage for another of its relation"
-    )
-    shuffle: float = share(
-        0.5,
-        "probability of shuffling the passages of a demonstration: a reader must not trust the rank alone",
-    )
-    curriculum: float = share(
-        0.3, "read phase: share of the steps during which the observation grows to k passages"
-    )
-    query_weight: float = arg(
-        0.3, "loss weight of query tokens; the teacher's queries are mostly noise, answers are not"
-    )
+    micro_batch: int = arg(24, "demonstrations per forward pass", least=1)
+    probe: int = arg(12000, "training questions to probe", least=1)
+    popular_share: float = share(0.5, "share of popular questions, where the world has slices")
+    direct_popular: float = share(0.55, "read: share of popular ones that are answered directly")
+    direct_other: float = share(0.05, "read: share of the others that are answered directly")
+    swap: float = share(0.7, "probability of another answer inside a gold passage")
+    shuffle: float = share(0.5, "probability of shuffling passages: rank is not to be trusted")
+    query_weight: float = arg(0.3, "loss weight of queries, which are mostly noise")
     reading_weight: float = arg(2.0, "loss weight of answers after an observation")
-    gold: float = share(
-        0.5, "probability of putting the gold passage among the passages where the query missed it"
-    )
-    probe: int = arg(12000, "training questions to probe for the decision label", least=1)
-    informed: float = share(
-        0.7, "mix phase: share of demonstrations whose branch is the probed label"
-    )
-    smoothing: float = share(0.1, "mix phase: label smoothing of the decision")
-    muon_lr: float = arg(0.015, "learning rate of the hidden matrices (Muon), read phase")
-    adamw_lr: float = arg(2e-3, "learning rate of embeddings and norms (AdamW), read phase")
-    weight_decay: float = arg(0.2, "weight decay of the hidden matrices")
-    lr: float = arg(
-        0.0,
-        "with --init: learning rate of everything (AdamW), read phase; 0: 2e-5, with --lora-rank 2e-4",
-    )
-    mix_lr_scale: float = arg(0.25, "mix phase: learning rates as a share of the read phase's")
-    dtype: str = arg(
-        "bf16",
-        "bf16 or fp32 multiplications; weights and losses are fp32",
-        choices=("bf16", "fp32"),
-    )
+    dtype: str = arg("auto", "of multiplications; auto: the faster one", "machine", choices=DTYPES)
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
-    threads: int = arg(0, "CPU threads, 0 = all")
-    save_seconds: float = arg(20.0, "seconds between saves of the run's state")
-    fresh: bool = arg(False, "discard what --out holds and start over")
+    ranks: int = arg(0, "processes; 0: one per core, or per GPU")
+
+
+def sft_loss(log_probs: Tensor, batch: Batch, args: Args) -> Tensor:
+    """Summed, weighted negative log-likelihood of log_probs [N]; decisions with label smoothing."""
+    part = batch.learnt(batch.parts)
+    after_query = batch.learnt((batch.parts == Part.QUERY).cumsum(1)) > 0
+    decision, query = part == Part.DECISION, part == Part.QUERY
+    weight = torch.where(after_query & ~query, args.reading_weight, 1.0)
+    weight = torch.where(query, args.query_weight, weight)
+    other = torch.log1p(-log_probs.exp().clamp(max=1 - 1e-6))  # the other of the two action tokens
+    smoothed = (1 - SMOOTHING / 2) * log_probs + SMOOTHING / 2 * other
+    return -torch.where(decision, smoothed, weight * log_probs).sum()
 
 
 def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimizer]:
-    """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW alone. One Muon a
-    layer, so that the layers' steps run in parallel. A pretrained policy keeps the AdamW that it was born with."""
-    adamw = lambda parameters, lr: torch.optim.AdamW(
-        parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0
-    )
-    if args.init:
-        return {"adamw": adamw(policy.trunk_parameters(), pretrained_lr(args))}
-    muons = {
-        f"muon{i}": torch.optim.Muon(
-            [p for p in layer.parameters() if p.ndim == 2],
-            lr=args.muon_lr,
-            weight_decay=args.weight_decay,
-        )
-        for i, layer in enumerate(policy.model.layers)
-    }
-    hidden = {id(p) for muon in muons.values() for p in muon.param_groups[0]["params"]}
-    return muons | {
-        "adamw": adamw([p for p in policy.trunk_parameters() if id(p) not in hidden], args.adamw_lr)
-    }
-
-
-def pretrained_lr(args: Args) -> float:
-    return args.lr or (2e-4 if args.lora_rank else 2e-5)
-
-
-def set_learning_rate(optimizers: dict, args: Args, scale: float) -> None:
-    for name, optimizer in optimizers.items():
-        for group in optimizer.param_groups:
-            group["lr"] = scale * (
-                pretrained_lr(args)
-                if args.init
-                else args.adamw_lr
-                if name == "adamw"
-                else args.muon_lr
-            )
+    """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW
+    alone. A pretrained policy keeps the AdamW that it was born with."""
+    trunk = policy.trunk_parameters()
+    hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2 and not args.init]
+    rest = [p for p in trunk if not any(p is h for h in hidden)]
+    lr = (args.lr or (2e-4 if args.lora_rank else 2e-5)) if args.init else 2e-3
+    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    if not hidden:
+        return {"adamw": adamw}
+    muon = torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=args.weight_decay)
+    return {"muon": muon, "adamw": adamw}
 
 
 def schedule(step: int, steps: int, warmup: int = 20, decay: float = 0.4) -> float:
@@ -172,182 +117,37 @@ def schedule(step: int, steps: int, warmup: int = 20, decay: float = 0.4) -> flo
     return min(1.0, (step + 1) / warmup, 0.05 + 0.95 * (steps - step) / (decay * steps))
 
 
-def loss_of(policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args) -> Tensor:
-    """Summed, weighted negative log-likelihood of the action tokens; decisions with label smoothing."""
-    batch = collate(episodes, tokenizer.pad, args.device)
-    with precision(args.device, args.dtype):
-        log_probs = score(policy, batch, tokenizer).log_probs
-    asked, observed = (
-        (batch.tokens == token).cumsum(1)[batch.rows, batch.columns]
-        for token in (tokenizer.retrieve, tokenizer.obs)
-    )
-    decisions = log_probs[batch.decision]
-    other = torch.log1p(-decisions.exp().clamp(max=1 - 1e-6))  # the other of the two action tokens
-    smoothed = (1 - args.smoothing / 2) * decisions + args.smoothing / 2 * other
-    weight = torch.where(
-        asked > observed, args.query_weight, torch.where(observed > 0, args.reading_weight, 1.0)
-    )
-    return -((weight * log_probs)[~batch.decision].sum() + smoothed.sum())
-
-
-def backward(
-    policy: Policy, episodes: list[Episode], tokenizer: Tokenizer, args: Args, workers: Workers
-) -> float:
-    """The loss of one step and its gradient, in micro-batches of similar length; the longest first, so that no thread waits."""
-    count, trunk = sum(sum(e.action_mask) for e in episodes), policy.trunk_parameters()
-
-    def differentiate(group: list[int]) -> tuple[float, tuple[Tensor, ...]]:
-        loss = loss_of(policy, [episodes[i] for i in group], tokenizer, args) / count
-        return float(loss.detach()), torch.autograd.grad(loss, trunk)
-
-    return sum(
-        parallel.backward(
-            trunk, differentiate, by_length(episodes, args.micro_batch)[::-1], workers.map
-        )
-    )
-
-
-def train_step(
-    policy: Policy,
-    optimizers: dict,
-    episodes: list[Episode],
-    tokenizer: Tokenizer,
-    args: Args,
-    workers: Workers,
-) -> float:
-    """One optimiser step over direct and retrieve episodes together. Raises FloatingPointError on NaN."""
-    total = backward(policy, episodes, tokenizer, args, workers)
-    if not np.isfinite(total):
-        raise FloatingPointError("the loss is NaN or infinite")
-    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(policy.trunk_parameters(), 1.0)):
-        raise FloatingPointError("the gradient is NaN or infinite")
-    list(workers.map(lambda optimizer: optimizer.step(), optimizers.values()))
-    return total
-
-
-def read_batch(
-    demonstrator: Demonstrator, sampler: QuestionSampler, step: int, args: Args
-) -> list[Episode]:
-    """Demonstrations of one read step: fixed shares of direct and retrieve, no decision labels."""
-    questions = sampler.draw(args.episodes, step)
-    rng = np.random.default_rng([args.seed, 1, step])
-    popular = np.array([q.slice == "popular" for q in questions])
-    position = np.empty(
-        len(questions)
-    )  # rank within its kind, so that the shares are exact at every step
-    for kind in (popular, ~popular):
-        position[kind] = (rng.permutation(kind.sum()) + 0.5) / max(kind.sum(), 1)
-    direct = position < np.where(popular, args.direct_popular, args.direct_other)
-    forced = min(1.0, step / max(1.0, args.curriculum * args.read_steps))
-    nothing = [False] * len(questions)
-    return demonstrator.demonstrate(questions, (~direct).tolist(), nothing, nothing, rng, forced)
-
-
-def mix_batch(
-    demonstrator: Demonstrator,
-    sampler: QuestionSampler,
-    knows: dict[Question, bool],
-    step: int,
-    args: Args,
-) -> list[Episode]:
-    """Demonstrations of one mix step: the probed label on an informed share, a random branch without label on the rest."""
-    questions = sampler.draw(args.episodes, step, stream=2)
-    rng = np.random.default_rng([args.seed, 3, step])
-    informed = rng.random(len(questions)) < args.informed
-    known = [knows[q] for q in questions]
-    retrieve = [not k if i else bool(rng.random() < 0.5) for k, i in zip(known, informed)]
-    return demonstrator.demonstrate(questions, retrieve, informed.tolist(), known, rng)
-
-
-def check(
-    policy: Policy,
-    tokenizer: Tokenizer,
-    env: RagEnv,
-    questions: list[Question],
-    args: Args,
-    workers: Workers,
-) -> dict[str, float]:
-    """What the warm-up must have taught, on dev: direct EM of popular questions; EM given a hit; malformed actions."""
-    policy.eval()
-    with precision(args.device, args.dtype):
-        direct, asked = (
-            rollout(policy, tokenizer, env, questions, Decoding(force=branch), spread=workers.map)
-            for branch in ("answer", "retrieve")
-        )
-    popular = [e for e in direct if e.question.slice in ("popular", None)]
-    return {
-        "direct_em": summarize(popular)["em"],
-        "retrieve_em": summarize(asked)["em"],
-        "hit": summarize(asked)["hit"],
-        "em_given_hit": summarize([e for e in asked if e.hit])["em"],
-        "malformed": summarize(direct + asked)["malformed"],
-    }
-
-
-def probe(
-    policy: Policy,
-    tokenizer: Tokenizer,
-    env: RagEnv,
-    questions: list[Question],
-    args: Args,
-    workers: Workers,
-) -> dict[Question, bool]:
-    """Question -> whether the policy's own direct answer is right (greedy)."""
-    policy.eval()
-    with (
-        precision(args.device, args.dtype),
-        tqdm(total=len(questions), desc="probe", unit="question", dynamic_ncols=True) as bar,
-    ):
-        episodes = rollout(
-            policy,
-            tokenizer,
-            env,
-            questions,
-            Decoding(force="answer"),
-            progress=bar.update,
-            spread=workers.map,
-        )
-    return {e.question: e.exact_match == 1.0 for e in episodes}
-
-
 class WarmUp:
-    """The three phases of one run. A step is a pure function of (arguments, weights and optimizers, phase, step)."""
+    """One run. A step is a pure function of (arguments, weights and optimizers, phase, step)."""
 
     def __init__(self, args: Args):
-        self.args, self.workers = args, Workers(args.threads, args.device)
+        self.args = args
         torch.manual_seed(args.seed)
-        self.world, self.index, self.retriever = open_world(args.world, args)
-        sets = self.world.union(args.dataset, "train")
-        self.questions, self.dev = (
-            [q for questions in x for q in questions]
-            for x in (sets, self.world.union(args.dataset, "dev"))
+        self.world, self.index, retriever = open_world(args.world, args)
+        self.info = RunInfo(
+            open_world=args.world,
+            dataset=args.dataset,
+            passage_tokens=args.passage_tokens,
+            query_tokens=args.query_tokens,
+            answer_tokens=args.answer_tokens,
+            open_retriever=RetrieverInfo(**retriever),
         )
+        self.curriculum = Curriculum(self.world.union(args.dataset, "train"), args)
+        self.questions = self.curriculum.questions
+        self.dev = [q for questions in self.world.union(args.dataset, "dev") for q in questions]
+        self.phase, self.first = "read", 0  # the phase, and its first step that is still to do
         self.env = RagEnv(
-            self.world, self.index, quota=args.quota or None, passage_tokens=args.passage_tokens
+            self.world,
+            self.index,
+            quota=args.quota or None,
+            passage_tokens=args.passage_tokens,
+            query_budget=args.query_tokens,
+            answer_budget=args.answer_tokens,
         )
-        self.phase, self.first = (
-            "read",
-            0,
-        )  # where the run stands: phase and first step that is still to do
-        self.knows: dict[Question, bool] = {}  # whether the probe answered it directly
-        self.probed = [
-            self.questions[i]
-            for i in np.random.default_rng([args.seed, 4]).permutation(len(self.questions))[
-                : args.probe
-            ]
-        ]
-        probed = set(self.probed)
-        self.samplers = {
-            "read": QuestionSampler(sets, args.popular_share, args.seed),
-            "mix": QuestionSampler(
-                [[q for q in questions if q in probed] for questions in sets],
-                args.popular_share,
-                args.seed,
-            ),
-        }
 
     def build(self) -> None:
-        """Tokenizer, policy and optimizers; seconds of work, so only for a run that is not finished."""
+        """Tokenizer, policy, optimizers: seconds of work, so only for a run that is not
+        finished."""
         args = self.args
         self.policy, self.tokenizer = self.open_init() if args.init else self.new_policy()
         self.policy.to(args.device).model.gradient_checkpointing = args.checkpointing
@@ -357,29 +157,27 @@ class WarmUp:
             self.questions,
             self.env,
             self.tokenizer,
-            replace(args, context=self.policy.config.max_position_embeddings),
+            self.policy.config.max_position_embeddings,
+            args.swap,
+            args.shuffle,
         )
 
     def open_init(self) -> tuple[Policy, Tokenizer]:
         args = self.args
-        policy, tokenizer, new = open_pretrained(
-            args.init,
-            torch.bfloat16 if args.weights_dtype == "bf16" else torch.float32,
-            args.context,
-        )
-        if args.context != Args.context and policy.config.max_position_embeddings < args.context:
-            raise UsageError(
-                f"--context {args.context}: {args.init} has {policy.config.max_position_embeddings} positions"
-            )
+        dtype = torch.bfloat16 if args.weights_dtype == "bf16" else torch.float32
+        policy, tokenizer, new = open_pretrained(args.init, dtype, args.context)
+        positions = policy.config.max_position_embeddings
+        if args.context != Args.context and positions < args.context:
+            raise UsageError(f"--context {args.context}: {args.init} has {positions} positions")
         if args.lora_rank:
             add_adapters(policy, args.lora_rank, new)
         return policy, tokenizer
 
     def new_policy(self) -> tuple[Policy, Tokenizer]:
-        args, texts = self.args, [p.full_text for p in self.world.corpus]
-        tokenizer = Tokenizer.train(
-            texts + [t for q in self.questions for t in (q.question, q.answers[0])], args.vocab_size
-        )
+        args = self.args
+        texts = [p.full_text for p in self.world.corpus]
+        texts += [text for q in self.questions for text in (q.question, q.answers[0])]
+        tokenizer = Tokenizer.train(texts, args.vocab_size)
         try:
             config = Config(
                 vocab_size=len(tokenizer),
@@ -394,157 +192,156 @@ class WarmUp:
             raise UsageError(error) from None
         return Policy(config), tokenizer
 
+    def step(self, step: int) -> dict:
+        """One optimiser step over direct and retrieve episodes together. Raises
+        FloatingPointError."""
+        args, policy = self.args, self.policy
+        episodes = self.curriculum.demonstrations(self.demonstrator, self.phase, step)
+        totals = torch.zeros(3, device=args.device)  # loss, learnt tokens, tokens
+        totals[1] = sum(sum(e.mask()) for e in episodes)
+        totals[2] = sum(len(e.tokens) for e in episodes)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        for group in by_length([e.tokens for e in episodes], args.micro_batch):
+            batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
+            with precision(args.device, args.dtype):
+                log_probs = score(policy, batch, self.tokenizer).log_probs
+            loss = sft_loss(log_probs, batch, args)
+            loss.backward()
+            totals[0] += loss.detach()
+        parameters = policy.trunk_parameters()
+        ranks.reduce([totals])
+        ranks.reduce_gradients(parameters)
+        loss, learnt, tokens = totals.tolist()
+        for parameter in parameters:
+            parameter.grad /= learnt
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        if not math.isfinite(loss) or not torch.isfinite(norm):
+            raise FloatingPointError("the loss or its gradient is NaN or infinite")
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        return {"loss": loss / learnt, "tokens": int(tokens)}
+
+    # ---------------------------------------------------------------------------- phases
+
+    def play(self, questions: list[Question], force: str, **options) -> list[Episode]:
+        self.policy.eval()
+        with precision(self.args.device, self.args.dtype):
+            decoding = Decoding(force=force)
+            return rollout(self.policy, self.tokenizer, self.env, questions, decoding, **options)
+
+    def check(self) -> dict[str, float]:
+        """What the warm-up must have taught, on dev: direct EM of popular questions; EM given a
+        hit."""
+        direct, asked = (self.play(self.dev, force) for force in ("answer", "retrieve"))
+        popular = [e for e in direct if e.question.slice in ("popular", None)]
+        return {
+            "direct_em": summarize(popular)["em"],
+            "retrieve_em": summarize(asked)["em"],
+            "hit": summarize(asked)["hit"],
+            "em_given_hit": summarize([e for e in asked if e.hit])["em"],
+            "malformed": summarize(direct + asked)["malformed"],
+        }
+
+    def probe(self, run: Run) -> None:
+        """Which questions the policy's own direct answer is right for (greedy)."""
+        questions = self.curriculum.probed
+        with progress(len(questions), "probe", "question") as bar:
+            episodes = self.play(questions, "answer", progress=bar.update)
+        self.curriculum.knows = {e.question: e.exact_match == 1.0 for e in episodes}
+        run.log({"phase": "probe", "knows": summarize(episodes)["em"]})
+
+    def train(self, run: Run, steps: int, lr_scale: float) -> None:
+        """The steps of the current phase that are still to do, and its figures on dev."""
+        peak = {o: o.param_groups[0]["lr"] for o in self.optimizers.values()}
+
+        def step(i: int) -> dict:
+            for optimizer, lr in peak.items():
+                optimizer.param_groups[0]["lr"] = lr * lr_scale * schedule(i, steps)
+            return self.step(i)
+
+        self.policy.train()
+        save = partial(self.save, run)
+        run.loop(self.phase, "step", self.first, steps, step, save, ("loss", "tokens"))
+        figures = self.check()
+        run.log({"phase": self.phase, "dev": figures})
+        say(f"after {self.phase}, dev: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+
     def save(self, run: Run, step: int) -> None:
-        labels = torch.tensor([self.knows.get(q, False) for q in self.probed], dtype=torch.uint8)
-        run.save(
-            trained_modules(self.policy),
-            self.optimizers,
-            {"knows": labels},
-            {"phase": self.phase, "step": step},
-        )
+        labels = [self.curriculum.knows.get(q, False) for q in self.curriculum.probed]
+        tensors = {"knows": torch.tensor(labels, dtype=torch.uint8)}
+        info = {"phase": self.phase, "step": step}
+        run.save(trained_modules(self.policy), self.optimizers, tensors, info)
 
     def load(self, run: Run) -> None:
-        tensors, facts = run.load(trained_modules(self.policy), self.optimizers)
-        self.phase, self.first = facts["phase"], facts["step"]
-        self.knows = {q: bool(known) for q, known in zip(self.probed, tensors["knows"].tolist())}
-
-    def batch(self, step: int) -> list[Episode]:
-        if self.phase == "read":
-            return read_batch(self.demonstrator, self.samplers["read"], step, self.args)
-        return mix_batch(self.demonstrator, self.samplers["mix"], self.knows, step, self.args)
-
-    def run_phase(self, run: Run, steps: int, scale: float) -> None:
-        """The steps of the current phase that are still to do, with progress bar, log and saves, and its dev figures."""
-        self.policy.train()
-        bar = tqdm(
-            range(self.first, steps),
-            desc=self.phase,
-            initial=self.first,
-            total=steps,
-            unit="step",
-            dynamic_ncols=True,
-        )
-        for step in bar:
-            start = time.perf_counter()
-            set_learning_rate(self.optimizers, self.args, scale * schedule(step, steps))
-            episodes = self.batch(step)
-            try:
-                loss = train_step(
-                    self.policy, self.optimizers, episodes, self.tokenizer, self.args, self.workers
-                )
-            except FloatingPointError as error:
-                raise FloatingPointError(f"{self.phase} step {step}: {error}; {run.kept}") from None
-            tokens, seconds = sum(len(e.tokens) for e in episodes), time.perf_counter() - start
-            bar.set_postfix(loss=f"{loss:.3f}", tok_s=f"{tokens / seconds:.0f}", refresh=False)
-            run.log(
-                {
-                    "phase": self.phase,
-                    "step": step,
-                    "loss": loss,
-                    "tokens": tokens,
-                    "seconds": seconds,
-                }
-            )
-            if run.due():
-                self.save(run, step + 1)
-        figures = check(self.policy, self.tokenizer, self.env, self.dev, self.args, self.workers)
-        run.log({"phase": self.phase, "dev": figures})
-        print(f"after {self.phase}, dev:", {k: round(v, 3) for k, v in figures.items()})
-
-    def describe(self) -> None:
-        """What is going to happen, with the time of one throwaway step as the yardstick of the expected minutes."""
-        args, world = self.args, self.world
-        episodes = read_batch(self.demonstrator, self.samplers["read"], args.read_steps, args)
-        for _ in range(2):  # the first is slower: memory and kernels are set up
-            start = time.perf_counter()
-            backward(self.policy, episodes, self.tokenizer, args, self.workers)
-            self.policy.zero_grad(set_to_none=True)
-        minutes = (time.perf_counter() - start) * (args.read_steps + args.mix_steps) / 60
-        print(
-            f"train_sft: world {world.name} ({len(world.corpus)} passages, {self.retriever['retriever']}, k = {self.env.k}), "
-            f"{args.dataset}.train: {len(self.questions)} questions; "
-            f"policy {self.policy.parameter_count():,} parameters, vocabulary {len(self.tokenizer)}; about {sum(len(e.tokens) for e in episodes)} tokens "
-            f"per step, {args.read_steps} + {args.mix_steps} steps on {self.workers.count} threads: about {minutes:.0f} minutes"
-        )
-        report_cut(self.questions, self.tokenizer, self.demonstrator.room)
-        known = [q for q in self.questions if q.gold_passages][:2000]
-        turns = self.env.search(
-            [
-                self.demonstrator.teacher.query(q, np.random.default_rng([args.seed, 6, i]))
-                for i, q in enumerate(known)
-            ]
-        )
-        hits = [hit([world.corpus[p] for p in turn.passages], q) for q, turn in zip(known, turns)]
-        if hits:
-            print(
-                f"the teacher's queries find the gold passage of {np.mean(hits):.1%} of {len(hits)} training questions that have one"
-            )
+        tensors, info = run.load(trained_modules(self.policy), self.optimizers)
+        self.phase, self.first = info["phase"], info["step"]
+        known = tensors["knows"].bool().tolist()
+        self.curriculum.knows = dict(zip(self.curriculum.probed, known, strict=True))
 
 
 def check_init_flags(args: Args) -> None:
     """Raises UsageError for flags of a new policy beside --init, and the other way round."""
-    new, pretrained = (
-        ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "adamw_lr", "weight_decay"),
-        ("lora_rank", "merge", "weights_dtype", "lr"),
-    )
-    for name in new if args.init else pretrained:
+    own = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "weight_decay")
+    pretrained = ("lora_rank", "merge", "weights_dtype", "lr")
+    for name in own if args.init else pretrained:
         if getattr(args, name) != getattr(Args, name):
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(
-                f"{flag} is for a new policy; --init brings its own"
-                if args.init
-                else f"{flag} needs --init"
-            )
+            reason = "is for a new policy; --init brings its own" if args.init else "needs --init"
+            raise UsageError(f"--{name.replace('_', '-')} {reason}")
     if args.merge and not args.lora_rank:
         raise UsageError("--merge needs --lora-rank")
     if args.init and Path(args.out).resolve() == Path(args.init).resolve():
         raise UsageError(f"--out {args.out} is --init: the checkpoint would be overwritten")
 
 
+def describe(warm_up: WarmUp, out: Path) -> None:
+    """What is about to happen, and what to expect of it."""
+    args, world, policy = warm_up.args, warm_up.world, warm_up.policy
+    questions = len(warm_up.questions)
+    say(
+        f"train_sft: world {world.name}, {len(world.corpus):,} passages, k = {warm_up.env.k}, quota"
+        f" {warm_up.env.quota}; {args.dataset}.train, {questions:,} questions;"
+        f" {policy.parameter_count():,} parameters, vocabulary {len(warm_up.tokenizer):,};"
+        f" {args.dtype}, {ranks.size()} ranks; {args.read_steps} + {args.mix_steps} steps of"
+        f" {args.episodes} demonstrations; out {out}"
+    )
+    context = policy.config.max_position_embeddings
+    say_misfits(warm_up.questions, warm_up.tokenizer, warm_up.env, context)
+    generated = args.world.partition(":")[0] in ("mini", "tiny")
+    if questions < FEW and not args.init and not generated:
+        say(
+            f"warning: a new policy learns {questions:,} training questions by heart and answers no"
+            " others; start from a pretrained one (--init), see docs/own-data.md"
+        )
+
+
 def train() -> None:
     args = parse(Args, __doc__)
     check_init_flags(args)
+    launch(args.ranks, args.device)
+    settle_dtype(args)
     warm_up = WarmUp(args)
-    run = Run(
-        "train_sft",
-        args,
-        {
-            "world": warm_up.world.name,
-            "open_world": args.world,
-            "corpus_sha256": warm_up.world.corpus_sha256,
-            "passage_tokens": args.passage_tokens,
-            "open_retriever": warm_up.retriever,
-            "init_sha256": weights_sha256(args.init) if args.init else "",
-        },
-    )
-    if run.status == "finished":
-        print(
-            f"{run.out} already holds the finished run; next: python train_ppo.py --init {run.out}"
-        )
-        return
-    warm_up.build()
-    if run.status == "resume":
-        warm_up.load(run)
-        print(f"resuming {run.out} in phase {warm_up.phase}, step {warm_up.first}")
-    warm_up.describe()
-    if args.lora_rank and not args.merge:
-        run.save_adapters_only(warm_up.policy, warm_up.tokenizer)
-    if warm_up.phase == "read":
-        warm_up.run_phase(run, args.read_steps, 1.0)
-        run.export(run.out / "read", warm_up.policy, warm_up.tokenizer)
-        warm_up.knows = probe(
-            warm_up.policy, warm_up.tokenizer, warm_up.env, warm_up.probed, args, warm_up.workers
-        )
-        run.log({"phase": "probe", "knows": float(np.mean(list(warm_up.knows.values())))})
-        warm_up.phase, warm_up.first, warm_up.optimizers = (
-            "mix",
-            0,
-            make_optimizers(warm_up.policy, args),
-        )
-        warm_up.save(run, 0)
-    warm_up.run_phase(run, args.mix_steps, args.mix_lr_scale)
-    run.finish(warm_up.policy.eval(), warm_up.tokenizer)
-    print(f"checkpoint: {run.out}   next: python train_ppo.py --init {run.out}")
+    init = weights_sha256(args.init) if args.init else ""
+    corpus = {"world": warm_up.world.name, "corpus_sha256": warm_up.world.corpus_sha256}
+    run = Run("train_sft", args, corpus | warm_up.info.record() | {"init_sha256": init})
+    if run.status != "finished":
+        warm_up.build()
+        if run.status == "resume":
+            warm_up.load(run)
+            say(f"resuming {run.out} in phase {warm_up.phase}, step {warm_up.first}")
+        describe(warm_up, run.out)
+        if args.lora_rank and not args.merge:
+            run.save_adapters_only(warm_up.policy, warm_up.tokenizer)
+        if warm_up.phase == "read":
+            warm_up.train(run, args.read_steps, 1.0)
+            run.export(run.out / "read", warm_up.policy, warm_up.tokenizer)
+            warm_up.probe(run)
+            warm_up.phase, warm_up.first = "mix", 0
+            warm_up.optimizers = make_optimizers(warm_up.policy, args)
+            warm_up.save(run, 0)
+        warm_up.train(run, args.mix_steps, MIX_LR)
+        run.finish(warm_up.policy.eval(), warm_up.tokenizer)
+    say(f"finished: {run.out}   next: python train_ppo.py --init {run.out}")
 
 
 if __name__ == "__main__":

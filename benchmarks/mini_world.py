@@ -24,7 +24,7 @@ def properties(
                a question needs is found (data.metrics.hit), recall@k: share of the gold passages
     """
     test = world.questions("popqa", "test")
-    facts = [world.asked[question.id] for question in test]
+    facts = [world.fact_of[question.id] for question in test]
     queries = {
         "question": [question.question for question in test],
         "subject": [fact.entity.name for fact in facts],

@@ -1,10 +1,8 @@
 """Answer metrics: exact match, token F1, and whether retrieved passages hold the answer.
 
-Normalisation and scores follow the official SQuAD v1.1 script (Rajpurkar et al., 2016), with the maximum over
-an answer's aliases. Left out on purpose: HotpotQA's special case, which gives F1 0 when exactly one side is
+Pure functions after the official SQuAD v1.1 script (Rajpurkar et al., 2016), with the maximum over
+an answer's aliases. Left out on purpose: HotpotQA's special case, F1 0 where exactly one side is
 "yes", "no" or "noanswer", and SQuAD v2.0's unanswerable questions.
-
-Pure functions: no model, no file, no clock.
 """
 
 import re
@@ -19,7 +17,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize_answer(s: str) -> str:
-    """Lower-case, drop punctuation, then articles, then collapse white space: "The U.S." -> "us"."""
+    """Lower-case, without punctuation, articles and extra white space: "The U.S." -> "us"."""
     return " ".join(_ARTICLES.sub(" ", s.lower().translate(_PUNCTUATION)).split())
 
 
@@ -30,7 +28,7 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 
 
 def f1_score(prediction: str, answers: Sequence[str]) -> float:
-    """Harmonic mean of token precision and recall (bags of tokens), in [0, 1]; the maximum over the answers."""
+    """Harmonic mean of token precision and recall, in [0, 1]; of the best answer."""
     return max((_token_f1(prediction, answer) for answer in answers), default=0.0)
 
 
@@ -46,42 +44,44 @@ def _token_f1(prediction: str, answer: str) -> float:
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether the tokens of any answer occur in `text` one after the other, both normalised.
 
-    Whole tokens only: "art" is not in "artist". An answer of nothing but articles and punctuation is never found, nor one of
-    a single letter: the label of a multiple-choice option is no fact that a passage could state.
+    "art" is not in "artist". Never found is what normalises to nothing, or to a single letter: the
+    label of an option is no fact that a passage could state.
     """
     padded = f" {normalize_answer(text)} "
-    normalized = (normalize_answer(answer) for answer in answers)
-    return any(
-        f" {answer} " in padded
-        for answer in normalized
-        if answer and not re.fullmatch("[a-z]", answer)
-    )
+    normalized = [normalize_answer(answer) for answer in answers]
+    wanted = [answer for answer in normalized if answer and not re.fullmatch("[a-z]", answer)]
+    return any(f" {answer} " in padded for answer in wanted)
 
 
 def missing_gold(passages: Sequence[Passage], question: Question) -> list[str]:
-    """Ids of the gold passages that are still to be found, in their order: of a multi-hop question all that are not
-    among `passages`; of any other none once one was found. [] where none are known."""
+    """Ids of the gold passages that are still to be found, in their order; [] where none are known.
+
+    Of a multi-hop question all that are not among `passages`; of any other none once one was found.
+    """
     gold, found = question.gold_passages or (), {passage.id for passage in passages}
     missing = [i for i in gold if i not in found]
     return missing if question.type in MULTI_HOP or len(missing) == len(gold) else []
 
 
 def hit(passages: Sequence[Passage], question: Question) -> bool:
-    """Whether retrieval found what the question needs. Where the gold passages are known: any of them, of a multi-hop
-    question all of them (there is nothing to hit when the fact is absent from the corpus); else any passage that holds an answer."""
+    """Whether no gold passage is missing, False where there is none; where they are unknown,
+    whether any passage holds an answer.
+    """
     if question.gold_passages is not None:
         return bool(question.gold_passages) and not missing_gold(passages, question)
-    return any(contains_answer(p.full_text, question.answers) for p in passages)
+    return any(contains_answer(passage.full_text, question.answers) for passage in passages)
 
 
 def gold_passage(question: Question, rows: dict[str, int]) -> int | None:
-    """Corpus row of the first gold passage, None where none is known; `rows` maps passage id to row."""
+    """Corpus row of the first gold passage, None where none is known; `rows`: passage id -> row."""
     return next((rows[i] for i in question.gold_passages or () if i in rows), None)
 
 
 def stated(passages: Sequence[Passage], question: Question) -> tuple[int, str] | None:
-    """(position, answer) of the first passage that states an accepted answer, None without one. Gold passages count where
-    they are known: a stale passage or one about a namesake may hold the same words by accident."""
+    """(position, answer) of the first passage that states an accepted answer, None without one.
+
+    Gold passages alone count where they are known: others may hold the same words by accident.
+    """
     known = question.gold_passages
     for position, passage in enumerate(passages):
         if known is None or passage.id in known:
@@ -92,7 +92,7 @@ def stated(passages: Sequence[Passage], question: Question) -> tuple[int, str] |
 
 
 def answerable(passages: Sequence[Passage], question: Question) -> bool:
-    """Whether a reader could find the answer in these passages: it is stated, or all that it follows from is there."""
+    """Whether these passages state the answer, or all that it follows from."""
     if question.type in MULTI_HOP and question.gold_passages:
         return not missing_gold(passages, question)
     return stated(passages, question) is not None

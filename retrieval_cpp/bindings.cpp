@@ -3,14 +3,16 @@
 // Checks every argument before anything is touched, turns C++ exceptions into Python's, holds references to the
 // strings of a batch while the GIL is released, and leaves the rest to the headers.
 //
-//   Q queries, k hits a query; ids int32 [Q, k], scores float32 [Q, k]
+//   Q queries, k hits a query, at most as many as there are passages; ids int32 [Q, k], scores float32 [Q, k]
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <cmath>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <unordered_set>
 
 #include "bm25.hpp"
@@ -47,18 +49,35 @@ std::string_view text_of(py::handle object, const char* what, py::object& holder
     return {data, static_cast<std::size_t>(size)};
 }
 
-// The texts of a sequence of str; the references outlast a caller who changes his list from another thread.
+// Texts with their owners: the references outlast a caller who changes his list from another thread.
 struct Texts {
     std::vector<std::string_view> views;
     std::vector<py::object> holders;
+    std::size_t bytes = 0;
 
+    Texts() = default;
     Texts(const py::sequence& sequence, const char* what) {
-        const std::size_t count = sequence.size();
-        views.reserve(count);
-        holders.resize(count);
-        for (std::size_t i = 0; i < count; ++i) views.push_back(text_of(py::object(sequence[i]), what, holders[i]));
+        for (std::size_t i = 0; i < sequence.size(); ++i) add(py::object(sequence[i]), what);
+    }
+    void add(py::handle text, const char* what) {
+        py::object holder;
+        views.push_back(text_of(text, what, holder));
+        holders.push_back(std::move(holder));
+        bytes += views.back().size();
     }
 };
+
+// What long work without the GIL calls now and then: lets Python's signal handlers run, and throws what they raise,
+// KeyboardInterrupt above all.  Only the thread that made it ever takes the GIL.
+Check signals() {
+    using Clock = std::chrono::steady_clock;
+    return [owner = std::this_thread::get_id(), last = Clock::now()]() mutable {
+        if (std::this_thread::get_id() != owner || Clock::now() - last < std::chrono::milliseconds(100)) return;
+        last = Clock::now();
+        const py::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    };
+}
 
 std::size_t positive(py::ssize_t value, const char* name) {
     if (value < 1) throw py::value_error(std::string(name) + " must be at least 1, got " + std::to_string(value));
@@ -84,39 +103,78 @@ std::string stem(const py::object& stemmer, std::string_view word) {
     return std::string(text_of(out, "a stem", holder));
 }
 
+// What an exception says, which may name a path that is not UTF-8.
+py::object message(const std::exception& e) {
+    return py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(e.what()));
+}
+
+// The bytes of a str, bytes or os.PathLike, whatever they are; raises ValueError where they contain a NUL.
+std::string path_of(const py::object& path) {
+    PyObject* bytes = nullptr;
+    if (PyUnicode_FSConverter(path.ptr(), &bytes) == 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::bytes>(bytes);
+}
+
+template <class Index>
+void save_index(const Index& index, const py::object& path) {
+    const std::string to = path_of(path);
+    const py::gil_scoped_release release;
+    save(index, to);
+}
+
+template <class Index>
+Index load_index(const py::object& path, bool verify) {
+    const std::string from = path_of(path);
+    const py::gil_scoped_release release;
+    return load<Index>(from, verify);
+}
+
 class PyBM25 {
 public:
     PyBM25(BM25Index index, py::object stemmer, const std::vector<std::string>& stopwords)
         : index_(std::move(index)), stemmer_(std::move(stemmer)), stopwords_(stopwords.begin(), stopwords.end()) {}
 
     static PyBM25 build(const py::iterable& texts, float k1, float b, const std::vector<std::string>& stopwords,
-                        py::object stemmer, std::string settings) {
+                        py::object stemmer, std::string settings, py::ssize_t threads) {
         if (!(k1 >= 0) || !std::isfinite(k1)) throw py::value_error("k1 must be a finite number >= 0");
         if (!(b >= 0 && b <= 1)) throw py::value_error("b must be in [0, 1]");
-        BM25Builder builder({k1, b});
-        Vocabulary words;  // all distinct words, before stop words and stemming
-        std::vector<std::uint32_t> term_of_word;
-        for (const std::string& word : stopwords) {
-            if (words.add(word) == term_of_word.size()) term_of_word.push_back(kNoTerm);
-        }
+        const Check check = signals();
+        TermLog log(not_negative(threads, "threads"));
+        Texts round;
+        const auto flush = [&] {
+            {
+                const py::gil_scoped_release release;
+                log.add(round.views, check);
+            }
+            round = {};
+        };
         for (const py::handle text : texts) {
-            py::object holder;
-            builder.add(text_of(text, "each text", holder), [&](std::string_view word) {
-                if (stopwords.empty() && stemmer.is_none()) return builder.vocabulary().add(word);
-                const std::uint32_t i = words.add(word);
-                if (i == term_of_word.size()) {
-                    term_of_word.push_back(builder.vocabulary().add(stemmer.is_none() ? std::string(word) : stem(stemmer, word)));
-                }
-                return term_of_word[i];
-            });
+            round.add(text, "each text");
+            if (round.views.size() >= 8192 * log.threads() || round.bytes >= (std::size_t{8} << 20) * log.threads()) flush();
         }
-        return PyBM25(builder.finish(std::move(settings)), std::move(stemmer), stopwords);
+        flush();
+        const std::unordered_set<std::string> stops(stopwords.begin(), stopwords.end());
+        Vocabulary terms = log.number_terms([&](std::string_view view) {
+            const std::string word(view);
+            if (stops.count(word) != 0) return std::string();
+            if (stemmer.is_none()) return word;
+            check();
+            return stem(stemmer, word);
+        });
+        BM25Index index;
+        {
+            const py::gil_scoped_release release;
+            index = BM25Builder({k1, b}, std::move(log), std::move(terms), std::move(settings), check).finish();
+        }
+        return PyBM25(std::move(index), std::move(stemmer), stopwords);
     }
 
-    py::tuple search(const py::sequence& queries, py::ssize_t k_, py::ssize_t threads_) const {
-        const std::size_t k = positive(k_, "k"), threads = not_negative(threads_, "threads");
+    // With `plain` every posting is scored: the oracle of the tests.
+    py::tuple search(const py::sequence& queries, py::ssize_t k_, py::ssize_t threads_, bool plain) const {
+        const std::size_t k = std::min(positive(k_, "k"), index_.size()), threads = not_negative(threads_, "threads");
         if (index_.size() == 0) throw py::value_error("cannot search an empty index");
         const Texts texts(queries, "each query");
+        const Check check = signals();
         std::vector<std::vector<QueryTerm>> stemmed;
         if (!stemmer_.is_none()) {
             for (const std::string_view text : texts.views) stemmed.push_back(terms(text));  // calls Python
@@ -127,10 +185,12 @@ public:
         {
             const py::gil_scoped_release release;
             std::vector<std::unique_ptr<BM25Searcher>> searchers(thread_count(threads, texts.views.size()));
-            parallel_for(texts.views.size(), threads, [&](std::size_t q, std::size_t thread) {
+            parallel_for(texts.views.size(), threads, check, [&](std::size_t q, std::size_t thread) {
+                const std::vector<QueryTerm> query = stemmed.empty() ? terms(texts.views[q]) : stemmed[q];
+                TopK top(k);
                 if (!searchers[thread]) searchers[thread] = std::make_unique<BM25Searcher>(index_);
-                TopK top(std::min(k, index_.size()));
-                searchers[thread]->search(stemmed.empty() ? terms(texts.views[q]) : stemmed[q], top);
+                if (plain) search_plainly(index_, query, top);
+                else searchers[thread]->search(query, top);
                 top.write(k, ids + q * k, scores + q * k);
             });
         }
@@ -153,10 +213,6 @@ public:
         return out;
     }
 
-    void save(const std::string& path) const {
-        const py::gil_scoped_release release;
-        smartrag::save(index_, path);
-    }
     const BM25Index& index() const { return index_; }
 
 private:
@@ -195,13 +251,14 @@ public:
         const std::size_t kind = storage == "f32" ? 0 : storage == "bf16" ? 1 : storage == "int8" ? 2 : 3;
         if (kind == 3) throw py::value_error("storage must be 'f32', 'bf16' or 'int8', got '" + storage + "'");
         if (kind == 2 && vectors.shape(1) > 1 << 17) throw py::value_error("int8 takes at most 131072 columns");  // sums of 32 bits
+        const Check check = signals();
         const py::gil_scoped_release release;
         index_ = DenseBuilder(vectors.data(), static_cast<std::size_t>(vectors.shape(0)), static_cast<std::size_t>(vectors.shape(1)),
-                              static_cast<Storage>(kind), keep_rows).finish();
+                              static_cast<Storage>(kind), keep_rows, check).finish();
     }
 
     py::tuple search(const FloatMatrix& queries, py::ssize_t k_, py::ssize_t threads_) const {
-        const std::size_t k = positive(k_, "k"), threads = not_negative(threads_, "threads");
+        const std::size_t k = std::min(positive(k_, "k"), index_.size()), threads = not_negative(threads_, "threads");
         if (index_.size() == 0) throw py::value_error("cannot search an empty index");
         check_matrix(queries, "queries");
         if (static_cast<std::size_t>(queries.shape(1)) != index_.dimension()) {
@@ -214,15 +271,11 @@ public:
         const float* const data = queries.data();
         {
             const py::gil_scoped_release release;
-            smartrag::search(index_, data, rows, k, threads, ids, scores);
+            smartrag::search(index_, data, rows, k, threads, signals(), ids, scores);
         }
         return results.tuple();
     }
 
-    void save(const std::string& path) const {
-        const py::gil_scoped_release release;
-        smartrag::save(index_, path);
-    }
     const DenseIndex& index() const { return index_; }
 
 private:
@@ -237,23 +290,22 @@ PYBIND11_MODULE(_core, m) {
         try {
             if (p) std::rethrow_exception(p);
         } catch (const std::system_error& e) {
-            errno = e.code().value();
-            const py::object error = py::handle(PyExc_OSError)(e.code().value(), e.what());
+            const py::object error = py::handle(PyExc_OSError)(e.code().value(), message(e));
             PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
         } catch (const FileError& e) {
-            PyErr_SetString(PyExc_ValueError, e.what());
+            PyErr_SetObject(PyExc_ValueError, message(e).ptr());
         }
     });
 
     py::class_<PyBM25>(m, "BM25")
         .def_static("build", &PyBM25::build)
-        .def_static("load", [](const std::string& path) { return PyBM25(load<BM25Index>(path), py::none(), {}); })
+        .def_static("load", [](const py::object& path, bool verify) { return PyBM25(load_index<BM25Index>(path, verify), py::none(), {}); })
         .def("with_stemmer", [](const PyBM25& self, py::object stemmer, const std::vector<std::string>& stopwords) {
             return PyBM25(self.index(), std::move(stemmer), stopwords);
         })
         .def("search", &PyBM25::search)
         .def("explain", &PyBM25::explain)
-        .def("save", &PyBM25::save)
+        .def("save", [](const PyBM25& self, const py::object& path) { save_index(self.index(), path); })
         .def("__len__", [](const PyBM25& self) { return self.index().size(); })
         .def_property_readonly("nbytes", [](const PyBM25& self) { return nbytes(self.index()); })
         .def_property_readonly("vocabulary_size", [](const PyBM25& self) { return self.index().vocabulary.size(); })
@@ -263,12 +315,11 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<PyDense>(m, "Dense")
         .def(py::init<const FloatMatrix&, const std::string&, bool>())
-        .def_static("load", [](const std::string& path) { return PyDense(load<DenseIndex>(path)); })
+        .def_static("load", [](const py::object& path, bool verify) { return PyDense(load_index<DenseIndex>(path, verify)); })
         .def("search", &PyDense::search)
-        .def("save", &PyDense::save)
+        .def("save", [](const PyDense& self, const py::object& path) { save_index(self.index(), path); })
         .def("__len__", [](const PyDense& self) { return self.index().size(); })
-        .def_property_readonly("nbytes", [](const PyDense& self) { return nbytes(self.index()); })
-        .def_property_readonly("dimension", [](const PyDense& self) { return self.index().dimension(); });
+        .def_property_readonly("nbytes", [](const PyDense& self) { return nbytes(self.index()); });
 
     m.def("simd_level", [] { return std::string(name(simd_level())); });
     m.def("simd_levels", [] {
@@ -284,7 +335,7 @@ PYBIND11_MODULE(_core, m) {
         Tokenizer tokenizer;
         tokenizer(text_of(text, "the text", holder), [&](std::string_view word) { out.append(py::str(word.data(), word.size())); });
         return out;
-    });
+    }, py::arg("text"), "The words of a text as the index sees them: letters and numbers, case and accents folded.");
 }
 
 }  // namespace smartrag

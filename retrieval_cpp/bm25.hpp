@@ -34,29 +34,6 @@
 
 namespace smartrag {
 
-// A term of a query and how often it occurs there.
-struct QueryTerm {
-    std::uint32_t term;
-    float count;
-};
-
-// Counts the terms of a query, in order of first appearance.
-inline std::vector<QueryTerm> count_terms(const std::vector<std::uint32_t>& terms) {
-    std::vector<std::uint32_t> order(terms.size());
-    for (std::uint32_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return terms[a] < terms[b]; });
-    std::vector<float> counts(terms.size());  // at the first appearance of each term, 0 at the others
-    for (std::size_t i = 0, first = 0; i < order.size(); ++i) {
-        if (terms[order[i]] != terms[order[first]]) first = i;
-        counts[order[first]] += 1;
-    }
-    std::vector<QueryTerm> query;
-    for (std::size_t i = 0; i < terms.size(); ++i) {
-        if (counts[i] != 0) query.push_back({terms[i], counts[i]});
-    }
-    return query;
-}
-
 using Lanes = std::uint16_t __attribute__((vector_size(16)));  // SSE2 and NEON are always there
 
 inline bool any(Lanes lanes) {
@@ -143,7 +120,7 @@ public:
     void search(const std::vector<QueryTerm>& query, TopK& top) {
         if (query.empty()) return;
         top_ = &top;
-        if (query.size() > kMostPrunedTerms) return search_exhaustively(query);
+        if (query.size() > kMostPrunedTerms) return search_plainly(index_, query, top);
         open(query);
         bound_blocks();
         // Rounds of about 1, 8, 64 ... times `round` blocks, from the highest bounds down.
@@ -280,41 +257,6 @@ private:
         top_->push(score, document);
         if (!std::isinf(top_->threshold())) {
             threshold_ = static_cast<std::uint32_t>(std::max(1.0, std::floor(top_->threshold() * scale_) - 2.0));
-        }
-    }
-
-    // Term at a time, every posting scored.
-    void search_exhaustively(const std::vector<QueryTerm>& query) {
-        std::vector<float> scores(index_.size(), -1.0f);
-        for (const QueryTerm& q : query) {
-            const BM25Index::Term& entry = index_.terms[q.term];
-            const float weight = q.count * index_.idf(q.term);
-            const auto add = [&](std::uint32_t document, std::uint8_t code) {
-                scores[document] = std::max(scores[document], 0.0f) + weight * impact(index_.tf(q.term, document, code), index_.norm(document));
-            };
-            if (index_.is_dense(entry)) {
-                const std::uint8_t* const codes = index_.dense_codes(entry);
-                for (std::uint32_t d = 0; d < index_.size(); ++d) {
-                    if (codes[d] != 0) add(d, codes[d]);
-                }
-            } else if (index_.has_row(entry)) {
-                for (std::uint32_t block = 0; block < index_.padded_blocks(); ++block) {
-                    if (index_.block_maxima(entry)[block] == 0) continue;
-                    std::uint8_t row[kBlock] = {};
-                    index_.open_list(entry).expand(block, row);
-                    for (std::uint32_t i = 0; i < kBlock; ++i) {
-                        if (row[i] != 0) add(block * kBlock + i, row[i]);
-                    }
-                }
-            } else {
-                SearchTerm t;
-                t.df = entry.df;
-                t.decode(index_.packed_list(entry), 0);
-                for (std::uint32_t p = 0; p < t.df; ++p) add(t.documents[p], t.own_codes[p]);
-            }
-        }
-        for (std::uint32_t d = 0; d < index_.size(); ++d) {
-            if (scores[d] >= 0) top_->push(scores[d], d);
         }
     }
 

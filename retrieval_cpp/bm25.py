@@ -1,4 +1,8 @@
-"""BM25Index: the Python face of bm25.hpp, which does the work; here are stop words, stemmers and names."""
+"""BM25Index: the Python face of bm25.hpp, which does the work; here are stop words and stemmers.
+
+Left out: field weights, phrase queries, deletion; an index is built once and searched often.
+Q queries, k hits a query, N passages.
+"""
 
 import json
 import operator
@@ -9,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from retrieval_cpp import _core
+from retrieval_cpp._core import tokenize
 
 # Lucene's English stop words.
-ENGLISH = (
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with"
-).split()
+ENGLISH = """a an and are as at be but by for if in into is it no not of on or such
+that the their then there these they this to was will with""".split()  # noqa: SIM905 one a line
 
 
 class TermScore(NamedTuple):
@@ -27,25 +30,15 @@ class TermScore(NamedTuple):
     score: float
 
 
-def tokenize(text: str) -> list[str]:
-    """The words of a text as the index sees them: letters and numbers, case and accents folded."""
-    return _core.tokenize(text)
-
-
-def load_stemmer(name: str | None) -> Callable[[str], str] | None:
+def load_stemmer(name: str) -> Callable[[str], str]:
     """A Snowball stemmer by its name: "english", "porter", "german", ..."""
-    if name is None:
-        return None
     try:
         import Stemmer
     except ImportError as error:
         raise ImportError("stemmer= needs PyStemmer: pip install PyStemmer") from error
-    try:
-        return Stemmer.Stemmer(name).stemWord
-    except KeyError:
-        raise ValueError(
-            f"no stemmer {name!r}; there are {', '.join(Stemmer.algorithms())}"
-        ) from None
+    if name not in Stemmer.algorithms(aliases=True):
+        raise ValueError(f"no stemmer {name!r}; there are {', '.join(Stemmer.algorithms())}")
+    return Stemmer.Stemmer(name).stemWord
 
 
 def stopword_list(stopwords: str | Iterable[str] | None) -> list[str]:
@@ -53,15 +46,15 @@ def stopword_list(stopwords: str | Iterable[str] | None) -> list[str]:
         return []
     if isinstance(stopwords, str):
         if stopwords not in ("en", "english"):
-            raise ValueError(
-                f"stopwords must be 'english' or an iterable of words, got {stopwords!r}"
-            )
+            raise ValueError(f"stopwords must be 'english' or words, got {stopwords!r}")
         return ENGLISH
     return sorted({word for entry in stopwords for word in tokenize(entry)})
 
 
 class BM25Index:
     """Exact BM25 over passages; `BM25Index.build(texts)` or `BM25Index.load(path)`."""
+
+    lexical = True  # a query of unknown words finds nothing
 
     def __init__(self, core: "_core.BM25"):
         self._core = core
@@ -76,38 +69,51 @@ class BM25Index:
         stemmer: str | None = None,
         threads: int = 0,
     ) -> "BM25Index":
-        """Indexes the texts in order; passage i is the i-th text.  Texts are read once and never held.
+        """Indexes the texts in order; passage i is the i-th text.  Texts are read once, never held.
 
-        stopwords: "english", or words to leave out; stemmer: a Snowball name such as "english" or "porter" (needs
-        PyStemmer).  Building runs on one thread; `threads` is there for symmetry with search.
+        k1, b: as in bm25_plain.hpp; stopwords: "english", or words to leave out; stemmer: a
+        Snowball name such as "english" or "porter" (needs PyStemmer); both are saved with the index
+        and apply to queries too.  threads: 0 means one per core, at most 16; the index does not
+        depend on it.  Raises TypeError for what is not str, ValueError for parameters out of range.
         """
         if isinstance(texts, (str, bytes)):
             raise TypeError("texts must be an iterable of str, not one string")
-        if operator.index(threads) < 0:
-            raise ValueError(f"threads must not be negative, got {threads}")
         words = stopword_list(stopwords)
         settings = json.dumps({"stopwords": words, "stemmer": stemmer})
-        return cls(_core.BM25.build(texts, k1, b, words, load_stemmer(stemmer), settings))
+        stem = None if stemmer is None else load_stemmer(stemmer)
+        threads = operator.index(threads)
+        return cls(_core.BM25.build(texts, k1, b, words, stem, settings, threads))
 
     def search(
         self, queries: Sequence[str], k: int, threads: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best passages of each query: ids int32 [Q, k] and scores float32 [Q, k], padded with -1 and -inf."""
+        """The k best passages of each query, best first; ties go to the lower id.
+
+        Returns ids int32 [Q, min(k, N)] and scores float32 of the same shape.  Only passages that
+        share a term with the query are found; rows are filled up with id -1 and score -inf.
+        """
         if isinstance(queries, (str, bytes)):
             raise TypeError("queries must be a sequence of str, not one string")
-        return self._core.search(list(queries), operator.index(k), operator.index(threads))
+        return self._core.search(list(queries), operator.index(k), operator.index(threads), False)
 
     def explain(self, query: str, id: int) -> list[TermScore]:
         """What each term of the query adds to passage `id`'s score."""
         return [TermScore(*row) for row in self._core.explain(query, operator.index(id))]
 
-    def save(self, path: str | os.PathLike) -> None:
-        self._core.save(os.fspath(path))
+    def save(self, path: str | bytes | os.PathLike) -> None:
+        """Replaces the file, or what a link leads to, at once: a kill leaves the old or the new."""
+        self._core.save(os.path.realpath(path))
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "BM25Index":
-        """Maps a saved index; the pages are shared between processes."""
-        core = _core.BM25.load(os.fspath(path))
+    def load(cls, path: str | bytes | os.PathLike, verify: bool = True) -> "BM25Index":
+        """Maps a saved index; its pages are read when needed and shared between processes.
+
+        verify: read every byte once and compare the checksum; without, a file that was cut short or
+        is foreign is still found, a flipped bit is not.  Raises ValueError for such files.
+        Replace a file in use by save() or a rename only: `cp new old` writes into the mapped pages,
+        and the next search of this process ends in SIGBUS.
+        """
+        core = _core.BM25.load(path, verify)
         settings = json.loads(core.settings)
         if settings["stemmer"] is not None:
             core = core.with_stemmer(load_stemmer(settings["stemmer"]), settings["stopwords"])

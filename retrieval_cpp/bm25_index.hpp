@@ -1,10 +1,6 @@
 // bm25_index.hpp - the BM25 index as it lies in memory and in its file.
 //
-//   score(q, d) = sum over the terms t of q:  idf(t) * tf / (tf + norm(d))
-//   idf(t)      = log(1 + (N - df + .5) / (df + .5))            (Lucene's, never negative)
-//   norm(d)     = k1 * (1 - b + b * length(d) / mean length)
-// Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009.  The factor k1 + 1 of the
-// textbook, the same for all documents, is left out, as in Lucene and in bm25s.
+// The formula is in bm25_plain.hpp.
 //
 // A term is kept in one of three ways, by its document frequency:
 //   dense    df > N / 8      a code for every document
@@ -22,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "bm25_plain.hpp"
 #include "file.hpp"
 #include "impact.hpp"
 #include "postings.hpp"
@@ -31,10 +28,6 @@ namespace smartrag {
 
 inline constexpr std::uint32_t kDenseShare = 8, kCommonShare = 128;
 inline constexpr std::uint32_t kNoRow = 0xFFFFFFFF;
-
-struct BM25Parameters {
-    float k1 = 0.9f, b = 0.4f;
-};
 
 struct BM25Index {
     static constexpr FileKind kKind = FileKind::kBM25;
@@ -85,16 +78,8 @@ struct BM25Index {
         return {open.data + term.place, bases.data + row * (blocks / kBlocksPerBase), starts.data + row * blocks};
     }
 
-    float idf(std::uint32_t term) const {
-        const double df = terms[term].df;
-        return static_cast<float>(std::log1p((static_cast<double>(size()) - df + 0.5) / (df + 0.5)));
-    }
-    float norm(std::uint32_t document) const { return norm(meta.parameters, lengths[document], meta.mean_length); }
-    static float norm(const BM25Parameters& p, std::uint32_t length, double mean) {
-        const double relative = mean > 0 ? length / mean : 1.0;
-        const double k1 = p.k1, b = p.b;
-        return static_cast<float>(k1 * (1.0 - b + b * relative));
-    }
+    float idf(std::uint32_t term) const { return smartrag::idf(size(), terms[term].df); }
+    float norm(std::uint32_t document) const { return smartrag::norm(meta.parameters, lengths[document], meta.mean_length); }
 
     // The exact frequency behind a code other than 0.
     std::uint32_t tf(std::uint32_t term, std::uint32_t document, std::uint8_t code) const {
@@ -105,25 +90,39 @@ struct BM25Index {
         })->tf;
     }
 
+    // Calls visit(document, tf) for every posting of a term, in the order of documents.
+    template <class Visit>
+    void for_each_posting(std::uint32_t term, Visit&& visit) const {
+        const Term& entry = terms[term];
+        const auto block_row = [&](std::uint32_t block, const std::uint8_t* row) {
+            for (std::uint32_t i = 0; i < kBlock; ++i) {
+                if (row[i] != 0) visit(block * kBlock + i, tf(term, block * kBlock + i, row[i]));
+            }
+        };
+        if (has_row(entry)) {
+            for (std::uint32_t block = 0; block < padded_blocks(); ++block) {
+                std::uint8_t row[kBlock] = {};
+                if (block_maxima(entry)[block] == 0) continue;
+                if (!is_dense(entry)) open_list(entry).expand(block, row);
+                block_row(block, is_dense(entry) ? dense_codes(entry) + std::size_t{block} * kBlock : row);
+            }
+        } else {
+            std::uint32_t documents[kPostingsPerBlock];
+            const PackedList list = packed_list(entry);
+            for (std::uint32_t block = 0; block < list.blocks(); ++block) {
+                const std::uint8_t* const own = list.decode(block, documents);
+                for (std::uint32_t i = 0; i < list.count(block); ++i) visit(documents[i], tf(term, documents[i], own[i]));
+            }
+        }
+    }
+
     // The frequency of a term in a document, 0 if it does not occur.
     std::uint32_t find(std::uint32_t term, std::uint32_t document) const {
-        const Term& entry = terms[term];
-        std::uint8_t code = 0;
-        if (is_dense(entry)) {
-            code = dense_codes(entry)[document];
-        } else if (has_row(entry)) {
-            std::uint8_t row[kBlock] = {};
-            if (block_maxima(entry)[document / kBlock] != 0) open_list(entry).expand(document / kBlock, row);
-            code = row[document % kBlock];
-        } else {
-            const PackedList list = packed_list(entry);
-            std::vector<std::uint32_t> documents(entry.df + 1u);
-            std::vector<std::uint8_t> codes(documents.size());
-            list.decode_all(documents.data(), codes.data());
-            const auto found = std::lower_bound(documents.begin(), documents.begin() + entry.df, document);
-            if (*found == document) code = codes[static_cast<std::size_t>(found - documents.begin())];
-        }
-        return code == 0 ? 0 : tf(term, document, code);
+        std::uint32_t found = 0;
+        for_each_posting(term, [&](std::uint32_t d, std::uint32_t tf) {
+            if (d == document) found = tf;
+        });
+        return found;
     }
 
     template <class Self, class Visit>

@@ -204,20 +204,22 @@ private:
     alignas(64) float scores_[kTileQueries * kPanel];
 };
 
-// The k best rows of each query, padded like BM25's.
+// The k best rows of each query, k at most the number of rows.
 inline void search(const DenseIndex& index, const float* data, std::size_t count, std::size_t k, std::size_t threads,
-                   std::int32_t* ids, float* scores) {
+                   const Check& check, std::int32_t* ids, float* scores) {
+    constexpr std::size_t kTogether = 64;  // panels of a task
     const DenseQueries queries(index, data, count);
-    const std::size_t best = std::min(k, index.size());
-    threads = thread_count(threads, index.panel_count());
-    std::vector<std::unique_ptr<DenseScanner>> scanners(threads);
-    parallel_for(threads, threads, [&](std::size_t part, std::size_t) {
-        scanners[part] = std::make_unique<DenseScanner>(index, queries, best);
-        scanners[part]->scan(index.panel_count() * part / threads, index.panel_count() * (part + 1) / threads);
+    const std::size_t tasks = (index.panel_count() + kTogether - 1) / kTogether;
+    std::vector<std::unique_ptr<DenseScanner>> scanners(thread_count(threads, tasks));
+    parallel_for(tasks, threads, check, [&](std::size_t task, std::size_t thread) {
+        if (!scanners[thread]) scanners[thread] = std::make_unique<DenseScanner>(index, queries, k);
+        scanners[thread]->scan(task * kTogether, std::min(index.panel_count(), (task + 1) * kTogether));
     });
     for (std::size_t q = 0; q < count; ++q) {
-        TopK top(best);
-        for (const auto& scanner : scanners) scanner->finish(q, top);
+        TopK top(k);
+        for (const auto& scanner : scanners) {
+            if (scanner) scanner->finish(q, top);
+        }
         top.write(k, ids + q * k, scores + q * k);
     }
 }

@@ -57,12 +57,15 @@ inline float to_float(std::uint16_t bfloat16) {
 
 class DenseBuilder {
 public:
-    DenseBuilder(const float* rows, std::size_t count, std::size_t dimension, Storage storage, bool keep_rows) {
+    DenseBuilder(const float* rows, std::size_t count, std::size_t dimension, Storage storage, bool keep_rows, const Check& check) {
         DenseIndex& index = made_->index;
         index.meta = {count, dimension, storage, 0, 0};
         made_->panels.resize(index.panel_count() * index.panel_bytes());
         if (storage == Storage::kInt8) made_->row_scales.assign(index.panel_count() * kPanel, 1.0f);
-        for (std::size_t row = 0; row < count; ++row) add(row, rows + row * dimension);
+        for (std::size_t row = 0; row < count; ++row) {
+            if (row % kPanel == 0) check();
+            add(row, rows + row * dimension);
+        }
         if (keep_rows && storage != Storage::kF32) made_->rows.assign(rows, rows + count * dimension);
     }
 

@@ -1,14 +1,17 @@
 // file.hpp - index files: written atomically, memory-mapped, checksummed.
 //
-// A file is a 64-byte header, then a table of sections, then the sections, each aligned to 64 bytes and stored exactly
-// as it lies in memory, so that loading is mapping.  Every byte after the checksum field is covered by it, the bytes
-// before it are constants that are compared one by one, so no single flipped bit passes.  The checksum is eight
-// independent multiply-rotate lanes (each step a bijection of its lane: a change of one word always changes the sum)
-// and runs near memory speed.
+// A file is a 64-byte header, a table of sections, the sections, each aligned to 64 bytes and stored exactly as it lies
+// in memory, so that loading is mapping, and the header once more.  The end is written last: a file that was cut short,
+// or whose end never arrived, is found without reading what lies between.  Every byte after the checksum field is
+// covered by it, the bytes before it are constants that are compared one by one, so no single flipped bit passes.  The
+// checksum is eight independent multiply-rotate lanes (each step a bijection of its lane: a change of one word always
+// changes the sum) and runs near memory speed; load(path, false) does without.
 //
-//   magic "SmartRAG" | byte order | version | checksum | file size | kind | sections | section sizes ... | data ...
+//   header = magic "SmartRAG" | byte order | version | checksum | file size | kind | sections
+//   file   = header | section sizes ... | data ... | header
 //
-// Left out on purpose: protection against a file forged with a matching checksum, and files that shrink while mapped.
+// Left out on purpose: protection against a file forged with a matching checksum, and files that shrink or are
+// overwritten in place while mapped: the next search then ends in SIGBUS.  save() renames, which is safe.
 #pragma once
 
 #include <fcntl.h>
@@ -55,7 +58,7 @@ enum class FileKind : std::uint32_t { kBM25 = 1, kDense = 2 };
 struct FileHeader {
     static constexpr char kMagic[9] = "SmartRAG";
     static constexpr std::uint32_t kByteOrder = 0x01020304;
-    static constexpr std::uint32_t kVersion = 2;
+    static constexpr std::uint32_t kVersion = 3;
     static constexpr std::size_t kAlign = 64;
 
     char magic[8];
@@ -72,6 +75,12 @@ inline constexpr std::size_t kChecksummedFrom = offsetof(FileHeader, file_size);
 
 class Checksum {
 public:
+    void update_header(const FileHeader& header) {
+        unsigned char covered[FileHeader::kAlign] = {};
+        std::memcpy(covered, &header.file_size, sizeof header - kChecksummedFrom);
+        update(covered, sizeof covered);
+    }
+
     // All calls but the last must bring a multiple of 64 bytes.
     void update(const void* data, std::size_t bytes) {
         auto p = static_cast<const unsigned char*>(data);
@@ -127,13 +136,11 @@ public:
         std::vector<std::uint64_t> sizes;
         for (const Section& section : sections_) sizes.push_back(section.bytes);
         sizes.resize(align_up(sizes.size() * sizeof(std::uint64_t)) / sizeof(std::uint64_t));
-        header.file_size = sizeof header + sizes.size() * sizeof(std::uint64_t);
+        header.file_size = 2 * sizeof header + sizes.size() * sizeof(std::uint64_t);
         for (const Section& section : sections_) header.file_size += align_up(section.bytes);
 
         Checksum sum;
-        unsigned char first[FileHeader::kAlign] = {};
-        std::memcpy(first, reinterpret_cast<const char*>(&header) + kChecksummedFrom, sizeof header - kChecksummedFrom);
-        sum.update(first, sizeof first);
+        sum.update_header(header);
         sum.update(sizes.data(), sizes.size() * sizeof(std::uint64_t));
         for (const Section& section : sections_) sum.update(section.data, section.bytes);
         header.checksum = sum.value();
@@ -148,7 +155,7 @@ public:
             good = good && put(file, section.data, section.bytes) &&
                    put(file, padding, align_up(section.bytes) - section.bytes);
         }
-        good = good && std::fflush(file) == 0 && ::fsync(::fileno(file)) == 0;
+        good = good && put(file, &header, sizeof header) && std::fflush(file) == 0 && ::fsync(::fileno(file)) == 0;
         good = (std::fclose(file) == 0) && good;
         if (!good || std::rename(temporary.c_str(), path.c_str()) != 0) {
             const int error = errno;
@@ -156,6 +163,7 @@ public:
             errno = error;
             throw_errno("cannot write '" + path + "'");
         }
+        sync_directory(path);
     }
 
 private:
@@ -166,14 +174,24 @@ private:
     static bool put(std::FILE* file, const void* data, std::size_t bytes) {
         return bytes == 0 || std::fwrite(data, 1, bytes, file) == bytes;
     }
+    // The new name must outlive a loss of power too; a system that cannot promise it is no reason to fail.
+    static void sync_directory(const std::string& path) {
+        const std::size_t slash = path.find_last_of('/');
+        const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+        const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (descriptor < 0) return;
+        ::fsync(descriptor);
+        ::close(descriptor);
+    }
     std::vector<Section> sections_;
 };
 
 // Maps a file read-only and hands out its sections in the order in which they were added.
 class MappedFile {
 public:
-    MappedFile(const std::string& path, FileKind kind) : path_(path) {
-        const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // `all`: reads every byte and compares the checksum; else only the ends and the table are looked at.
+    MappedFile(const std::string& path, FileKind kind, bool all) : path_(path) {
+        const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not wait
         if (descriptor < 0) throw_errno("cannot open '" + path + "'");
         struct stat status{};
         if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -181,7 +199,7 @@ public:
             fail("is not a regular file");
         }
         size_ = static_cast<std::size_t>(status.st_size);
-        if (size_ < sizeof(FileHeader)) {
+        if (size_ < 2 * sizeof(FileHeader)) {
             ::close(descriptor);
             fail("is too short to be an index");
         }
@@ -191,7 +209,7 @@ public:
         base_ = std::shared_ptr<const unsigned char>(static_cast<const unsigned char*>(base), [size = size_](const unsigned char* p) {
             ::munmap(const_cast<unsigned char*>(p), size);
         });
-        verify(kind);
+        verify(kind, all);
     }
 
     // The next section, as an array of T.
@@ -214,30 +232,26 @@ private:
         return reinterpret_cast<const std::uint64_t*>(base_.get() + sizeof(FileHeader))[i];
     }
 
-    void verify(FileKind kind) {
+    void verify(FileKind kind, bool all) {
         const FileHeader& h = header();
         if (std::memcmp(h.magic, FileHeader::kMagic, sizeof h.magic) != 0) fail("is not a SmartRAG index");
         if (h.byte_order != FileHeader::kByteOrder) fail("was written on a machine of another byte order");
         if (h.version != FileHeader::kVersion) fail("has format version " + std::to_string(h.version) + ", this is version " + std::to_string(FileHeader::kVersion));
         if (h.kind != static_cast<std::uint32_t>(kind)) fail("is an index of another kind");
         if (h.file_size != size_) fail("is truncated or torn");
-        const std::size_t table = align_up(h.sections * sizeof(std::uint64_t));
-        if (table > size_ - sizeof(FileHeader)) fail("is truncated or torn");
-
-        Checksum sum;
-        unsigned char first[FileHeader::kAlign] = {};
-        std::memcpy(first, base_.get() + kChecksummedFrom, sizeof h - kChecksummedFrom);
-        sum.update(first, sizeof first);
-        sum.update(base_.get() + sizeof h, size_ - sizeof h);
-        if (sum.value() != h.checksum) fail("is damaged (checksum mismatch)");
-
-        offset_ = sizeof h + table;
-        std::size_t end = offset_;
-        for (std::size_t i = 0; i < h.sections; ++i) {
-            if (section_size(i) > size_ - end) fail("is damaged (section table)");
-            end += align_up(section_size(i));
-            if (end > size_) fail("is damaged (section table)");
+        const std::size_t end = size_ - sizeof h;
+        if (std::memcmp(base_.get() + end, &h, sizeof h) != 0) fail("is truncated or torn");
+        std::size_t place = offset_ = sizeof h + align_up(h.sections * sizeof(std::uint64_t));
+        for (std::size_t i = 0; i < h.sections && place <= end; ++i) {
+            if (section_size(i) > end - place) fail("is damaged (section table)");
+            place += align_up(section_size(i));
         }
+        if (place != end) fail("is damaged (section table)");
+        if (!all) return;
+        Checksum sum;
+        sum.update_header(h);
+        sum.update(base_.get() + sizeof h, end - sizeof h);
+        if (sum.value() != h.checksum) fail("is damaged (checksum mismatch)");
     }
 
     std::string path_;
@@ -266,8 +280,8 @@ void save(const Index& index, const std::string& path) {
 }
 
 template <class Index>
-Index load(const std::string& path) {
-    MappedFile file(path, Index::kKind);
+Index load(const std::string& path, bool verify) {
+    MappedFile file(path, Index::kKind, verify);
     Index index;
     View<typename Index::Meta> meta;
     file.next(meta);

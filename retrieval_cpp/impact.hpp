@@ -19,6 +19,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "bm25_plain.hpp"
+
 namespace smartrag {
 
 inline constexpr std::uint8_t kEscape = 255;
@@ -32,11 +34,6 @@ inline std::uint32_t level_of(Summary summary, std::uint32_t octet) { return sum
 inline Summary summarise(Summary summary, std::uint32_t document, std::uint8_t code) {  // adds a posting
     const std::uint32_t octet = document / 8 % 8, level = (code + kLevel - 1) / kLevel;
     return level > level_of(summary, octet) ? (summary & ~(15u << (4 * octet))) | level << (4 * octet) : summary;
-}
-
-inline float impact(std::uint32_t tf, float norm) {
-    const auto f = static_cast<float>(tf);
-    return f / (f + norm);
 }
 
 // The largest tf whose code is at most `code`; the compiler must not contract this (setup.py: -ffp-contract=off).

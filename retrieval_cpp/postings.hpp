@@ -64,19 +64,33 @@ public:
         *documents = kNoDocument;
     }
 
-    // The largest size that encode() can produce.
-    static std::size_t bytes_bound(std::uint32_t df) { return df * 5ull + 8ull * (df / kPostingsPerBlock + 1); }
+    // The bits that the largest gap of a block needs.
+    static std::uint32_t gap_width(const std::uint32_t* documents, std::uint32_t n) {
+        std::uint32_t widest = 0;
+        for (std::uint32_t i = 1; i < n; ++i) widest |= documents[i] - documents[i - 1] - 1;
+        return bit_width(widest);
+    }
 
-    // Writes the list of `df` postings at `out` and returns its end.
-    static std::uint8_t* encode(const std::uint32_t* documents, const std::uint8_t* codes, std::uint32_t df, std::uint8_t* out) {
+    // How many bytes encode() will write.
+    static std::uint64_t encoded_bytes(const std::uint32_t* documents, std::uint32_t df) {
+        const PackedList shape(nullptr, df);
+        std::uint64_t bytes = 0;
+        for (std::uint32_t block = 0; block < shape.blocks(); ++block) {
+            const std::uint64_t n = shape.count(block);
+            const std::uint64_t width = gap_width(documents + std::size_t{block} * kPostingsPerBlock, shape.count(block));
+            bytes += 8 + ((n - 1) * width + 7) / 8 + n;
+        }
+        return bytes;
+    }
+
+    // Writes the list of `df` postings at `out`.
+    static void encode(const std::uint32_t* documents, const std::uint8_t* codes, std::uint32_t df, std::uint8_t* out) {
         const PackedList shape(nullptr, df);
         std::uint8_t* block_out = out + 8 * std::size_t{shape.blocks()};
         for (std::uint32_t block = 0; block < shape.blocks(); ++block) {
             const std::uint32_t n = shape.count(block);
             const std::uint32_t* const d = documents + std::size_t{block} * kPostingsPerBlock;
-            std::uint32_t widest = 0;
-            for (std::uint32_t i = 1; i < n; ++i) widest |= d[i] - d[i - 1] - 1;
-            const std::uint32_t width = bit_width(widest);
+            const std::uint32_t width = gap_width(d, n);
             const auto offset = static_cast<std::uint64_t>(block_out - out);
             if (offset >> 27 != 0 || width > 31) throw std::length_error("posting list too long");
             store(out + 8 * std::size_t{block}, d[0]);
@@ -91,7 +105,6 @@ public:
             std::memcpy(block_out, codes + std::size_t{block} * kPostingsPerBlock, n);
             block_out += n;
         }
-        return block_out;
     }
 
 private:

@@ -1,30 +1,30 @@
-"""What learns: the environment, rollouts, rewards, advantages and PPO. Imports model and data, never a retriever."""
+"""What learns: episodes, the environment, rollouts, advantages and PPO. The core imports model and
+data alone."""
 
-from rl.environment import RagEnv, RetrieverError
-from rl.episode import Batch, Episode, Turn, collate, observation
-from rl.ppo import Experience, PPOConfig, collect, ppo_update
-from rl.reward import Reward
-from rl.rollout import GREEDY, Decoding, Roles, rollout
-from rl.runs.parallel import Workers
+from rl.environment import Action, RagEnv, RetrieverError, Reward
+from rl.episode import ACTIONS, Batch, Episode, Part, Turn, collate
+from rl.experience import Experience, PPOConfig, score_rollout
+from rl.ppo import ppo_update
+from rl.rollout import GREEDY, Decoding, rollout
 from rl.scoring import score
 
 __all__ = [
+    "ACTIONS",
     "GREEDY",
+    "Action",
     "Batch",
     "Decoding",
     "Episode",
     "Experience",
     "PPOConfig",
+    "Part",
     "RagEnv",
     "RetrieverError",
     "Reward",
-    "Roles",
     "Turn",
-    "Workers",
     "collate",
-    "collect",
-    "observation",
     "ppo_update",
     "rollout",
     "score",
+    "score_rollout",
 ]

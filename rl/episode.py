@@ -1,23 +1,36 @@
-"""An episode is one token sequence (DESIGN, section 3; Algorithm 1 of the paper).
+"""An episode is one token sequence (docs/algorithm.md, section 1; Algorithm 1 of the paper).
 
-    <bos> question [RETRIEVE] query <eos> <obs> title text <sep> title text ... </obs> [ANSWER] answer <eos>
-      state       |- action -------------|  |- observation (not ours) -------------| |- action -----------|
+    <bos> question [RETRIEVE] query <eos> <obs> title text <sep> ... </obs> [ANSWER] answer <eos>
+    state          decision   query       state                            decision answer
 
-`tokens` and `action_mask` are born together here, for demonstrations and rollouts alike, and travel together:
-nothing ever infers a mask from a pad id. `action_mask` marks what the policy chose; `decision_mask`, a part of it,
-marks the first token of an action where both [RETRIEVE] and [ANSWER] were open. A decision that the quota or the
-caller forced is in neither: it has no gradient.
+Every token knows its part. Tokens and parts are born together and travel together; what a loss
+looks at is derived from the parts alone, never from a pad id, a count of tokens or the order of
+turns. Left out: what an action leads to (rl/environment.py).
+
+Shapes: B episodes, T tokens of the longest, N learnt tokens of all of them in row-major order.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from data.world import Question
-from model import Tokenizer
+
+
+class Part(IntEnum):
+    STATE = (
+        0  # not the policy's own: question, observations, decisions that were forced, given texts
+    )
+    DECISION = 1  # [RETRIEVE] or [ANSWER], where both were open
+    QUERY = 2  # the text after [RETRIEVE], its <eos> included
+    ANSWER = 3  # the text after [ANSWER], its <eos> included
+
+
+ACTIONS = (Part.DECISION, Part.QUERY, Part.ANSWER)
 
 
 @dataclass
@@ -31,47 +44,31 @@ class Turn:
 
 @dataclass
 class Episode:
+    """One question with everything that was done about it. `tokens`, `parts` and `rewards` are
+    parallel lists; rewards are the environment's, without the KL penalty."""
+
     question: Question
-    tokens: list[int] = field(
-        default_factory=list
-    )  # under other names where there are `names`; turns and answer are in the world's own words
-    action_mask: list[bool] = field(default_factory=list)
-    decision_mask: list[bool] = field(default_factory=list)
-    rewards: list[float] = field(
-        default_factory=list
-    )  # the environment's, token by token; without the KL penalty
-    behaviour: list[float] = field(
-        default_factory=list
-    )  # probability with which each free decision was sampled, in order
+    tokens: list[int] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    behaviour: list[float] = field(default_factory=list)  # probability of each free decision taken
     turns: list[Turn] = field(default_factory=list)
     p_retrieve: float = float("nan")  # the policy's P([RETRIEVE]) at the first decision
     answer: str = ""
     exact_match: float = 0.0
     f1: float = 0.0
-    hit: bool = False
-    malformed: bool = False
+    hit: bool = False  # the passages found so far hold what the question needs
+    malformed: bool = False  # an action without text, or without <eos> within its budget
     truncated: bool = False  # the question was cut to fit the context
-    names: dict[str, str] = field(
-        default_factory=dict
-    )  # words that change places between the world and what the policy reads
 
-    def state(self, tokens: Sequence[int]) -> None:
-        """Append tokens that the policy did not choose."""
-        self._append(tokens, False, False)
-
-    def action(
-        self, tokens: Sequence[int], reward: float, decision: bool = True, text: bool = True
-    ) -> None:
-        """Append an action: its first token a free `decision` or a forced one, its text chosen by the policy or given."""
-        self._append(tokens[:1], decision, decision)
-        self._append(tokens[1:], text, False)
-        self.rewards[-1] = reward
-
-    def _append(self, tokens: Sequence[int], action: bool, decision: bool) -> None:
+    def append(self, tokens: Sequence[int], part: Part) -> None:
         self.tokens += tokens
-        self.action_mask += [action] * len(tokens)
-        self.decision_mask += [decision] * len(tokens)
+        self.parts += [part] * len(tokens)
         self.rewards += [0.0] * len(tokens)
+
+    def mask(self, learn: Sequence[Part] = ACTIONS) -> list[bool]:
+        """Which tokens belong to one of these parts."""
+        return [part in learn for part in self.parts]
 
     @property
     def retrievals(self) -> int:
@@ -82,34 +79,33 @@ class Episode:
         return sum(self.rewards)
 
 
-def observation(passages: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[int]:
-    """<obs> passage <sep> passage ... </obs>; each passage is the tokens of "title text"."""
-    tokens = [tokenizer.obs]
-    for i, passage in enumerate(passages):
-        tokens += ([tokenizer.sep] if i else []) + list(passage)
-    return tokens + [tokenizer.obs_end]
-
-
 class Batch(NamedTuple):
-    """Episodes padded on the right. Shapes: B episodes, T tokens, N action tokens of all of them in row-major order."""
+    """Episodes padded on the right, and where their learnt tokens stand."""
 
     tokens: Tensor  # int64 [B, T]
+    parts: Tensor  # int64 [B, T], STATE in the padding
     rows: Tensor  # int64 [N]
     columns: Tensor  # int64 [N], >= 1: a token is scored by the state one column before it
-    decision: Tensor  # bool [N]
+
+    def learnt(self, grid: Tensor) -> Tensor:
+        """The entries of a grid [B, T] at the learnt tokens, [N]."""
+        return grid[self.rows, self.columns]
+
+    @property
+    def decision(self) -> Tensor:
+        """Which of the learnt tokens are decisions, bool [N]."""
+        return self.learnt(self.parts) == Part.DECISION
 
 
-def collate(episodes: Sequence, pad: int, device="cpu") -> Batch:
-    """Pad episodes (anything with tokens, action_mask, decision_mask) to their longest."""
+def collate(
+    episodes: Sequence[Episode], pad: int, device="cpu", learn: Sequence[Part] = ACTIONS
+) -> Batch:
+    """Pad episodes to their longest; `learn` names the parts whose tokens are learnt."""
     width = max(len(e.tokens) for e in episodes)
     tokens = torch.full((len(episodes), width), pad)
-    action = torch.zeros(len(episodes), width, dtype=torch.bool)
-    decision = torch.zeros_like(action)
-    for row, e in enumerate(episodes):
-        tokens[row, : len(e.tokens)] = torch.tensor(e.tokens)
-        action[row, : len(e.tokens)] = torch.tensor(e.action_mask)
-        decision[row, : len(e.tokens)] = torch.tensor(e.decision_mask)
-    rows, columns = action.nonzero(as_tuple=True)
-    return Batch(
-        tokens.to(device), rows.to(device), columns.to(device), decision[rows, columns].to(device)
-    )
+    parts = torch.full((len(episodes), width), int(Part.STATE))
+    for row, episode in enumerate(episodes):
+        tokens[row, : len(episode.tokens)] = torch.tensor(episode.tokens)
+        parts[row, : len(episode.parts)] = torch.tensor(episode.parts)
+    rows, columns = torch.isin(parts, torch.tensor(learn)).nonzero(as_tuple=True)
+    return Batch(*(x.to(device) for x in (tokens, parts, rows, columns)))

@@ -1,15 +1,23 @@
-"""Ranks: processes that train one policy together (torch.distributed). Alone, everything here does nothing.
+"""Ranks: processes that train one policy together (torch.distributed). Alone, all of this does
+nothing.
 
-    results = share(function, items)     each rank computes its part of the items; all ranks get all results, in order
-    reduce(tensors)                      sums tensors over the ranks, in place
+Every rank holds the same weights and plays, scores and differentiates its share of the episodes;
+gradients are summed once per optimiser step. Same arguments and number of ranks: the same bits.
 
-Left out: threads, and who starts the ranks (rl/runs/launch.py, torchrun).
+    for item in share(items): ...        this rank's part of the work
+    results = map(function, items)       everybody's results, in order, on all ranks
+    reduce(tensors)                      their sums over the ranks, in place
+
+Left out: threads; who starts the ranks (rl/runs/launch.py, torchrun).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import nn
+
+BUCKET = 1 << 22  # elements that are summed in one call
 
 
 def size() -> int:
@@ -20,17 +28,63 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def share(function: Callable, items: Sequence) -> list:
-    """[function(item) for item in items], item i computed by rank i % size; the same on all ranks."""
+def share(items: Sequence) -> list:
+    """This rank's part, dealt out in turns: first to last, last to first. Of items sorted by their
+    length each rank gets about the same total."""
+    turns = range(0, len(items), size())
+    owners = [rank() if turn // size() % 2 == 0 else size() - 1 - rank() for turn in turns]
+    at = [turn + owner for turn, owner in zip(turns, owners, strict=True)]
+    return [items[i] for i in at if i < len(items)]
+
+
+def gather(results: Iterable, total: int) -> list:
+    """The results of everybody's `share` of `total` items, in the order of the items."""
     if size() == 1:
-        return [function(item) for item in items]
-    gathered: list = [None] * size()
-    dist.all_gather_object(gathered, [function(item) for item in items[rank() :: size()]])
-    return [gathered[i % size()][i // size()] for i in range(len(items))]
+        return list(results)
+    everybody: list = [None] * size()
+    dist.all_gather_object(everybody, list(results))
+    ordered = []
+    for i in range(total):
+        turn, place = divmod(i, size())
+        owner = place if turn % 2 == 0 else size() - 1 - place
+        ordered.append(everybody[owner][turn])
+    return ordered
 
 
-def reduce(tensors: Sequence[Tensor]) -> None:
+def map(function: Callable, items: Sequence) -> list:
+    """[function(item) for item in items], shared out over the ranks."""
+    return gather((function(item) for item in share(items)), len(items))
+
+
+@torch.no_grad()
+def reduce(tensors: Sequence[torch.Tensor]) -> None:
     """Replace every tensor by its sum over the ranks."""
-    if size() > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+    if size() == 1:
+        return
+    for bucket in buckets(tensors):
+        flat = torch.cat([tensor.flatten() for tensor in bucket])
+        dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in bucket])
+        for tensor, part in zip(bucket, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Sum the gradients over the ranks; a rank that had no share adds zeros."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    reduce([parameter.grad for parameter in parameters])
+
+
+def buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Neighbours of one type together, about BUCKET elements each."""
+    grouped: list[list[torch.Tensor]] = []
+    room = 0
+    for tensor in tensors:
+        room -= tensor.numel()
+        if room < 0 or tensor.dtype != grouped[-1][0].dtype:
+            grouped.append([])
+            room = BUCKET - tensor.numel()
+        grouped[-1].append(tensor)
+    return grouped

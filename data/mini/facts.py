@@ -1,72 +1,60 @@
-"""The facts of the mini world: who and what exists, what is true of it, and what the corpus will hide or contradict.
+"""The facts of the mini world: who and what exists, what is true of it, and what the corpus will
+hide or contradict.
 
-First stage of data/mini.py. Left out on purpose: aliases of values, facts with several values, dates.
+First stage of data/mini/generate.py. Left out on purpose: aliases of values, facts with several
+values, dates.
 """
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
-from data.mini import text
+from data.mini.text import WORDINGS, WORDS, Wording
 
+WORKS = ("film", "song", "book")
+RELATIONS = {  # by kind; those of people are in _give_person
+    "film": ("director", "producer", "screenwriter", "composer", "genre", "country"),
+    "song": ("composer", "producer", "author", "genre", "country"),
+    "book": ("author", "genre", "country"),
+    "team": ("sport", "country", "color", "director"),
+    "city": ("religion", "sport", "color"),
+    "country": ("religion", "sport", "color", "composer"),
+}
+CREDITED = {  # the values are people, of a trade that fits
+    "director": ("director", "actor"),
+    "coach": ("athlete", "director"),
+    "producer": ("producer", "banker"),
+    "composer": ("composer", "singer"),
+    "author": ("writer", "poet"),
+    "screenwriter": ("writer", "poet"),
+}
 POORLY_COVERED = ("place of birth", "mother", "producer")
-ABSENT_POOR, ABSENT_OTHER = (
-    0.96,
-    0.05,
-)  # share of tail facts that no passage states: of these relations, of the others
+ABSENT_POOR = 0.96  # share of the tail facts of these relations that no passage states
+ABSENT_OTHER = 0.05  # of the others
 STALE_PRESENT, STALE_ABSENT = 0.25, 0.60  # share of facts that a passage contradicts
 ZIPF = 0.6  # popularity of the popular entities: rank ** -ZIPF
 TAIL_POPULARITY = 1.0
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Sizes of a world."""
+class Scale(NamedTuple):
+    """Sizes of a world, a row of sizes.json."""
 
-    entities: dict[str, int]  # kind -> count
-    popular: int  # entities asked about in every split
-    unseen_dev: int  # entities asked about in dev only
-    unseen_test: int  # in test only; in train only: all the others
+    entities: dict[str, int]  # by kind
+    popular: int  # entities that questions of every split are about
+    unseen_dev: int  # entities of dev alone
+    unseen_test: int  # of test alone; of train alone: all the others
     namesakes: int
-    rows: dict[str, dict[str, int]]  # split -> slice -> questions
     parts: int  # names use the first so many words of each list: the vocabulary grows with it
+    popqa: dict[str, dict[str, int]]  # split -> slice -> questions
+    groups: dict[str, dict]  # split -> what data/mini/groups.py needs
 
 
-SCALES = {
-    "mini": Scale(
-        {
-            "person": 800,
-            "film": 350,
-            "song": 160,
-            "book": 60,
-            "city": 60,
-            "country": 20,
-            "team": 50,
-        },
-        popular=120,
-        unseen_dev=100,
-        unseen_test=300,
-        namesakes=280,
-        parts=1000,
-        rows={
-            "dev": {"popular": 300, "tail": 400, "absent": 200},
-            "test": {"popular": 1000, "tail": 1200, "absent": 1000},
-        },
-    ),
-    "tiny": Scale(
-        {"person": 38, "film": 16, "song": 8, "book": 3, "city": 4, "country": 3, "team": 3},
-        popular=7,
-        unseen_dev=8,
-        unseen_test=16,
-        namesakes=12,
-        parts=10,
-        rows={
-            "dev": {"popular": 30, "tail": 40, "absent": 30},
-            "test": {"popular": 40, "tail": 60, "absent": 50},
-        },
-    ),
-}
+_FILE = json.loads(Path(__file__).with_name("sizes.json").read_text(encoding="utf-8"))
+SCALES = {name: Scale(**fields) for name, fields in _FILE.items()}
 
 
 @dataclass
@@ -78,15 +66,10 @@ class Entity:
     values: dict[str, str] = field(default_factory=dict)  # relation -> value
 
     def mention(self) -> str:
-        """As questions and many passages name it; works always with their kind, because titles are shared."""
-        prefix = {
-            "film": "the film ",
-            "song": "the song ",
-            "book": "the book ",
-            "city": "the city of ",
-            "team": "the ",
-        }
-        return prefix.get(self.kind, "") + self.name
+        """As questions and many passages name it; works with their kind: titles are shared."""
+        if self.kind in WORKS:
+            return f"the {self.kind} {self.name}"
+        return {"city": "the city of ", "team": "the "}.get(self.kind, "") + self.name
 
     def short_mention(self) -> str:
         """As the other passages name it, whose title says the rest."""
@@ -96,15 +79,19 @@ class Entity:
 @dataclass
 class Fact:
     entity: Entity
-    relation: str
     value: str
-    wording: text.Wording
+    wording: Wording
     present: bool  # whether the corpus states it
     stale_value: str | None  # what a contradicting passage says instead, where there is one
-    keywords: tuple[
-        str, ...
-    ]  # of the relation; once the passages are written, the gold passage's word comes first
     gold_passages: tuple[str, ...] = ()  # set when the passages are written
+    keywords: tuple[str, ...] = ()  # the wording's; once written, those of the gold passage first
+
+    def __post_init__(self):
+        self.keywords = tuple(self.wording.keywords)
+
+    @property
+    def relation(self) -> str:
+        return self.wording.relation
 
     @property
     def slice(self) -> str:
@@ -113,27 +100,34 @@ class Fact:
         return "popular" if self.entity.group == "popular" else "tail"
 
 
+# ---------------------------------------------------------------------------------- entities
+
+
+def full_names(parts: int) -> list[str]:
+    """All names of people from the first so many first names of each sex and last names."""
+    first_names = WORDS["women"][:parts] + WORDS["men"][:parts]
+    return [f"{first} {last}" for first in first_names for last in WORDS["last name"][:parts]]
+
+
+def titles(parts: int) -> list[str]:
+    """All titles of works, without an article."""
+    adjectives, nouns = WORDS["adjective"][:parts], WORDS["noun"][:parts]
+    return [f"{adjective} {noun}" for adjective in adjectives for noun in nouns]
+
+
 def make_entities(scale: Scale, rng: Random) -> list[Entity]:
     """All entities, named and grouped; every group has about the same mix of kinds."""
-    women, men, last_names, adjectives, nouns = (
-        words[: scale.parts]
-        for words in (text.WOMEN, text.MEN, text.LAST_NAMES, text.ADJECTIVES, text.NOUNS)
-    )
-    titles = [
-        rng.choice(("The ", "")) + f"{adjective} {noun}"
-        for adjective in adjectives
-        for noun in nouns
-    ]
-    # Works of all kinds draw on three titles per film, so that one song or book in three shares its title with a film.
-    titles = rng.sample(titles, scale.entities["film"] * 3)
+    of_works = [rng.choice(("The ", "")) + title for title in titles(scale.parts)]
+    # Works of all kinds draw on three titles per film: one song or book in three shares its title
+    # with a film.
+    of_works = rng.sample(of_works, scale.entities["film"] * 3)
+    adjectives = WORDS["adjective"][: scale.parts]
     names = {
-        "person": [f"{first} {last}" for first in women + men for last in last_names],
-        "film": titles,
-        "song": titles,
-        "book": titles,
-        "city": text.CITY_NAMES,
-        "country": text.COUNTRY_NAMES,
-        "team": [f"{adjective} {noun}" for adjective in adjectives for noun in text.TEAM_NOUNS],
+        "person": full_names(scale.parts),
+        **dict.fromkeys(WORKS, of_works),
+        "city": WORDS["city"],
+        "country": WORDS["country"],
+        "team": [f"{adjective} {noun}" for adjective in adjectives for noun in WORDS["team noun"]],
     }
     entities = [
         Entity(kind, name)
@@ -143,39 +137,36 @@ def make_entities(scale: Scale, rng: Random) -> list[Entity]:
     order = rng.sample(entities, len(entities))
     for rank, entity in enumerate(order[: scale.popular], start=1):
         entity.group, entity.popularity = "popular", round(1000 * rank**-ZIPF, 1)
-    for i, entity in enumerate(
-        order[scale.popular : scale.popular + scale.unseen_dev + scale.unseen_test]
-    ):
+    unseen = order[scale.popular :][: scale.unseen_dev + scale.unseen_test]
+    for i, entity in enumerate(unseen):
         entity.group = "dev" if i < scale.unseen_dev else "test"
     return entities
 
 
+# ------------------------------------------------------------------------------------- facts
+
+
 def make_facts(entities: list[Entity], rng: Random) -> list[Fact]:
-    """Every fact of every entity, with its value and whether the corpus will state or contradict it."""
+    """Every fact of every entity, with its value and whether the corpus will state or contradict
+    it.
+    """
     _give_values(entities, rng)
     pools = defaultdict(
         list
-    )  # values as often as they occur: a wrong value is as likely as it is common
+    )  # a value as often as it occurs: errors are as likely as they are common
     for entity in entities:
         for relation, value in entity.values.items():
             pools[entity.kind, relation].append(value)
-    wordings = {
-        (kind, wording.relation): wording
-        for wording in text.WORDINGS
-        for kind in wording.kinds.split()
-    }
     facts = []
     for entity in entities:
         for relation, value in entity.values.items():
-            wording = wordings[entity.kind, relation]
             absent_share = ABSENT_POOR if relation in POORLY_COVERED else ABSENT_OTHER
             present = entity.group == "popular" or rng.random() >= absent_share
             stale_value = None
             if rng.random() < (STALE_PRESENT if present else STALE_ABSENT):
                 stale_value = _wrong_value(entity, relation, pools[entity.kind, relation], rng)
-            facts.append(
-                Fact(entity, relation, value, wording, present, stale_value, wording.keywords)
-            )
+            wording = WORDINGS[entity.kind, relation]
+            facts.append(Fact(entity, value, wording, present, stale_value))
     return facts
 
 
@@ -201,98 +192,62 @@ def _give_values(entities: list[Entity], rng: Random) -> None:
     for person in people:
         _give_person(person, cities, rng)
     _give_parents(people, rng)
-    draws = _draws(people, countries, rng)
+    credited = {role: _fitting(people, trades) for role, trades in CREDITED.items()}
+    places = {"country": [country.name for country in countries]}
     for entity in entities:
-        for relation, draw in draws.get(entity.kind, {}).items():
-            entity.values[relation] = draw()
-    for capital in cities[
-        : len(countries)
-    ]:  # not asked, because the passage on the country's capital would tell
+        for relation in RELATIONS.get(entity.kind, ()):
+            role = "coach" if (entity.kind, relation) == ("team", "director") else relation
+            if role in credited:
+                entity.values[relation] = rng.choice(credited[role])
+            else:
+                entity.values[relation] = common_value(entity.kind, relation, places, rng)
+    for capital in cities[: len(countries)]:  # the passage on the country's capital would tell
         del capital.values["country"]
+
+
+def _fitting(people: list[Entity], trades: tuple[str, ...]) -> list[str]:
+    names = [person.name for person in people if person.values["occupation"] in trades]
+    if len(names) < 4:  # in a tiny world nobody may have the occupation
+        return [person.name for person in people]
+    return names
+
+
+def common_value(kind: str, relation: str, places: dict[str, list[str]], rng: Random) -> str:
+    """A value that is no person, drawn for an entity of this kind. places: relation -> names."""
+    if relation == "genre":
+        return skewed(WORDS["music genre" if kind == "song" else "story genre"], rng)
+    return skewed(places.get(relation) or WORDS[relation], rng)
 
 
 def _give_person(person: Entity, cities: list[Entity], rng: Random) -> None:
     birthplace = skewed(cities, rng, exponent=0.4)
-    occupation = skewed(text.OCCUPATIONS, rng)
+    occupation = skewed(WORDS["occupation"], rng)
     person.values = {"occupation": occupation, "place of birth": birthplace.name}
     if rng.random() < 0.6:
         person.values["country"] = birthplace.values["country"]
     if rng.random() < 0.7:
-        person.values["religion"] = skewed(text.RELIGIONS, rng)
+        person.values["religion"] = skewed(WORDS["religion"], rng)
     if occupation in ("composer", "singer"):
-        person.values["genre"] = skewed(text.MUSIC_GENRES, rng)
+        person.values["genre"] = skewed(WORDS["music genre"], rng)
     elif occupation in ("writer", "poet", "actor", "director"):
-        person.values["genre"] = skewed(text.STORY_GENRES, rng)
+        person.values["genre"] = skewed(WORDS["story genre"], rng)
     elif rng.random() < 0.5:
-        person.values["sport"] = skewed(text.SPORTS, rng)
+        person.values["sport"] = skewed(WORDS["sport"], rng)
 
 
 def _give_parents(people: list[Entity], rng: Random) -> None:
     """A father of the same surname and a mother of any, neither with the name of an entity."""
     taken = {person.name for person in people}
-    used_first, used_last = (sorted({name.split()[part] for name in taken}) for part in (0, 1))
-    men, women = (
-        [name for name in used_first if name in names] for names in (text.MEN, text.WOMEN)
-    )
+    first_used = sorted({name.split()[0] for name in taken})
+    last_used = sorted({name.split()[1] for name in taken})
+    men = [name for name in first_used if name in WORDS["men"]]
+    women = [name for name in first_used if name in WORDS["women"]]
     for person in people:
         own = [person.name.split()[1]]
-        for parent, first_names, last_names in (("father", men, own), ("mother", women, used_last)):
+        for parent, first_names, last_names in (("father", men, own), ("mother", women, last_used)):
             while (name := f"{rng.choice(first_names)} {rng.choice(last_names)}") in taken:
                 pass
             person.values[parent] = name
-
-
-def _draws(
-    people: list[Entity], countries: list[Entity], rng: Random
-) -> dict[str, dict[str, Callable[[], str]]]:
-    """kind -> relation -> how to draw a value; people are credited for work that fits their occupation."""
-
-    def credit(*occupations: str) -> Callable[[], str]:
-        fitting = [person.name for person in people if person.values["occupation"] in occupations]
-        if len(fitting) < 4:  # in a tiny world nobody may have the occupation
-            fitting = [person.name for person in people]
-        return lambda: rng.choice(fitting)
-
-    def draw(values: list[str]) -> Callable[[], str]:
-        return lambda: skewed(values, rng)
-
-    country = draw([country.name for country in countries])
-    producer, composer, author = (
-        credit("producer", "banker"),
-        credit("composer", "singer"),
-        credit("writer", "poet"),
-    )
-    public = {
-        "religion": draw(text.RELIGIONS),
-        "sport": draw(text.SPORTS),
-        "color": draw(text.COLORS),
-    }
-    return {
-        "film": {
-            "director": credit("director", "actor"),
-            "producer": producer,
-            "screenwriter": author,
-            "composer": composer,
-            "genre": draw(text.STORY_GENRES),
-            "country": country,
-        },
-        "song": {
-            "composer": composer,
-            "producer": producer,
-            "author": author,
-            "genre": draw(text.MUSIC_GENRES),
-            "country": country,
-        },
-        "book": {"author": author, "genre": draw(text.STORY_GENRES), "country": country},
-        "team": {
-            "sport": draw(text.SPORTS),
-            "country": country,
-            "color": draw(text.COLORS),
-            "director": credit("athlete", "director"),
-        },
-        "city": public,
-        "country": {**public, "composer": composer},
-    }
 
 
 def skewed(values: Sequence, rng: Random, exponent: float = 0.8):

@@ -1,9 +1,11 @@
 """A folder of .txt, .md and .html files as passages of about 100 words, as DPR cut Wikipedia.
 
-Passages end where a sentence or a paragraph does; every passage carries its document's title: a Markdown file's first
-heading, an HTML file's <title> or <h1>, else the file's name. Ids are "path/in/folder.md#1".
+Passages end where a sentence or a paragraph does; every passage carries its document's title: a
+Markdown file's first heading, an HTML file's <title> or <h1>, else the file's name. Ids are
+"path/in/folder.md#1".
 
-Left out on purpose: other kinds of files, front matter, tables, languages that are written without spaces.
+Left out on purpose: other kinds of files, front matter, tables, languages that are written without
+spaces.
 """
 
 import re
@@ -11,12 +13,12 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from data.files import WorldError, string, text_lines
-from data.world import Passage
+from data.files import read_text, string
+from data.world import Passage, WorldError
 
 SUFFIXES = (".txt", ".md", ".html", ".htm")
 _PARAGRAPH = re.compile(r"\n\s*\n")
-_SENTENCE = re.compile(r"""(?<=[.!?])\s+|(?<=[.!?]["')\]”’])\s+""")
+_SENTENCE = re.compile(r"""(?<=[.!?])\s+|(?<=[.!?]["')\]\u201d\u2019])\s+""")
 _HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
 
 
@@ -25,7 +27,9 @@ def is_document(file: Path) -> bool:
 
 
 def read_documents(source: Path, words: int) -> Iterator[tuple[str, Passage]]:
-    """("FILE", passage) of a document, or of all in a folder and the folders in it, by name. Raises WorldError."""
+    """("FILE", passage) of a document, or of all in a folder and the folders in it, by name. Raises
+    WorldError.
+    """
     files = [source]
     if source.is_dir():
         inside = (file for file in source.rglob("*") if is_document(file) and file.is_file())
@@ -47,8 +51,9 @@ def read_documents(source: Path, words: int) -> Iterator[tuple[str, Passage]]:
 
 
 def cut(text: str, words: int) -> Iterator[str]:
-    """Passages of at most `words` words, filled sentence by sentence; a paragraph's end is taken where it leaves a passage
-    at least half full. A longer sentence is cut between words."""
+    """Passages of at most `words` words, filled sentence by sentence; a paragraph's end is taken
+    where it leaves a passage at least half full. A longer sentence is cut between words.
+    """
     passage: list[str] = []
     for paragraph in _PARAGRAPH.split(text):
         for sentence in _SENTENCE.split(paragraph):
@@ -69,7 +74,7 @@ def cut(text: str, words: int) -> Iterator[str]:
 
 def _read(file: Path) -> tuple[str, str]:
     """Title and text."""
-    text = "".join(text_lines(file))
+    text = read_text(file)
     title = " ".join(re.split(r"[\s_-]+", file.stem))
     if file.suffix.lower() == ".md":
         if heading := _HEADING.search(text):
@@ -83,13 +88,17 @@ def _read(file: Path) -> tuple[str, str]:
     return " ".join(title.split()), text
 
 
-class _Page(HTMLParser):
-    """The text of a page, with an empty line where a block begins or ends; scripts and styles are no text."""
+_BLOCKS = """address article aside blockquote caption dd details div dl dt fieldset figcaption
+figure footer form h1 h2 h3 h4 h5 h6 header hr li main nav ol option p pre section summary table td
+th tr ul"""
 
-    BLOCKS = frozenset(
-        """address article aside blockquote caption dd details div dl dt fieldset figcaption figure footer form h1 h2
-        h3 h4 h5 h6 header hr li main nav ol option p pre section summary table td th tr ul""".split()
-    )
+
+class _Page(HTMLParser):
+    """The text of a page, with an empty line where a block begins or ends; scripts and styles are
+    no text.
+    """
+
+    BLOCKS = frozenset(_BLOCKS.split())
     SILENT = frozenset(("script", "style", "noscript", "template", "title", "head"))
 
     def __init__(self):
@@ -107,7 +116,7 @@ class _Page(HTMLParser):
             self.open.clear()
         if tag in self.BLOCKS or tag == "br":
             self.text.append("\n" if tag == "br" else "\n\n")
-        if tag in self.SILENT or tag == "h1" and not self.heads["h1"]:
+        if tag in self.SILENT or (tag == "h1" and not self.heads["h1"]):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

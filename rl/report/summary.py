@@ -1,4 +1,8 @@
-"""Episodes -> figures. Fractions, not percent; every figure is a mean over episodes unless it says otherwise."""
+"""Episodes -> figures. Pure: no file, no model. Fractions, not percent.
+
+Every figure is a mean over episodes; one over nothing (hit@k without any retrieval) is NaN.
+Left out: where episodes come from (results.py), how figures are drawn (page.py).
+"""
 
 from collections.abc import Sequence
 
@@ -9,10 +13,18 @@ from rl.episode import Episode
 METRICS = ("em", "f1", "retrieval", "queries", "hit", "reward", "malformed", "p_retrieve")
 
 
+def mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
 def summarize(episodes: Sequence[Episode]) -> dict[str, float]:
-    """em, f1; retrieval: share of questions with at least one; queries: retrievals per question; hit: share of the former whose passages
-    held what is needed (nan without any); reward as the environment paid it; malformed; p_retrieve: mean P([RETRIEVE]) at the first decision."""
-    mean = lambda values: float(np.mean(values)) if len(values) else float("nan")
+    """The figures of METRICS, and `rows`, the number of episodes.
+
+    em, f1: of the answer. retrieval: share of questions with at least one retrieval. queries:
+    retriever calls per question. hit: share of the questions with a retrieval whose passages held
+    what is needed. reward: the environment's, without KL penalty. p_retrieve: P([RETRIEVE]) at the
+    first decision.
+    """
     return {
         "rows": len(episodes),
         "em": mean([e.exact_match for e in episodes]),
@@ -27,13 +39,13 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, float]:
 
 
 def by_slice(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
-    """summarize per slice of the questions, in order of first appearance; {} where the world has no slices."""
+    """summarize per slice, in order of first appearance; {} in a world without slices."""
     names = dict.fromkeys(e.question.slice for e in episodes if e.question.slice is not None)
     return {name: summarize([e for e in episodes if e.question.slice == name]) for name in names}
 
 
 def collapsed(retrieval: Sequence[float]) -> bool:
-    """Whether nothing is left of the decision: above 95 % or below 5 % retrieval on every slice at once."""
+    """Whether nothing is left of the decision: above 95 % or below 5 % retrieval on every slice."""
     return min(retrieval) > 0.95 or max(retrieval) < 0.05
 
 
@@ -47,7 +59,7 @@ def paired_interval(
 def stratified_interval(
     pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0, draws: int = 2000
 ) -> tuple[float, float, float]:
-    """paired_interval over several question sets with equal weights, whatever their sizes; each set is resampled by itself."""
+    """paired_interval over question sets of equal weight; each set is resampled by itself."""
     differences = [np.asarray(a) - np.asarray(b) for a, b in pairs]
     rng = np.random.default_rng(seed)
     means = [
@@ -59,16 +71,16 @@ def stratified_interval(
 
 
 def table(rows: Sequence[tuple[str, dict[str, float]]], columns: Sequence[str]) -> str:
-    """A plain text table: a label and the chosen columns; counts as integers, rates with three digits."""
+    """Plain text: a label and the chosen columns; counts as integers, rates with three digits."""
     width = max(len(label) for label, _ in rows)
     lines = [" " * width + "".join(f"{c:>11}" for c in columns)]
-    for label, row in rows:
-        cells = (row.get(c, float("nan")) for c in columns)
-        lines.append(
-            f"{label:<{width}}"
-            + "".join(
-                f"{c:>11d}" if isinstance(c, int) else f"{'-' if c != c else format(c, '.3f'):>11}"
-                for c in cells
-            )
-        )
+    for label, figures in rows:
+        cells = [figures.get(c, float("nan")) for c in columns]
+        lines.append(f"{label:<{width}}" + "".join(f"{cell(value):>11}" for value in cells))
     return "\n".join(lines)
+
+
+def cell(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "-" if value != value else f"{value:.3f}"

@@ -1,16 +1,14 @@
-"""Training runs that need each other's checkpoints, as subprocesses: as many at once as there are cores.
+"""Runs that need each other's checkpoints, as subprocesses: as many at once as there are cores.
 
-    run_jobs(jobs, cores)      starts every job whose needs are done, shows one bar, returns when all are done
+    run_jobs(jobs, cores)      starts every job whose needs are done, returns when all are done
 
-The scripts are resumable, so this is, too: a finished job is not started again, an unfinished one goes on where it was. Each
-job writes OUT.log; a line "$ command" opens each start. The log is locked while its job runs, so that no two studies
-train into one folder, nor one study beside a child that outlived its killed parent.
+The scripts are resumable, so this is, too: a finished job is not started again, an unfinished one
+goes on where it was. Each job writes OUT.log, and OUT.job.json when it is done: its command and the
+weights that it was made from. Two processes in one folder: the runs themselves refuse it.
 Left out: priorities (jobs start in the order given), several machines.
 """
 
-import fcntl
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -20,146 +18,114 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-from model import is_checkpoint
-from model.state import STATE_FILE
+from model.checkpoint import is_checkpoint, weights_sha256, write_json
 from rl.runs.flags import UsageError
+from rl.runs.progress import progress
+from rl.runs.run import differences, read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Job:
-    out: Path  # the checkpoint directory that it makes
-    command: tuple[
-        str, ...
-    ]  # for Python: script or module with its flags, without --out and --threads
+    out: Path  # the directory that it fills
+    command: tuple[str, ...]  # for Python: script or module with its flags, but --out and --ranks
     needs: tuple[Path, ...] = ()  # checkpoints of other jobs
-    lines: int = 1  # lines with "tokens" that its metrics.jsonl will have, about
-    episodes: int = 1  # per line, for the progress bar
 
     @property
     def log(self) -> Path:
         return self.out.with_name(self.out.name + ".log")
 
+    @property
+    def done(self) -> Path:
+        return self.out.with_name(self.out.name + ".job.json")
+
+    def record(self) -> dict:
+        """What its result depends on."""
+        needs = {need.name: weights_sha256(need) for need in self.needs}
+        return {"command": list(self.command), "needs": needs}
+
     def is_finished(self) -> bool:
-        """Whether this very command has made `out` from checkpoints that have not changed since. In doubt, the script knows:
-        started again, it finds the run finished or says what differs."""
-        weights = self.out / "model.safetensors"
-        if (
-            not (is_checkpoint(self.out) and weights.exists() and self.log.exists())
-            or (self.out / STATE_FILE).exists()
-        ):
+        """Whether this very command has made a checkpoint from these weights. In doubt, the script
+        knows: started again, it finds its run finished or says what differs."""
+        if not (self.done.exists() and is_checkpoint(self.out)):
             return False
-        started = [
-            line
-            for line in self.log.read_text(errors="replace").splitlines()
-            if line.startswith("$ ")
-        ]
-        older = all(
-            (need / "model.safetensors").stat().st_mtime <= weights.stat().st_mtime
-            for need in self.needs
-        )
-        return older and started[-1:] == [f"$ {shlex.join(self.command)}"]
+        return not differences(read_json(self.done), self.record())
 
-    def trained(self) -> int:
-        """Episodes so far, from the lines of the run's log."""
-        log = self.out / "metrics.jsonl"
-        lines = log.read_bytes().count(b'"tokens":') if log.exists() else 0
-        return min(lines, self.lines) * self.episodes
-
-    def start(self, threads: int) -> subprocess.Popen:
-        """Raises UsageError when another process is at it."""
+    def start(self, ranks: int) -> subprocess.Popen:
         self.out.parent.mkdir(parents=True, exist_ok=True)
+        paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
         with open(self.log, "a") as log:
-            try:
-                fcntl.flock(
-                    log, fcntl.LOCK_EX | fcntl.LOCK_NB
-                )  # belongs to the open file, which the child inherits
-            except BlockingIOError:
-                raise UsageError(
-                    f"{self.out} is being trained by another process; wait for it, or end it"
-                ) from None
-            print(f"$ {shlex.join(self.command)}", file=log, flush=True)
-            paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
             return subprocess.Popen(
-                [sys.executable, *self.command, "--out", str(self.out), "--threads", str(threads)],
+                [sys.executable, *self.command, "--out", str(self.out), "--ranks", str(ranks)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": paths, "TQDM_DISABLE": "1"},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             )
 
     def last_words(self) -> str:
-        return next(
-            (
-                line
-                for line in reversed(self.log.read_text(errors="replace").splitlines())
-                if line.strip()
-            ),
-            "",
-        )
+        lines = self.log.read_text(errors="replace").splitlines()
+        return next((line for line in reversed(lines) if line.strip()), "")
 
 
 class Running(NamedTuple):
     process: subprocess.Popen
-    threads: int
+    ranks: int
+    record: dict  # of the job, as it was when it started
 
 
 def run_jobs(jobs: Sequence[Job], cores: int, poll: float = 0.5) -> None:
-    """Raises UsageError when a job fails; whatever ends this call early, every child is stopped first."""
-    done = {job.out for job in jobs if job.is_finished()}
+    """Raises UsageError when a job fails; whatever ends this call early, every child is stopped."""
+    done: set[Path] = set()
+    for job in jobs:  # one whose needs will be made anew is not finished
+        if done.issuperset(job.needs) and job.is_finished():
+            done.add(job.out)
     running: dict[Job, Running] = {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with tqdm(
-            total=sum(job.lines * job.episodes for job in jobs),
-            desc="training",
-            unit="episode",
-            dynamic_ncols=True,
-        ) as bar:
+        with progress(len(jobs), "study", "run", initial=len(done)) as bar:
             while len(done) < len(jobs):
-                for job, threads in startable(jobs, done, running, cores):
-                    running[job] = Running(job.start(threads), threads)
+                for job, ranks in startable(jobs, done, running, cores):
+                    running[job] = Running(job.start(ranks), ranks, job.record())
+                bar.set_postfix_str(", ".join(job.out.name for job in running))
                 time.sleep(poll)
-                for job, (process, _) in list(running.items()):
-                    if process.poll() is not None:
-                        del running[job]
-                        if process.returncode:
-                            raise UsageError(
-                                f"{job.out.name} failed (exit code {process.returncode}); {job.log}: {job.last_words()}"
-                            )
-                        done.add(job.out)
-                bar.set_postfix_str(", ".join(job.out.name for job in running), refresh=False)
-                bar.update(
-                    sum(
-                        job.lines * job.episodes if job.out in done else job.trained()
-                        for job in jobs
-                    )
-                    - bar.n
-                )
+                ended = finished(running)
+                bar.update(len(ended))
+                done |= ended
     finally:
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.wait()
+        for child in running.values():
+            child.process.terminate()
+        for child in running.values():
+            child.process.wait()
         signal.signal(signal.SIGTERM, before)
+
+
+def finished(running: dict[Job, Running]) -> set[Path]:
+    """Takes the jobs that have ended out of `running`. Raises UsageError for one that failed."""
+    ended = {job: child for job, child in running.items() if child.process.poll() is not None}
+    for job, child in ended.items():
+        del running[job]
+        if code := child.process.returncode:
+            name = f"{job.out.name} failed (exit code {code})"
+            raise UsageError(f"{name}; {job.log}: {job.last_words()}")
+        write_json(job.done, child.record)
+    return {job.out for job in ended}
 
 
 def startable(
     jobs: Sequence[Job], done: set[Path], running: dict[Job, Running], cores: int
 ) -> Iterator[tuple[Job, int]]:
-    """Jobs whose needs are done, with a thread each; cores that no other job can use go to them as well."""
+    """Jobs whose needs are done, with a rank each; cores that no other job can use go to them."""
     ready = [
         job
         for job in jobs
         if job.out not in done and job not in running and done.issuperset(job.needs)
     ]
-    free = cores - sum(threads for _, threads in running.values())
-    for left, job in zip(range(len(ready), 0, -1), ready):
+    free = cores - sum(child.ranks for child in running.values())
+    for left, job in zip(range(len(ready), 0, -1), ready, strict=True):
         if free < 1:
             return
-        threads = max(1, free // left)
-        free -= threads
-        yield job, threads
+        ranks = max(1, free // left)
+        free -= ranks
+        yield job, ranks

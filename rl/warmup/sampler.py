@@ -8,35 +8,34 @@ from data.world import Question
 
 
 class QuestionSampler:
-    """Training questions of step t, a pure function of (seed, t): a resumed run sees what an uninterrupted one saw.
+    """Training questions of step t, a pure function of (seed, stream, t): a resumed run sees what
+    an uninterrupted one saw.
 
-    A share of each draw is popular questions, asked in proportion to their popularity; the others are uniform, an equal
-    part from each question set. Where the world has no slices, there are only others.
+    A share of each draw is popular questions, asked in proportion to their popularity; the others
+    are uniform, an equal part from each question set. Where a world has no slices there are only
+    others.
     """
 
     def __init__(self, sets: Sequence[Sequence[Question]], popular_share: float, seed: int):
         """sets: the questions of each question set."""
-        self.questions, self.seed = [q for questions in sets for q in questions], seed
+        self.questions = [q for questions in sets for q in questions]
+        self.seed = seed
         popular = np.array([q.slice == "popular" for q in self.questions])
         self.popular = np.flatnonzero(popular)
         member = np.repeat(np.arange(len(sets)), [len(questions) for questions in sets])
-        self.others = [
-            rows for i in range(len(sets)) if len(rows := np.flatnonzero(~popular & (member == i)))
-        ]
-        self.share = popular_share if len(self.popular) and self.others else float(not self.others)
+        others = [np.flatnonzero(~popular & (member == i)) for i in range(len(sets))]
+        self.others = [rows for rows in others if len(rows)]
+        both = len(self.popular) and self.others
+        self.share = popular_share if both else float(not self.others)
         weights = np.array([self.questions[i].popularity or 1.0 for i in self.popular])
         self.weights = weights / weights.sum() if len(weights) else weights
 
-    def draw(self, count: int, step: int, stream: int = 0) -> list[Question]:
-        """`count` questions for one step; popular ones first (shuffle for order). `stream` separates phases."""
+    def draw(self, count: int, step: int, stream: int) -> list[Question]:
+        """`count` questions for one step, popular ones first. `stream` separates phases."""
         rng = np.random.default_rng([self.seed, stream, step])
         popular = round(count * self.share)
         rows = [*rng.choice(self.popular, popular, p=self.weights)] if popular else []
-        left = count - popular
+        ends = [(count - popular) * i // len(self.others) for i in range(len(self.others) + 1)]
         for i, others in enumerate(self.others):
-            rows += [
-                *rng.choice(
-                    others, left * (i + 1) // len(self.others) - left * i // len(self.others)
-                )
-            ]
+            rows += [*rng.choice(others, ends[i + 1] - ends[i])]
         return [self.questions[i] for i in rows]

@@ -1,9 +1,11 @@
-"""The warm-up teacher: what a demonstration asks the retriever, and which training questions a step sees.
+"""The warm-up teacher: what a demonstration asks the retriever, and which training questions a step
+sees.
 
-The teacher is weak on purpose (the paper's warm-up is imperfect as well): it knows capitalised words and which words
-passages use where *training* questions are worded alike, not how the retriever scores, and most of its queries use no
-such word at all. PPO has to find out by itself which kind of query pays.
-Left out: token sequences and masks (rl/episode.py) and decision labels (train_sft.py probes the model for those).
+The teacher is weak on purpose (the paper's warm-up is imperfect as well): it knows capitalised
+words and which words passages use where *training* questions are worded alike, not how the
+retriever scores, and most of its queries use no such word at all. PPO has to find out by itself
+which kind of query pays. Left out: token sequences and masks (rl/episode.py) and decision labels
+(train_sft.py probes the model for those).
 """
 
 import re
@@ -14,53 +16,56 @@ import numpy as np
 
 from data.world import Passage, Question
 
-# What the teacher asks, with its share: the raw question, the subject, the subject and 1 or 2 keywords.
+# What the teacher asks, with its share. Keywords are added to the subject.
 TEACHER = (("question", 0.35), ("subject", 0.30), ("one keyword", 0.20), ("two keywords", 0.15))
 
 # The usual function words, of questions and of passages.
-STOP_WORDS = frozenset(
-    """a about after all also an and any are as at be been before but by can could did do does for from
-had has have he her him his how i if in into is it its know me my now of on one or our out over said say she so some such
-tell than that the their them then there these they this to up us was we were what when where which who whom whose why
-will with wondering would you your formerly happen please""".split()
-)
+_STOP_WORDS = """
+a about after all also an and any are as at be been before but by can could did do does for from
+had has have he her him his how i if in into is it its know me my now of on one or our out over
+said say she so some such tell than that the their them then there these they this to up us was
+we were what when where which who whom whose why will with wondering would you your formerly
+happen please
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+SMALL_WORDS = ("of", "the", "and", "in", "de", "a", "to", "for")  # inside a title
 
 _WORD = re.compile(r"\w+(?:[-.]\w+)*", re.UNICODE)
 
 
 def subject_of(question: str) -> str:
-    """The longest run of capitalised words, the first word aside: who or what a question is probably about.
+    """The longest run of capitalised words, the first word aside: who or what a question is
+    probably about.
 
-    Small words inside a title ("The Mayor of Casterbridge") do not end the run; a question's options ("... (A) one (B) other")
-    are not looked at. "" where there is no such run.
+    Small words inside a title ("The Mayor of Casterbridge") do not end the run; a question's
+    options ("... (A) one (B) other") are not looked at. "" where there is no such run.
     """
     words = _WORD.findall(question.partition(" (A) ")[0].replace("'s", ""))
     best, run = [], []
     for i, word in enumerate(words):
-        if i and (word[0].isupper() or word[0].isdigit()):
-            run.append(word)
-        elif run and word.lower() in ("of", "the", "and", "in", "de", "a", "to", "for"):
-            run.append(word)
-        else:
-            run = []
-        while_capitalised = run[
-            : max((j + 1 for j, w in enumerate(run) if not w.islower()), default=0)
-        ]
+        begins = i > 0 and (word[0].isupper() or word[0].isdigit())
+        goes_on = run and word.lower() in SMALL_WORDS
+        run = [*run, word] if begins or goes_on else []
+        end = max((j + 1 for j, w in enumerate(run) if not w.islower()), default=0)
+        while_capitalised = run[:end]
         if len(while_capitalised) > len(best):
             best = list(while_capitalised)
     return " ".join(best)
 
 
 def template_of(question: Question) -> tuple[str, str]:
-    """What is asked, of what kind of subject: the relation where it is known, else the question without its subject; and
-    the word before the subject ("film", "city of"). Questions with the same template are answered by like passages."""
-    before, subject, after = question.question.partition(subject_of(question.question) or "\0")
+    """What is asked, of what kind of subject: the relation where it is known, else the question
+    without its subject; and the word before the subject ("film", "city of"). Questions with the
+    same template are answered by like passages."""
+    before, _, after = question.question.partition(subject_of(question.question) or "\0")
     kind = (_WORD.findall(before) or [""])[-1]
     return question.relation or f"{before}{{}}{after}", kind
 
 
 def keywords_of(passage: Passage, question: Question) -> list[str]:
-    """Content words of a passage that name neither its subject nor the answer: what a query may add to the subject."""
+    """Content words of a passage that name neither its subject nor the answer: what a query may add
+    to the subject."""
     taken = {
         p
         for text in (passage.title, question.question, *question.answers)
@@ -78,13 +83,15 @@ def _parts(word: str) -> set[str]:
 
 
 class Teacher:
-    """Demonstration queries for training questions: deterministic up to the generator that is passed in."""
+    """Demonstration queries for training questions: deterministic up to the generator that is
+    passed in."""
 
     def __init__(
         self, questions: Sequence[Question], gold: Sequence[Passage | None], most: int = 2
     ):
-        """gold: a gold passage of each question, or None. A template's keywords are the `most` words that tell the gold
-        passages of its questions best from all gold passages: by share x log(share / overall share)."""
+        """gold: a gold passage of each question, or None. A template's keywords are the `most`
+        words that tell the gold passages of its questions best from all gold passages: by share x
+        log(share / overall share)."""
         counts: dict[tuple, Counter] = {}
         totals: Counter = Counter()
         overall: Counter = Counter()
@@ -111,9 +118,11 @@ class Teacher:
                 )
 
     def query(self, question: Question, rng: np.random.Generator, subject: str = "") -> str:
-        """One query. Where nobody asked in these words before, there are no keywords and the subject stands alone.
+        """One query. Where nobody asked in these words before, there are no keywords and the
+        subject stands alone.
 
-        subject: what a follow-up query is about, where that is not what the question names; it never is the raw question."""
+        subject: what a follow-up query is about, where that is not what the question names; it
+        never is the raw question."""
         kind = rng.choice([name for name, _ in TEACHER], p=[share for _, share in TEACHER])
         if kind == "question" and subject:
             kind = "subject"

@@ -1,7 +1,7 @@
 """The slow twin: BM25, tokens and top-k in the fewest obvious lines.  Oracle of every fast path.
 
-Arithmetic is float32 in the kernel's order (terms as they first appear in the query), so that scores can be compared
-for equality, not only to a tolerance.
+Arithmetic is float32 in the kernel's order (terms as they first appear in the query), so that
+scores can be compared for equality, not only to a tolerance.
 """
 
 import math
@@ -71,8 +71,8 @@ class BM25Twin:
         return out, shares
 
     def search(self, queries, k):
-        ids = np.full((len(queries), k), -1, np.int32)
-        scores = np.full((len(queries), k), -np.inf, np.float32)
+        shape = (len(queries), min(k, self.tf.shape[1]))
+        ids, scores = np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32)
         for q, query in enumerate(queries):
             score, shares = self.scores(query)
             best = [i for i in np.lexsort((np.arange(len(score)), -score)) if shares[i]][:k]

@@ -33,12 +33,33 @@ def test_equals_bm25s(k1, b):
         assert found.sum() == min(10, (expected > 0).sum())
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_the_plain_search_bit_for_bit(seed):
+    """bm25_plain.hpp, which scores every posting, is the oracle of bm25.hpp."""
+    rng = np.random.default_rng(seed)
+    index = BM25Index.build(zipf_texts(3000, seed=seed), k1=rng.uniform(0, 3), b=rng.uniform())
+    queries = zipf_texts(60, seed=seed + 100)
+    for k in (1, 10, 500, 3000):
+        fast = index.search(queries, k)
+        for a, b in zip(fast, index._core.search(queries, k, 1, True), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_building_threads_do_not_matter(tmp_path):
+    texts = [f"{text} d{i}" for i, text in enumerate(zipf_texts(5000))]
+    files = []
+    for threads in (1, 2, 3, 16):
+        BM25Index.build(texts, stopwords=["w1", "w7"], threads=threads).save(tmp_path / "index")
+        files.append((tmp_path / "index").read_bytes())
+    assert files[1:] == files[:1] * 3
+
+
 def test_threads_do_not_matter():
     index = BM25Index.build(zipf_texts())
     queries = zipf_texts(64, seed=2)
     expected = index.search(queries, 5, threads=1)
     for threads in (0, 2, 3, 64):
-        for a, b in zip(index.search(queries, 5, threads=threads), expected):
+        for a, b in zip(index.search(queries, 5, threads=threads), expected, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
@@ -48,7 +69,9 @@ def test_python_threads_share_an_index():
     expected = [index.search(batch, 5, threads=1)[0] for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         for ids, wanted in zip(
-            pool.map(lambda batch: index.search(batch, 5, threads=2)[0], batches), expected
+            pool.map(lambda batch: index.search(batch, 5, threads=2)[0], batches),
+            expected,
+            strict=True,
         ):
             np.testing.assert_array_equal(ids, wanted)
 
@@ -59,16 +82,21 @@ def test_ties_go_to_the_lower_id():
 
 
 def test_padding():
-    ids, scores = BM25Index.build(["a b", "c", ""]).search(["a", "zzz", ""], 4)
-    assert ids.tolist() == [[0, -1, -1, -1], [-1] * 4, [-1] * 4]
+    ids, scores = BM25Index.build(["a b", "c", ""]).search(["a", "zzz", ""], 2)
+    assert ids.tolist() == [[0, -1], [-1, -1], [-1, -1]]
     assert np.isneginf(scores[0, 1:]).all() and np.isneginf(scores[1:]).all()
+
+
+def test_k_is_at_most_the_number_of_passages():
+    ids, scores = BM25Index.build(["a b", "c", ""]).search(["c a", "a"], 10**9)
+    assert ids.tolist() == [[1, 0, -1], [0, -1, -1]] and scores.shape == (2, 3)
 
 
 def test_explain_adds_up():
     texts = zipf_texts(300)
     index = BM25Index.build(texts)
     ids, scores = index.search([texts[5]], 3)
-    for id, score in zip(ids[0], scores[0]):
+    for id, score in zip(ids[0], scores[0], strict=True):
         rows = index.explain(texts[5], int(id))
         assert sum(row.score for row in rows) == pytest.approx(score, abs=1e-5)
         assert all(row.tf == tokenize(texts[id]).count(row.term) for row in rows)
@@ -117,6 +145,8 @@ def test_mixed_inputs_that_must_simply_work():
         (lambda: BM25Index.build(["a"]).search([1], 1), TypeError),
         (lambda: BM25Index.build(["a"]).search(["a"], 1, threads=-1), ValueError),
         (lambda: BM25Index.build(["a"]).explain("a", 1), IndexError),
+        (lambda: BM25Index.build(["a"], stemmer="klingon"), (ValueError, ImportError)),
+        (lambda: BM25Index.build(["a"], threads=-1), ValueError),
         (lambda: BM25Index.load("/nonexistent/index"), OSError),
     ],
 )

@@ -38,7 +38,7 @@ def mean_average_precision(passages, topics, relevant, index):
     judged = [topic for topic in topics if relevant[topic]]
     ids, _ = index.search([topics[topic] for topic in judged], 1000)
     precisions = []
-    for topic, row in zip(judged, ids):
+    for topic, row in zip(judged, ids, strict=True):
         hits = np.array([names[i] in relevant[topic] for i in row if i >= 0])
         ranks = np.flatnonzero(hits) + 1
         precisions.append((np.arange(1, len(ranks) + 1) / ranks).sum() / len(relevant[topic]))

@@ -26,12 +26,6 @@ def test_reciprocal_ranks():
     np.testing.assert_allclose(scores[0], sorted(expected.values(), reverse=True), rtol=1e-6)
 
 
-def test_weighted_sum_at_the_ends_is_one_index():
-    encoded = np.float32([0.1, 0.2, 0.9, 0.3])
-    assert hybrid(encoded, fusion="sum", weight=0.0).search(["red"], 2)[0].tolist() == [[2, 3]]
-    assert hybrid(encoded, fusion="sum", weight=1.0).search(["sky"], 1)[0].tolist() == [[3]]
-
-
 def test_no_words_in_common():
     ids, _ = hybrid(np.float32([0, 0, 1, 0])).search(["zzz"], 1)
     assert ids.tolist() == [[2]]
@@ -40,13 +34,9 @@ def test_no_words_in_common():
 def test_errors():
     with pytest.raises(ValueError, match="passages"):
         HybridIndex(BM25Index.build(["a"]), DenseIndex(VECTORS), lambda q: q)
-    with pytest.raises(ValueError, match="fusion"):
-        hybrid(VECTORS[0], fusion="max")
     with pytest.raises(ValueError, match="k must be"):
         hybrid(VECTORS[0]).search(["red"], 0)
     with pytest.raises(ValueError, match="encode gave 1"):
         HybridIndex(BM25Index.build(TEXTS), DenseIndex(VECTORS), lambda q: VECTORS[:1]).search(
             ["a", "b"], 1
         )
-    with pytest.raises(ValueError, match="weight"):
-        hybrid(VECTORS[0], weight=2)

@@ -1,4 +1,7 @@
-"""Dense, common and rare terms, escapes, several rounds of blocks: equal to the slow twin at every instruction set."""
+"""Dense, common and rare terms, escapes, several rounds of blocks.
+
+Equal to the slow twin at every instruction set.
+"""
 
 import numpy as np
 import pytest
@@ -14,12 +17,14 @@ def corpus():
     """200 words of which word w is in about N / (w + 1) passages; frequencies from 1 to 60."""
     rng = np.random.default_rng(0)
     texts = []
-    for i in range(N):
+    for _ in range(N):
         words = np.flatnonzero(rng.random(200) < 1 / np.arange(1, 201) ** 1.1)
         counts = np.minimum(
             rng.geometric(0.5, len(words)) + (rng.random(len(words)) < 0.02) * 40, 60
         )
-        texts.append(" ".join(f"w{w}" for w, c in zip(words, counts) for _ in range(c)))
+        texts.append(
+            " ".join(f"w{w}" for w, c in zip(words, counts, strict=True) for _ in range(c))
+        )
     return texts, BM25Index.build(texts), BM25Twin(texts)
 
 
@@ -46,13 +51,13 @@ def test_equals_the_twin(corpus, simd, words, k):
 def test_long_queries_are_scored_exhaustively(corpus, simd):
     _, index, twin = corpus
     batch = [" ".join(f"w{w}" for w in range(200)), " ".join(f"w{w}" for w in range(199, 60, -1))]
-    for a, b in zip(index.search(batch, 20), twin.search(batch, 20)):
+    for a, b in zip(index.search(batch, 20), twin.search(batch, 20), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_all_matches_are_found(corpus, simd):
     _, index, twin = corpus
-    for a, b in zip(index.search(["w150 w3"], N), twin.search(["w150 w3"], N)):
+    for a, b in zip(index.search(["w150 w3"], N), twin.search(["w150 w3"], N), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -71,6 +76,7 @@ def test_parameters_that_leave_no_room_for_codes(corpus, k1, b):
     for x, y in zip(
         BM25Index.build(texts, k1=k1, b=b).search(batch, 10),
         BM25Twin(texts, k1=k1, b=b).search(batch, 10),
+        strict=True,
     ):
         np.testing.assert_array_equal(x, y)
 
@@ -85,7 +91,9 @@ def test_saved_and_loaded(corpus, tmp_path):
     _, index, _ = corpus
     index.save(tmp_path / "index")
     batch = queries(50, list(range(200)), seed=3)
-    for a, b in zip(BM25Index.load(tmp_path / "index").search(batch, 10), index.search(batch, 10)):
+    for a, b in zip(
+        BM25Index.load(tmp_path / "index").search(batch, 10), index.search(batch, 10), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 

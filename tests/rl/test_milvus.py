@@ -16,12 +16,16 @@ WORLD = World.open("tiny")
 TEXTS = [p.full_text for p in WORLD.corpus]
 QUESTIONS = [q.question for q in WORLD.questions("popqa", "test")]
 RNG = np.random.default_rng(0)
-UNIT = lambda x: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-VECTORS = UNIT(RNG.standard_normal((len(TEXTS), 24)))
-WORDS = {
-    question: vector
-    for question, vector in zip(QUESTIONS, UNIT(RNG.standard_normal((len(QUESTIONS), 24))))
-}
+
+
+def random_vectors(count: int) -> np.ndarray:
+    """float32 [count, 24] of length 1"""
+    x = RNG.standard_normal((count, 24))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+VECTORS = random_vectors(len(TEXTS))
+WORDS = dict(zip(QUESTIONS, random_vectors(len(QUESTIONS)), strict=True))
 
 
 def encode(texts):
@@ -48,7 +52,8 @@ def dense(uri) -> MilvusIndex:
 
 
 def test_full_text_ranks_as_our_index(full_text):
-    """Same k1 and b, and on these texts of ASCII words the same words: Milvus's scores have Lucene's old factor k1 + 1 on top."""
+    """Same k1 and b, and on these texts of ASCII words the same words: Milvus's scores have
+    Lucene's old factor k1 + 1 on top."""
     ids, scores = full_text.search(QUESTIONS, 4)
     expected_ids, expected = BM25Index.build(TEXTS).search(QUESTIONS, 4)
     assert np.allclose(scores / (1 + milvus.K1), expected, rtol=1e-4)
@@ -106,7 +111,8 @@ def test_a_cut_off_load_goes_on_where_it_stopped(uri, dense, monkeypatch):
 
 def test_a_collection_of_something_else_is_refused(dense):
     with pytest.raises(
-        RetrieverError, match=f"collection vectors holds {len(TEXTS)} rows for 10 passages; drop it"
+        RetrieverError,
+        match=rf"collection vectors holds {len(TEXTS)} rows for 10 passages; drop it",
     ):
         milvus.load(dense.client, "vectors", TEXTS[:10], encode, never)
 
@@ -148,8 +154,25 @@ def test_a_search_that_always_fails_raises_and_is_no_empty_observation():
 def test_fewer_results_than_queries_is_an_error():
     client = Flaky(0)
     client.search = lambda *_, **__: [[]]
-    with pytest.raises(RetrieverError, match="Milvus gave 1 results for 2 queries"):
+    with pytest.raises(RetrieverError, match=r"Milvus gave 1 results for 2 queries"):
         MilvusIndex(client, "c").search(["a", "b"], 2)
+
+
+@pytest.mark.parametrize(
+    "version, old",
+    [("2.3.5", True), ("v2.4.12", True), ("2.5.0", False), ("v3.0", False), ("dev", False)],
+)
+def test_full_text_on_an_old_server_says_so_at_once(version, old):
+    if old:
+        with pytest.raises(UsageError, match=r"^full text needs Milvus 2.5, and http://x is v?2"):
+            milvus.check_version(version, "http://x")
+    else:
+        milvus.check_version(version, "http://x")
+
+
+def test_more_hits_than_asked_for_is_an_error():
+    with pytest.raises(RetrieverError, match=r"Milvus gave 1 hits where 0 were asked for"):
+        MilvusIndex(Flaky(0), "c").search(["a"], 0)
 
 
 def test_no_server(monkeypatch):
@@ -159,7 +182,7 @@ def test_no_server(monkeypatch):
     )
     with pytest.raises(
         RetrieverError,
-        match="Milvus: connecting to http://127.0.0.1:1 failed 2 times, at last with MilvusException: ",
+        match=r"connecting to http://127.0.0.1:1 failed 2 times, at last with MilvusException: ",
     ):
         open_milvus("http://127.0.0.1:1", "c", TEXTS)
 
@@ -168,7 +191,9 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
     real = importlib.util.find_spec
     for missing, uri in (("pymilvus", "http://127.0.0.1:1"), ("milvus_lite", "x.db")):
         monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name: None if name == missing else real(name)
+            importlib.util,
+            "find_spec",
+            lambda name, missing=missing: None if name == missing else real(name),
         )
         with pytest.raises(UsageError, match=r"pip install -e '\.\[milvus\]'"):
             open_milvus(uri, "c", TEXTS)
@@ -177,7 +202,7 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
 def test_a_passage_that_milvus_cannot_hold(full_text):
     with pytest.raises(
         UsageError,
-        match="passage 2 of the corpus has more than the 65,535 bytes that Milvus takes; split it",
+        match=r"passage 2 of the corpus has more than the 65,535 bytes that Milvus takes; split it",
     ):
         milvus.load(full_text.client, "long", ["short", "é" * 40_000], None, None)
     assert not full_text.client.has_collection("long")

@@ -1,6 +1,7 @@
-"""A world of four passages, a retriever that does as it is told, and a policy that follows a script."""
+"""A world of four passages, a retriever that does as it is told, and a policy that follows a
+script."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from data import Passage, Question, World
 from model import Policy, Tokenizer
 from rl import RagEnv
+from rl.episode import ACTIONS, Episode, Part
 from tests.model.tiny import TEXTS, tiny_config, tiny_policy
 
 CORPUS = [
@@ -36,16 +38,6 @@ QUESTIONS = [
 TOKENIZER = Tokenizer.train(
     [*TEXTS, *(p.full_text for p in CORPUS), *(q.question for q in QUESTIONS)], 340
 )
-SPECIAL = {
-    TOKENIZER.pad,
-    TOKENIZER.bos,
-    TOKENIZER.eos,
-    TOKENIZER.obs,
-    TOKENIZER.obs_end,
-    TOKENIZER.sep,
-    TOKENIZER.retrieve,
-    TOKENIZER.answer,
-}
 
 
 def world(k: int = 2, quota: int = 1) -> World:
@@ -53,21 +45,24 @@ def world(k: int = 2, quota: int = 1) -> World:
 
 
 class Retriever:
-    """Answers every query with the same rows, or with `rows(query)`; remembers what it was asked."""
+    """Answers every query with the same rows, or with `rows(query)`; remembers its queries. A
+    lexical index: it may find fewer passages than k."""
 
-    def __init__(self, rows=(1, 3)):
-        self.rows, self.asked = rows if callable(rows) else lambda query: rows, []
+    lexical = True
+
+    def __init__(self, rows: Sequence[int] | Callable[[str], Sequence[int]] = (1, 3)):
+        self.rows = rows if callable(rows) else lambda query: rows
+        self.asked: list[str] = []
 
     def search(self, queries, k):
         self.asked += queries
-        ids = np.array([self.rows(query) for query in queries], dtype=np.int32).reshape(
-            len(queries), -1
-        )
+        found = [self.rows(query) for query in queries]
+        ids = np.array(found, dtype=np.int32).reshape(len(queries), -1)
         return ids, np.where(ids < 0, -np.inf, 1.0 / (1 + np.arange(ids.shape[1])))
 
 
 def environment(retriever=None, **arguments) -> RagEnv:
-    shape = dict(quota=1, passage_tokens=16, query_budget=8, answer_budget=6)
+    shape = {"quota": 1, "passage_tokens": 16, "query_budget": 8, "answer_budget": 6}
     return RagEnv(world(), retriever or Retriever(), **(shape | arguments))
 
 
@@ -76,60 +71,69 @@ def text(words: str) -> list[int]:
     return [*TOKENIZER.encode(words), TOKENIZER.eos]
 
 
-class ScriptedSession:
-    """model.Session for a policy whose moves are a function of all the tokens of the row so far.
+def learnt(episode: Episode, learn: Sequence[Part] = ACTIONS) -> list[int]:
+    """The tokens of an episode that belong to these parts."""
+    return [t for t, part in zip(episode.tokens, episode.parts, strict=True) if part in learn]
 
-    policy.plan(tokens) -> (P([RETRIEVE]), query tokens, answer tokens). Every other logit is far greater than the two of
-    the actions, so that a softmax over anything but these two shows.
+
+class ScriptedSession:
+    """model.Session of a policy whose moves are a function of all the tokens of the row so far.
+
+    policy.plan(tokens) -> (P([RETRIEVE]), query tokens, answer tokens). Every other logit is far
+    greater than the two of the actions, so that a softmax over anything but these two shows.
     """
 
     def __init__(self, policy, rows: list[list[int]]):
         self.policy, self.rows = policy, rows
         self.length = torch.tensor([len(row) for row in rows])
         self.logits = torch.full((len(rows), len(TOKENIZER)), 50.0)
-        for logits, row in zip(self.logits, rows):
+        for logits, row in zip(self.logits, rows, strict=True):
             p = torch.tensor(policy.plan(row)[0])
             logits[TOKENIZER.retrieve], logits[TOKENIZER.answer] = 3 + p.log(), 3 + (1 - p).log()
-
-    @classmethod
-    def start(cls, policy, chunks):
-        return cls(policy, [list(chunk) for chunk in chunks])
 
     def select(self, rows):
         return ScriptedSession(self.policy, [self.rows[i] for i in rows.tolist()])
 
     def feed(self, chunks):
         assert len(chunks) == len(self.rows) and all(chunks)
-        return ScriptedSession(
-            self.policy, [row + list(chunk) for row, chunk in zip(self.rows, chunks)]
-        )
+        fed = [row + list(chunk) for row, chunk in zip(self.rows, chunks, strict=True)]
+        return ScriptedSession(self.policy, fed)
 
-    def generate(self, first, budget, temperature, eos, generator=None):
+    def generate(self, first, budgets, temperature, eos, generator=None):
         plans = [self.policy.plan(row) for row in self.rows]
-        return [
-            list(plan[1] if token == TOKENIZER.retrieve else plan[2])[:budget]
-            for plan, token in zip(plans, first.tolist())
+        budgets = torch.as_tensor(budgets).expand(len(first)).tolist()
+        texts = [
+            plan[1] if token == TOKENIZER.retrieve else plan[2]
+            for plan, token in zip(plans, first.tolist(), strict=True)
         ]
+        return [list(words)[:budget] for words, budget in zip(texts, budgets, strict=True)]
 
 
-class scripted:
-    """A policy for ScriptedSession; plan as above."""
+class Scripted:
+    """A policy that rollout plays with ScriptedSession; plan as above."""
+
+    device = torch.device("cpu")
 
     def __init__(
         self, plan: Callable[[list[int]], tuple[float, list[int], list[int]]], context: int = 256
     ):
-        self.plan, self.config, self.device = (
-            plan,
-            SimpleNamespace(max_position_embeddings=context),
-            torch.device("cpu"),
-        )
+        self.plan, self.config = plan, SimpleNamespace(max_position_embeddings=context)
 
     def for_inference(self):
         return self
 
+    def session(self, prompts):
+        return ScriptedSession(self, [list(prompt) for prompt in prompts])
+
+
+def always(p: float, query: str = "salt road", answer: str = "Ada Quill"):
+    """A plan that does not depend on the tokens."""
+    return lambda tokens: (p, text(query), text(answer))
+
 
 class TalkativePolicy(Policy):
-    """A random policy that ends its texts often enough for well-formed and malformed actions both to occur."""
+    """A random policy that ends its texts often enough for well-formed and malformed actions both
+    to occur."""
 
     eos_bias = 5.0
 

@@ -1,0 +1,140 @@
+"""The report's charts: what training logged, the threshold sweep, retrieval against popularity."""
+
+import math
+from collections import defaultdict
+from html import escape
+from pathlib import Path
+
+from rl.report.charts import Axis, Line, chart, grid, thin
+from rl.report.results import Group, read_lines
+from rl.runs.run import read_json
+
+SHARE = {"least": 0, "most": 100}
+SHOWN = ("dataset", "seed", "iterations", "episodes", "read_steps", "mix_steps", "lr")
+
+
+def training(checkpoint: Path) -> str:
+    """The curves of the run that made a checkpoint, its best/ or its read/; "" without a log."""
+    directory = next(
+        (d for d in (checkpoint, checkpoint.parent) if (d / "metrics.jsonl").exists()), None
+    )
+    if directory is None:
+        return ""
+    lines, file = read_lines(directory / "metrics.jsonl"), directory / "run.json"
+    run = read_json(file) if file.exists() else {}
+    arguments = run.get("arguments", {})
+    told = [f"world {run['world']}"] if "world" in run else []
+    told += [f"{name.replace('_', ' ')} {arguments[name]}" for name in SHOWN if name in arguments]
+    is_ppo = any("iteration" in line for line in lines)
+    kind = "joint PPO" if is_ppo else "warm-up"
+    return (
+        f"<h3>{escape(str(directory))}: {kind}</h3>"
+        f'<p class="note">{escape(", ".join(told))}</p>'
+        + grid(ppo_charts(lines) if is_ppo else sft_charts(lines))
+    )
+
+
+def ppo_charts(lines: list[dict]) -> list[str]:
+    steps = [line for line in lines if "reward_policy" in line]
+    dev = [(line["iteration"], line["dev"]) for line in lines if "dev" in line]
+    slices = list(dict.fromkeys(name for _, figures in dev for name in figures["greedy_slices"]))
+    iteration = Axis("iteration", digits=0)
+
+    def train(label: str, name: str, factor: float = 1.0, kind: str = "faint") -> Line:
+        points = [(x["iteration"], x[name] * factor) for x in steps if x.get(name) is not None]
+        return Line(label, thin(points), 0, kind)
+
+    def on_dev(label: str, name: str, factor: float = 1.0) -> Line:
+        points = [(i, figures["greedy"][name]) for i, figures in dev]
+        return Line(label, [(i, v * factor) for i, v in points if v is not None], 0)
+
+    def in_slice(color: int, name: str) -> Line:
+        points = [(i, 100 * figures["greedy_slices"][name]["retrieval"]) for i, figures in dev]
+        return Line(f"dev, {name}", points, color, "dashed")
+
+    reward = [train("training, sampled", "reward_policy"), on_dev("dev, greedy", "reward")]
+    retrieval = [
+        train("training, mean P([RETRIEVE])", "p_retrieve", 100),
+        on_dev("dev, greedy", "retrieval", 100),
+        *(in_slice(color, name) for color, name in enumerate(slices, start=1)),
+    ]
+    hit = [
+        train("training, when retrieved", "hit", 100),
+        on_dev("dev, greedy, when retrieved", "hit", 100),
+    ]
+    value = [
+        train("value head, all tokens", "ev_all", kind="line"),
+        train("class oracle, all tokens", "ev_oracle_all", kind="dashed")._replace(color=1),
+    ]
+    kl = Axis("KL (k1), nats per episode", " nats", 2)
+    kl_note = "An estimate from the episodes played; with both branches played it can be below 0."
+    return [
+        chart("Reward", reward, iteration, Axis("reward per question", digits=3)),
+        chart("Exact match", [on_dev("dev, greedy", "em", 100)], iteration, Axis("EM, %", " %")),
+        chart("Retrieval", retrieval, iteration, Axis("retrieval, %", " %", **SHARE)),
+        chart("KL to the warm-up", [train("training", "kl", kind="line")], iteration, kl, kl_note),
+        chart("Hit: passages hold what is needed", hit, iteration, Axis("hit@k, %", " %")),
+        chart("Value head", value, iteration, Axis("explained variance", digits=2, most=1)),
+    ]
+
+
+def sft_charts(lines: list[dict]) -> list[str]:
+    losses = defaultdict(list)
+    for step, line in enumerate(line for line in lines if "loss" in line):
+        losses[line["phase"]].append((step, line["loss"]))
+    curves = [Line(phase, thin(losses[phase]), i) for i, phase in enumerate(losses)]
+    loss = Axis("loss, nats per action token", " nats", 3)
+    return [chart("Loss", curves, Axis("step", digits=0), loss)]
+
+
+def sweep_charts(name: str, sweep: dict) -> list[str]:
+    """EM and reward against retrieval: every threshold as a line, each row of the table a point."""
+    charts = []
+    for figure, title, factor, axis in (
+        ("em", "Exact match", 100, Axis("EM, %", " %")),
+        ("reward", "Reward", 1, Axis("reward per question", digits=3)),
+    ):
+        at = {row: (100 * m["retrieval"], factor * m[figure]) for row, m in sweep["points"].items()}
+        curve = [(100 * m["retrieval"], factor * m[figure]) for m in sweep["curve"]]
+        lines = [Line("every threshold on P([RETRIEVE])", curve, 0, last=False)]
+        for number, (row, point) in enumerate(at.items(), start=1):
+            lines.append(Line(row, [point], number, "dots", mark=str(number)))
+        charts.append(chart(f"{title}: {name}", lines, Axis("retrieval, %", " %"), axis))
+    return charts
+
+
+def share_interval(count: int, rows: int, z: float = 1.96) -> tuple[float, float, float]:
+    """A share with its Wilson 95 % interval."""
+    p, n = count / rows, rows + z * z
+    middle, half = (count + z * z / 2) / n, z / n * math.sqrt(count * (1 - p) + z * z / 4)
+    return p, max(0.0, middle - half), min(1.0, middle + half)
+
+
+def popularity(group: Group) -> str:
+    """Retrieval against popularity in half decades: all questions, and all but absent facts."""
+    records = [r for result in group.own.values() for r in result.records]
+    charts = [popularity_chart(group, "all questions", lambda r: True)]
+    if any(r["slice"] == "absent" for r in records):
+        charts.append(
+            popularity_chart(group, "without absent facts", lambda r: r["slice"] != "absent")
+        )
+    return "<h3>Retrieval against popularity</h3>" + grid(charts, "wide") if any(charts) else ""
+
+
+def popularity_chart(group: Group, label: str, wanted) -> str:
+    retrieved: dict[str, dict[int, list[bool]]] = {}
+    for checkpoint, result in group.own.items():
+        bins = retrieved[checkpoint] = defaultdict(list)
+        for r in result.records:
+            if r["popularity"] is not None and wanted(r):
+                bins[int(2 * math.log10(max(r["popularity"], 1)))].append(bool(r["turns"]))
+    order = sorted({b for bins in retrieved.values() for b in bins})
+    lines = []
+    for color, (checkpoint, bins) in enumerate(retrieved.items()):
+        shares = {b: share_interval(sum(bins[b]), len(bins[b])) for b in bins}
+        points = [(order.index(b), *(100 * v for v in shares[b])) for b in sorted(bins)]
+        lines.append(Line(checkpoint, points, color, last=False))
+    names = [f"{10 ** (b / 2):.0f}" for b in order]
+    x = Axis("popularity, at least", names=names, least=-0.4, most=len(names) - 0.6)
+    y = Axis("retrieval, %", " %", **SHARE)
+    return chart(f"Retrieval, {label}", lines, x, y, "Bars: Wilson 95 % interval.")

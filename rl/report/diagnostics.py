@@ -1,0 +1,104 @@
+"""Figures to watch while PPO trains: explained variance beside that of a class oracle, the policy's
+reward.
+
+Pure. Shapes: N learnt tokens of a rollout.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rl.episode import Episode, Part
+from rl.experience import Experience
+from rl.report.summary import by_slice, summarize
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 - Var(R - V) / Var(R); 0 for a constant prediction, 1 for a perfect one, nan when R is
+    constant or there is none."""
+    if not len(returns):
+        return float("nan")
+    variance = returns.var(unbiased=False)
+    unexplained = (returns - values).var(unbiased=False)
+    return float(1 - unexplained / variance) if variance > 0 else float("nan")
+
+
+def class_means(returns: Tensor, classes: Tensor) -> Tensor:
+    """The class oracle's value: every return [N] replaced by the mean of its class (int64 [N])."""
+    count = torch.bincount(classes).clamp(min=1)
+    total = torch.bincount(classes, weights=returns.double())
+    return (total / count)[classes].float()
+
+
+def token_classes(episode: Episode, learn: Sequence[Part]) -> list[tuple]:
+    """The class oracle's class of every learnt token: the question's slice, and its part: decision,
+    query, direct answer, answer after a hit, answer after a miss. What a value head could know,
+    roughly."""
+    classes = []
+    queries = False
+    for part in episode.parts:
+        queries |= part == Part.QUERY
+        where = part.name
+        if part == Part.ANSWER and queries:
+            where = "after hit" if episode.hit else "after miss"
+        if part in learn:
+            classes.append((episode.question.slice, where))
+    return classes
+
+
+def value_statistics(experience: Experience) -> dict[str, float]:
+    """Explained variance of the value head and of the class oracle, over all tokens and over
+    decisions."""
+    names: dict[tuple, int] = {}
+    classes = [c for e in experience.episodes for c in token_classes(e, experience.learn)]
+    numbers = [names.setdefault(c, len(names)) for c in classes]
+    returns, decision = experience.returns, experience.decision
+    oracle = class_means(returns, torch.tensor(numbers, device=returns.device))
+    statistics = {}
+    for name, values in (("ev", experience.values), ("ev_oracle", oracle)):
+        only = explained_variance(values[decision], returns[decision])
+        statistics[f"{name}_decision"] = only
+        statistics[f"{name}_all"] = explained_variance(values, returns)
+    return statistics
+
+
+def policy_reward(episodes: Sequence[Episode], both: bool) -> float:
+    """Mean reward of the policy's own mixture: where both branches of each question were played,
+    weighted by P([RETRIEVE])."""
+    if not both:
+        return summarize(episodes)["reward"]
+    pairs = list(zip(episodes[::2], episodes[1::2], strict=True))
+    rewards = [a.p_retrieve * a.reward + (1 - a.p_retrieve) * b.reward for a, b in pairs]
+    return sum(rewards) / len(pairs)
+
+
+def dev_figures(greedy: Sequence[Episode], sampled: Sequence[Episode]) -> dict:
+    """What a dev evaluation logs: figures of greedy and of sampled episodes, and per slice."""
+    return {
+        "greedy": summarize(greedy),
+        "greedy_slices": by_slice(greedy),
+        "sampled": summarize(sampled),
+        "sampled_slices": by_slice(sampled),
+    }
+
+
+def dev_line(dev: dict) -> str:
+    """dev_figures in a line, with retrieval per slice, and a second line for what looks wrong."""
+    figures, slices = dev["greedy"], dev["greedy_slices"]
+    shown = "  ".join(
+        f"{name} {figures[name]:.3f}" for name in ("reward", "em", "hit", "retrieval")
+    )
+    rates = {name: f["retrieval"] for name, f in slices.items()}
+    line = "  ".join([shown, *(f"{name} {rate:.2f}" for name, rate in rates.items())])
+    warning = alarm(list(rates.values()) or [figures["retrieval"]])
+    return f"{line}\n  warning: {warning}" if warning else line
+
+
+def alarm(retrieval: Sequence[float]) -> str:
+    """What looks wrong in figures on dev, "" if nothing does. retrieval: its rate on every
+    slice."""
+    if min(retrieval) > 0.95 or max(retrieval) < 0.05:
+        rates = f"{min(retrieval):.0%} to {max(retrieval):.0%}"
+        return f"the decision has collapsed: retrieval is {rates} on every slice"
+    return ""

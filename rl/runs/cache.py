@@ -1,0 +1,36 @@
+"""What takes minutes to make is made once: files under CACHE, named by the hash of all that decides
+them. Left out: parts of a file (a kill loses what was made so far), and an end of old files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from model.checkpoint import atomic_write
+from rl import ranks
+from rl.runs.flags import UsageError
+
+CACHE = Path("runs/cache")
+
+
+def key(*parts) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
+
+
+def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object], save: Callable):
+    """load(path), or where there is no such file make(), which rank 0 saves: whole or not at all.
+    Ranks go the same way. Raises UsageError for a file that cannot be read."""
+    [there] = ranks.map(lambda _: path.exists(), [None])
+    if there:
+        try:
+            return load(path)
+        except (ValueError, EOFError, RuntimeError) as error:
+            raise UsageError(f"{path}: not a readable cache ({error}); delete it") from None
+    value = make()
+    if ranks.rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = path.with_name(f"{os.getpid()}.{path.name}")  # another process may be at it as well
+        atomic_write(own, lambda temporary: save(value, temporary))
+        os.replace(own, path)
+    return value

@@ -1,0 +1,126 @@
+"""Starting the ranks of a script: one process per core (or GPU), each running the same command.
+
+    launch(ranks, device)     returns in every rank, with torch.distributed ready; the process that was
+                              typed starts them, waits, and exits with their exit code
+
+Under torchrun (its environment variables are there) nothing is started: the process is a rank already.
+A rank that dies ends the others within seconds, with one line; Ctrl-C reaches each rank once; ranks whose
+launcher is killed end themselves. Left out: several machines (torchrun does those).
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import torch
+import torch.distributed as dist
+
+PEER_LOST = 75  # exit code of a rank that only noticed that another one is gone
+GRACE = 8.0  # seconds for a rank to end by itself before it is killed
+WATCH = "SMARTRAG_LAUNCHER"  # environment: the pipe that closes when the launcher is gone
+
+
+def launch(ranks: int, device: str) -> None:
+    """ranks: 0 = one per core, or per GPU. Call it before any work: this process may exit here."""
+    cuda = torch.device(device).type == "cuda"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if "RANK" in os.environ:
+        join(cuda)
+    else:
+        ranks = ranks or (torch.cuda.device_count() if cuda else cores)
+        if ranks > 1:
+            sys.exit(start(ranks))
+    if not cuda:  # small matmuls gain little by a second thread, and lose much on a busy machine
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+
+
+def join(cuda: bool) -> None:
+    """Become the rank that the environment describes."""
+    if dist.is_initialized():
+        return
+    if WATCH in os.environ:
+        threading.Thread(target=end_with_launcher, daemon=True).start()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+
+
+def end_with_launcher() -> None:
+    os.read(int(os.environ[WATCH]), 1)  # nothing is ever written: it returns when the pipe closes
+    os._exit(PEER_LOST)
+
+
+def start(count: int) -> int:
+    """Run `count` ranks of this process's own command to their end; the exit code."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    watched, _kept_open = os.pipe()
+    environment = os.environ | {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+        WATCH: str(watched),
+    }
+    processes, errors = [], [tempfile.TemporaryFile() for _ in range(count)]
+    forwarded = {s: signal.signal(s, lambda s, _: send(processes, s)) for s in STOPS}
+    for rank in range(count):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, *sys.orig_argv[1:]],
+                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                pass_fds=[watched],
+                start_new_session=True,  # a terminal's Ctrl-C comes here alone, and is sent on once
+                stdout=None if rank == 0 else subprocess.DEVNULL,
+                stderr=None if rank == 0 else errors[rank],
+            )
+        )
+    os.close(watched)
+    code = wait(processes, errors)
+    for number, handler in forwarded.items():
+        signal.signal(number, handler)
+    return code
+
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def send(processes: list[subprocess.Popen], number: int) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def wait(processes: list[subprocess.Popen], errors: list) -> int:
+    """Wait for all ranks; once one has failed, the others have GRACE seconds. The exit code of the
+    rank that failed first for a reason of its own, which is said in one line if rank 0 did not."""
+    deadline = None
+    while any(process.poll() is None for process in processes):
+        if deadline is None and any(process.poll() for process in processes):
+            deadline = time.monotonic() + GRACE
+            time.sleep(0.5)  # the others notice by themselves
+            send(processes, signal.SIGTERM)
+        if deadline and time.monotonic() > deadline:
+            send(processes, signal.SIGKILL)
+        time.sleep(0.05)
+    codes = [process.returncode for process in processes]
+    if not any(codes):
+        return 0
+    stopped = (0, PEER_LOST, -signal.SIGTERM)
+    rank = next((r for r, code in enumerate(codes) if code not in stopped), 0)
+    if codes[rank] < 0:
+        name = signal.Signals(-codes[rank]).name
+        print(f"error: rank {rank} of {len(codes)} was ended by {name}", file=sys.stderr)
+        return 128 - codes[rank]
+    if rank:
+        errors[rank].seek(0)
+        said = errors[rank].read().decode(errors="replace").strip()
+        print(said or f"error: rank {rank} ended with exit code {codes[rank]}", file=sys.stderr)
+    return codes[rank]

@@ -1,0 +1,59 @@
+"""Progress: a bar on a terminal; elsewhere (a log, a pipe) one line every half minute; nothing on
+ranks above 0."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from rl import ranks
+
+SECONDS = 30.0  # between two lines where there is no terminal
+LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+
+class Lines:
+    """A file for tqdm whose every update is a line of its own."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self.file.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def progress(
+    total: int, desc: str, unit: str, initial: int = 0, leave: bool = True, disable: bool = False
+) -> tqdm:
+    """A tqdm (update, set_postfix, close, context manager) on standard error."""
+    options = {"total": total, "initial": initial, "desc": desc, "unit": unit, "leave": leave}
+    if disable or ranks.rank():
+        options["disable"] = True  # not given otherwise: the environment's TQDM_DISABLE counts then
+    if sys.stderr.isatty():
+        return tqdm(**options, dynamic_ncols=True)
+    options |= {"mininterval": SECONDS, "maxinterval": SECONDS, "delay": SECONDS, "miniters": 1}
+    return tqdm(**options, file=Lines(sys.stderr), bar_format=LINE)
+
+
+def say(text: str) -> None:
+    """Print a line, beside a bar as well; on rank 0 alone."""
+    if ranks.rank() == 0:
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+class Clock:
+    """Seconds of the stages of an iteration: clock("rollout") ends a stage and begins the next."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[f"seconds_{stage}"] = now - self.last
+        self.last = now

@@ -1,0 +1,145 @@
+"""Who plays which part of an episode, where separately trained policies share it.
+
+`Roles` is a policy-like object: rollout plays it as it plays a Policy and knows nothing of parts.
+The four share a tokenizer. What is learnt is said where it is scored: collate(..., learn=parts).
+Left out: how the policies are trained (modules.py, train_ppo.py --learn).
+
+Shapes: B rows of a session, V vocabulary.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from model import Config, Policy, Session, Tokenizer
+from model.pretrained import open_policy
+from rl.episode import ACTIONS, Part
+from rl.runs.flags import UsageError
+
+LEARN = ",".join(part.name.lower() for part in ACTIONS)  # decision,query,answer
+
+
+class Roles:
+    def __init__(
+        self, decision: Policy, query: Policy, reader: Policy, direct: Policy, retrieve: int
+    ):
+        """reader answers after an observation, direct at once; retrieve: the id of [RETRIEVE]."""
+        self.decision, self.query, self.reader, self.direct = decision, query, reader, direct
+        self.retrieve = retrieve
+
+    @property
+    def players(self) -> tuple[Policy, ...]:
+        return self.decision, self.query, self.reader, self.direct
+
+    @property
+    def config(self) -> Config:
+        """The decision's, with the context that all players have."""
+        context = min(player.config.max_position_embeddings for player in self.players)
+        return replace(self.decision.config, max_position_embeddings=context)
+
+    @property
+    def device(self) -> torch.device:
+        return self.decision.device
+
+    def for_inference(self) -> "Roles":
+        twins = {player: player.for_inference() for player in dict.fromkeys(self.players)}
+        return Roles(*(twins[player] for player in self.players), self.retrieve)
+
+    def session(self, prompts: list[list[int]]) -> "RolesSession":
+        sessions = {player: player.session(prompts) for player in dict.fromkeys(self.players)}
+        return RolesSession(self, sessions, is_first=True)
+
+
+class RolesSession:
+    """Each player's session over the same rows; as model.Session, and as immutable."""
+
+    def __init__(self, roles: Roles, sessions: dict[Policy, Session], is_first: bool):
+        self.roles, self.sessions = roles, sessions
+        self.is_first = is_first  # nothing has been observed yet
+
+    @property
+    def logits(self) -> Tensor:
+        """float32 [B, V]: what the decision is taken from."""
+        return self.sessions[self.roles.decision].logits
+
+    @property
+    def length(self) -> Tensor:
+        return self.sessions[self.roles.decision].length
+
+    def generate(
+        self,
+        first: Tensor,
+        budget: Tensor,
+        temperature: float,
+        eos: int,
+        generator: torch.Generator | None = None,
+    ) -> list[list[int]]:
+        """As Session.generate; rows whose `first` token is [RETRIEVE] are written by `query`."""
+        answerer = self.roles.direct if self.is_first else self.roles.reader
+        if self.roles.query is answerer:
+            session = self.sessions[answerer]
+            return session.generate(first, budget, temperature, eos, generator)
+        texts: list[list[int]] = [[]] * len(first)
+        retrieves = first == self.roles.retrieve
+        for player, chosen in ((self.roles.query, retrieves), (answerer, ~retrieves)):
+            rows = chosen.nonzero().squeeze(-1)
+            if len(rows):
+                session = self.sessions[player].select(rows)
+                written = session.generate(first[rows], budget[rows], temperature, eos, generator)
+                for row, text in zip(rows.tolist(), written, strict=True):
+                    texts[row] = text
+        return texts
+
+    def select(self, rows: Tensor) -> "RolesSession":
+        sessions = {player: session.select(rows) for player, session in self.sessions.items()}
+        return RolesSession(self.roles, sessions, self.is_first)
+
+    def feed(self, chunks: list[list[int]]) -> "RolesSession":
+        """After an observation nobody answers at once any more."""
+        going = dict.fromkeys((self.roles.decision, self.roles.query, self.roles.reader))
+        sessions = {player: self.sessions[player].feed(chunks) for player in going}
+        return RolesSession(self.roles, sessions, is_first=False)
+
+
+def assemble(
+    policy: Policy, frozen: Policy, tokenizer: Tokenizer, args
+) -> tuple[Policy | Roles, tuple[Part, ...]]:
+    """Who plays and which parts learn, from train_ppo.py's --learn, --reader and --force.
+
+    The policy plays what it learns, the `frozen` warm-up the rest, --reader the answers after an
+    observation. With all parts (the default) that is the policy itself. Raises UsageError.
+    """
+    names = args.learn.split(",")
+    if len(set(names)) < len(names) or not set(names) <= set(LEARN.split(",")):
+        raise UsageError(f"--learn {args.learn}: some of {LEARN}, each once")
+    learn = tuple(Part[name.upper()] for name in names)
+    for flag, part in (("reader", Part.ANSWER), ("force", Part.DECISION)):
+        value = getattr(args, flag)
+        if value and part in learn:
+            raise UsageError(f"--{flag} {value} goes with a --learn without {part.name.lower()}")
+    if set(learn) == set(ACTIONS):
+        return policy, learn
+    if args.lora_rank:
+        raise UsageError("--learn with fewer parts does not go with --lora-rank")
+    reader = open_with(args.reader, tokenizer, args, "--reader") if args.reader else frozen
+
+    def player(part: Part, otherwise: Policy) -> Policy:
+        return policy if part in learn else otherwise
+
+    roles = Roles(
+        player(Part.DECISION, frozen),
+        player(Part.QUERY, frozen),
+        player(Part.ANSWER, reader),
+        player(Part.ANSWER, frozen),
+        tokenizer.retrieve,
+    )
+    return roles, learn
+
+
+def open_with(directory: str, tokenizer: Tokenizer, args, flag: str) -> Policy:
+    """A frozen policy whose tokenizer is that of --init. Raises UsageError, CheckpointError."""
+    policy, other, _ = open_policy(directory, args.device)
+    if other.backend.get_vocab() != tokenizer.backend.get_vocab():
+        raise UsageError(f"{flag} {directory} has another tokenizer than --init {args.init}")
+    return policy.requires_grad_(False).eval()

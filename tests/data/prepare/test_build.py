@@ -1,0 +1,417 @@
+"""python -m data.prepare SET and mine: from published files and own documents to worlds, and what bad input leaves behind."""
+
+import gzip
+import json
+import zipfile
+
+import pytest
+
+from data import Question, World
+from data.prepare import __main__ as prepare
+from data.prepare.build import arrange
+from data.prepare.sets import CORPORA, SETS, SOURCES, source_name
+from tests.data.prepare.test_formats import HOTPOT, OPENBOOK
+from tests.data.prepare.test_main import fails, tree
+
+
+def rows(file, *records):
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return file
+
+
+def ask(id, question, **fields):
+    return {"id": id, "question": question, "answers": ["x"], **fields}
+
+
+def ids(world, name):
+    return {
+        split: [q.id for q in world.questions(name, split)]
+        for split in ("train", "dev", "test")
+        if f"{name}.{split}" in world.splits
+    }
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return rows(
+        tmp_path / "corpus.jsonl",
+        {"_id": "p1", "title": "T", "text": "one two"},
+        {"_id": "p2", "title": "", "text": "three"},
+    )
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def run(*argv) -> int:
+    return prepare.main([str(arg) for arg in argv])
+
+
+# ------------------------------------------------------------------------------------------------- own documents
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/velmor.md").write_text(
+        "# Velmor\nVelmor lies in Norland. " + "It rains there. " * 60
+    )
+    (tmp_path / "faq.csv").write_text(
+        "question,answer\n" + "".join(f"Question {i}?,answer {i}|alias {i}\n" for i in range(20))
+    )
+    return [
+        "mine",
+        "--documents",
+        tmp_path / "docs",
+        "--questions",
+        tmp_path / "faq.csv",
+        "--out",
+        tmp_path / "out",
+    ]
+
+
+def test_own_documents_become_a_world(own, out, capsys):
+    assert run(*own) == 0
+    world = World.open(out)
+    assert (world.name, world.k, world.quota) == ("out", 4, 1)
+    assert [(p.id, p.title) for p in world.corpus] == [
+        ("velmor.md#1", "Velmor"),
+        ("velmor.md#2", "Velmor"),
+    ]
+    assert {split: len(names) for split, names in ids(world, "mine").items()} == {
+        "train": 16,
+        "dev": 2,
+        "test": 2,
+    }
+    asked = [q for split in ("train", "dev", "test") for q in world.questions("mine", split)]
+    assert {q.id for q in asked} == {f"mine:{i}" for i in range(20)} and all(
+        q.gold_passages is None for q in asked
+    )
+    assert next(q for q in asked if q.id == "mine:3").answers == ("answer 3", "alias 3")
+    assert json.loads((out / "report.json").read_text())["splits"] == {
+        "train": 16,
+        "dev": 2,
+        "test": 2,
+    }
+    printed = capsys.readouterr().out
+    assert "passages: 2\nwords per passage: 93.0 mean, 101 max\n" in printed
+    assert printed.endswith(
+        f"wrote {out}; next: python train_sft.py --world {out} --dataset mine --passage-tokens 160\n"
+    )
+
+
+def test_the_split_depends_on_the_questions_alone(own, out, tmp_path):
+    """Not on the order of the rows, nor on the run; shares are flags; a question that comes twice is in one split."""
+    lines = (tmp_path / "faq.csv").read_text().splitlines()
+    splits = []
+    for name, body in (("a", lines[1:]), ("b", lines[:0:-1] + ["QUESTION  3?,answer 3"])):
+        (tmp_path / "faq.csv").write_text("\n".join([lines[0], *body]) + "\n")
+        run(*own[:-1], tmp_path / name)
+        world = World.open(tmp_path / name)
+        splits.append(
+            {
+                split: {
+                    q.question.lower().replace("  ", " ") for q in world.questions("mine", split)
+                }
+                for split in ids(world, "mine")
+            }
+        )
+    assert splits[0] == splits[1]
+    run(*own[:-1], tmp_path / "c", "--dev-share", "0", "--test-share", ".4")
+    assert {
+        split: len(names) for split, names in ids(World.open(tmp_path / "c"), "mine").items()
+    } == {"train": 13, "test": 8}
+
+
+# ------------------------------------------------------------------------------------------------- published sets
+
+
+def test_a_set_with_its_own_passages(tmp_path, out, capsys):
+    """An archive as published: its splits are known, equal paragraphs are one passage, dev is carved from train."""
+    facts = ["the sun warms", "rain falls", "the sun warms"]
+    with zipfile.ZipFile(tmp_path / "OpenBookQA-V1-Sep2018.zip", "w") as archive:
+        for split in ("train", "dev", "test"):
+            text = "".join(
+                json.dumps(
+                    {
+                        **OPENBOOK,
+                        "id": f"{split}{i}",
+                        "fact1": fact,
+                        "question": {**OPENBOOK["question"], "stem": f"{split} {i}"},
+                    }
+                )
+                + "\n"
+                for i, fact in enumerate(facts)
+            )
+            archive.writestr(f"OpenBookQA-V1-Sep2018/Data/Additional/{split}_complete.jsonl", text)
+    assert run("openbookqa", "--from", tmp_path / "OpenBookQA-V1-Sep2018.zip", "--out", out) == 0
+    world = World.open(out)
+    assert [p.text for p in world.corpus] == ["the sun warms", "rain falls"]
+    assert ids(world, "openbookqa") == {
+        split: [f"{split}{i}" for i in range(3)] for split in ("train", "dev", "test")
+    }
+    assert world.questions("openbookqa", "test")[2].gold_passages == (world.corpus[0].id,)
+    assert "Mihaylov" in world.source and world.license == "questions: not stated by the authors"
+    assert (
+        "splits: 3 train, 3 dev, 3 test\nwith gold passages: 3 train, 3 dev, 3 test\n"
+        in capsys.readouterr().out
+    )
+
+
+def test_another_corpus_makes_gold_passages_unknown(tmp_path, out, corpus):
+    (tmp_path / "hotpot_dev_distractor_v1.json").write_text(json.dumps([HOTPOT]))
+    assert (
+        run(
+            "hotpotqa",
+            "--from",
+            tmp_path / "hotpot_dev_distractor_v1.json",
+            "--corpus",
+            corpus,
+            "--out",
+            out,
+        )
+        == 0
+    )
+    world = World.open(out)
+    assert world.splits == ["hotpotqa.test"]  # the published name says so
+    assert world.questions("hotpotqa", "test")[0].gold_passages is None and len(world.corpus) == 2
+
+
+def test_overlap_is_removed_and_said(tmp_path, out, corpus, capsys):
+    train = rows(
+        tmp_path / "train.jsonl",
+        ask("a", "Who?"),
+        ask("b", "Where?"),
+        ask("c", "When?", gold_passages=["p2"]),
+    )
+    dev, test = (
+        rows(tmp_path / "dev.jsonl", ask("d", " where? "), ask("e", "Why?")),
+        rows(tmp_path / "test.jsonl", ask("f", "WHO?"), ask("g", "Why?")),
+    )
+    assert (
+        run(
+            "nq",
+            "--from",
+            f"train={train}",
+            f"dev={dev}",
+            f"test={test}",
+            "--corpus",
+            corpus,
+            "--out",
+            out,
+        )
+        == 0
+    )
+    assert ids(World.open(out), "nq") == {"train": ["c"], "dev": ["d"], "test": ["f", "g"]}
+    printed = capsys.readouterr().out
+    for line in (
+        "overlap dropped: 1 train in test, 1 dev in test, 1 train in dev",
+        "read: 3 train, 2 dev, 2 test",
+    ):
+        assert f"{line}\n" in printed
+
+
+def test_dev_is_carved_from_train_without_its_test_questions():
+    questions = [Question(str(i), f"q{i}", ("a",)) for i in range(40)]
+    splits, dropped = arrange({"train": questions, "test": questions[:10]}, 0.1, 0.1)
+    assert {split: len(of) for split, of in splits.items()} == {
+        "train": 27,
+        "dev": 3,
+        "test": 10,
+    } and dropped == {"train in test": 10}
+    assert not {q.id for q in splits["train"]} & {q.id for q in splits["dev"]}
+    assert arrange({"test": questions}, 0.1, 0.1) == ({"test": questions}, {})
+    assert arrange({"": questions[:2]}, 0.1, 0.1) == (
+        {"train": questions[:2]},
+        {},
+    )  # too few to share out
+
+
+def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
+    """Downloaded into --downloads, once; the checksum of what has none published is printed."""
+    fetched = []
+
+    def download(url, target, sha256=None, megabytes=None):
+        fetched.append(url)
+        target.parent.mkdir(exist_ok=True)
+        rows(target, {"question": "who", "answer": ["A"]})
+        return "00ff"
+
+    monkeypatch.setattr("data.prepare.sets.download", download)
+    monkeypatch.setattr("data.prepare.__main__.download", download)
+    assert run("nq", "--corpus", corpus, "--downloads", tmp_path / "down", "--out", out) == 0
+    assert fetched == [source.url for source in SETS["nq"].sources]
+    assert ("\nsha256: 00ff NQ-open.train.jsonl, 00ff NQ-open.dev.jsonl") in capsys.readouterr().out
+    assert (
+        run(
+            "nq",
+            "--from",
+            "test=http://example.org/a/my.jsonl?x=1",
+            "--corpus",
+            corpus,
+            "--downloads",
+            tmp_path / "down",
+            "--out",
+            tmp_path / "two",
+        )
+        == 0
+    )
+    assert (
+        fetched[-1] == "http://example.org/a/my.jsonl?x=1" and (tmp_path / "down/my.jsonl").exists()
+    )
+
+
+def test_a_known_corpus(tmp_path, out, monkeypatch):
+    """DPR's Wikipedia by its name: licence and citation of both halves are in the world."""
+    (tmp_path / "psgs_w100.tsv.gz").write_bytes(gzip.compress(b"id\ttext\ttitle\n1\tone\tT\n"))
+    monkeypatch.setattr("data.prepare.sets.download", lambda url, target, sha256, megabytes: sha256)
+    assert (
+        run(
+            "nq",
+            "--from",
+            rows(tmp_path / "q.jsonl", ask("a", "q")),
+            "--corpus",
+            "psgs_w100",
+            "--downloads",
+            tmp_path,
+            "--out",
+            out,
+        )
+        == 0
+    )
+    world = World.open(out)
+    assert (
+        world.license == "questions: CC BY-SA 3.0; passages: CC BY-SA 3.0 (Wikipedia)"
+        and "Karpukhin" in world.source
+        and len(world.corpus) == 1
+    )
+
+
+def test_published_addresses():
+    """Every set says where it is; a checksum is 64 hex digits or absent; what needs a browser names its page."""
+    for known in SETS.values():
+        assert (
+            known.license
+            and known.citation
+            and (set(known.splits) == {""} or {"train", "test"} <= set(known.splits))
+        )
+        assert all(source_name(path) in SOURCES for path in known.splits.values())
+    assert all(corpus.license and corpus.file in SOURCES for corpus in CORPORA.values())
+    for source in SOURCES.values():
+        assert (source.url or source.page).startswith(("http://", "https://"))
+        assert 1 <= source.megabytes <= 5000
+        assert source.sha256 is None or (len(source.sha256) == 64 and int(source.sha256, 16))
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "argv, problem",
+    [
+        (
+            ["medqa", "--corpus", "{corpus}"],
+            "data_clean.zip cannot be downloaded without a browser: fetch https://drive.google.com/file/d/"
+            "1ImYUSLk9JbgHXOemfvyiDiirluZHPeQw/view by hand and put it at {down}/data_clean.zip",
+        ),
+        (
+            ["nq"],
+            "no passages come with these questions: name a corpus with --corpus (psgs_w100, a file or a folder)",
+        ),
+        (
+            ["hotpotqa", "--from", "{good}"],
+            "no passages come with these questions: name a corpus with --corpus (psgs_w100, a file or a folder)",
+        ),
+        (["nq", "--corpus", "{dir}/none"], "{dir}/none: no such file or folder"),
+        (
+            ["nq", "--corpus", "{corpus}", "--from", "test={dir}/none"],
+            "{dir}/none: no such file or folder",
+        ),
+        (
+            ["nq", "--corpus", "{corpus}", "--from", "{dir}"],
+            "{dir}: a folder; name its files, as in --from train=FILE dev=FILE",
+        ),
+        (
+            ["nq", "--corpus", "{corpus}", "--from", "test={good}", "{good}"],
+            "--from: name the split of every file or of none, as in train=FILE test=FILE",
+        ),
+        (
+            ["nq", "--corpus", "{corpus}", "--from", "{bad}"],
+            "{bad}:2: duplicate id 'a', first at {bad}:1",
+        ),
+        (["nq", "--corpus", "{corpus}", "--from", "{empty}"], "{empty}: holds no questions"),
+        (["nq", "--corpus", "{empty}", "--from", "{good}"], "{empty}: the corpus is empty"),
+        (
+            ["nq", "--corpus", "{corpus}", "{corpus}", "--from", "{good}"],
+            "{corpus}:1: duplicate id 'p1'",
+        ),
+        (
+            ["nq", "--corpus", "{corpus}", "--from", "{gold}"],
+            "question 'a': its gold passage 'p9' is not in the corpus",
+        ),
+        (
+            ["mine", "--documents", "{dir}/none", "--questions", "{good}"],
+            "{dir}/none: no such file or folder",
+        ),
+    ],
+)
+def test_bad_input_leaves_nothing(argv, problem, tmp_path, corpus, out, capsys):
+    places = {
+        "dir": tmp_path,
+        "corpus": corpus,
+        "down": tmp_path / "down",
+        "empty": rows(tmp_path / "empty.jsonl"),
+        "good": rows(tmp_path / "good.jsonl", ask("a", "q")),
+        "bad": rows(tmp_path / "bad.jsonl", ask("a", "q"), ask("a", "r")),
+        "gold": rows(tmp_path / "gold.jsonl", ask("a", "q", gold_passages=["p9"])),
+    }
+    before = tree(tmp_path)
+    code = prepare.main(
+        [arg.format(**places) for arg in argv]
+        + ["--out", str(out), "--downloads", str(tmp_path / "down")]
+    )
+    printed, err = capsys.readouterr()
+    said = [
+        line.rpartition("\r")[2] for line in err.splitlines() if "error" in line
+    ]  # beside the progress bar of the corpus
+    assert (code, printed, len(said)) == (2, "", 1) and said[0].startswith(
+        f"error: {problem.format(**places)}"
+    )
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "argv, problem",
+    [
+        (
+            ["mine", "--out", "x"],
+            "the following arguments are required: --questions, --documents (see python -m data.prepare mine --help)",
+        ),
+        (
+            ["nq", "--out", "x", "--dev-share", ".9"],
+            "argument --dev-share: must be at least 0 and less than 0.5, not .9 (see python -m data.prepare nq --help)",
+        ),
+        (
+            ["nq", "--out", "x", "--words", "0"],
+            "argument --words: must be at least 1, not 0 (see python -m data.prepare nq --help)",
+        ),
+        (
+            ["popqa", "--out", "x", "--train", "f"],
+            "popqa: --train and --test go together (see python -m data.prepare --help)",
+        ),
+    ],
+)
+def test_bad_flags(argv, problem, capsys):
+    fails(capsys, argv, problem)
+
+
+def test_out_exists(own, out, capsys):
+    out.mkdir()
+    (out / "notes.txt").touch()
+    fails(
+        capsys,
+        [str(arg) for arg in own],
+        f"{out}: exists and is not empty (--force replaces a world)",
+    )

@@ -1,0 +1,261 @@
+"""python -m data.prepare: what is written, what is printed, and that bad input leaves nothing behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data import World
+from data.prepare import __main__ as prepare
+from tests.shared import ROOT, shared_path
+
+TRAIN = [
+    ("t0", "Who was the director of Pilot?", ["Ann Ash"]),
+    ("t1", "What is the capital of Nan?", ["Nan"]),
+    ("t2", "Who is the author of Glas?", ["Dee Dale"]),
+    ("t3", "Who is the mother of ?", ["Eve"]),
+    ("t4", "In what country is Cave?", ["Italy"]),
+]
+TEST = [("s0", "What is the capital of Nan?", ["Nan"]), ("s1", "What color is ruby?", ["red"])]
+
+
+def write_jsonl(path, rows):
+    lines = [
+        json.dumps({"id": id, "question": question, "answers": answers})
+        for id, question, answers in rows
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Two good files and an output directory in an otherwise empty place."""
+    train, test = (
+        write_jsonl(tmp_path / "train.jsonl", TRAIN),
+        write_jsonl(tmp_path / "test.jsonl", TEST),
+    )
+    return ["popqa", "--train", str(train), "--test", str(test), "--out", str(tmp_path / "out")]
+
+
+def tree(directory):
+    """Everything below `directory`: relative name -> bytes (None for a directory)."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in Path(directory).rglob("*")
+    }
+
+
+def fails(capsys, arguments, message):
+    """Runs; asserts exit code 2, one line on stderr, nothing on stdout."""
+    try:
+        code = prepare.main(arguments)
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    out, err = capsys.readouterr()
+    assert (code, out, err) == (2, "", f"error: {message}\n")
+
+
+def test_writes_a_world(arguments, tmp_path):
+    assert prepare.main(arguments) == 0
+    assert sorted(tree(tmp_path / "out")) == [
+        "corpus.jsonl",
+        "questions",
+        "questions/popqa.dev.jsonl",
+        "questions/popqa.test.jsonl",
+        "questions/popqa.train.jsonl",
+        "report.json",
+        "world.json",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "test.jsonl", "train.jsonl"]
+    world = World.open(tmp_path / "out")
+    assert [q.answers for q in world.questions("popqa", "test")] == [("Nan",), ("red",)]
+    assert len(world.corpus) == 5  # Nan's fact is in both files
+
+
+def test_report_is_printed_and_written(arguments, tmp_path, capsys):
+    prepare.main(arguments)
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["overlap"] == {"unique_test_questions": 2, "also_in_train": 1}
+    assert report["splits"] == {"train": 2, "dev": 1, "test": 2}
+    for line in (
+        "read: 5 train, 2 test",
+        "inverted: 4 train, 2 test",
+        "overlap: 2 unique test questions, 1 also in train",
+        "splits: 2 train, 1 dev, 2 test",
+        "relations, test: 1 capital, 1 color",
+        "passages: 5",
+        "passage kinds: 5 fact",
+        "not inverted: train t3 'Who is the mother of ?'",
+    ):
+        assert f"{line}\n" in printed
+    assert printed.endswith(
+        f"next: python train_sft.py --world {tmp_path / 'out'} --dataset popqa\n"
+    )
+
+
+def test_same_seed_same_bytes(arguments, tmp_path):
+    worlds = {}
+    for name, seed in [("a", "0"), ("b", "0"), ("c", "1")]:
+        prepare.main([*arguments[:-1], str(tmp_path / name), "--seed", seed])
+        worlds[name] = tree(tmp_path / name)
+    assert worlds["a"] == worlds["b"]
+    assert worlds["a"]["corpus.jsonl"] != worlds["c"]["corpus.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ('{"id": "a", "question": "What genre is A?", "answers": ["x"]}\n{', ":2: not JSON"),
+        ('{"id": "a", "question": "What genre is A?"}', ":1: lacks the field 'possible_answers'"),
+        ("", ": holds no questions"),
+    ],
+)
+def test_bad_file_leaves_nothing(arguments, tmp_path, capsys, bad, message):
+    (tmp_path / "test.jsonl").write_text(bad)
+    before = tree(tmp_path)
+    fails(capsys, arguments, f"{tmp_path / 'test.jsonl'}{message}")
+    assert tree(tmp_path) == before
+
+
+def test_missing_file(arguments, tmp_path, capsys):
+    (tmp_path / "train.jsonl").unlink()
+    fails(capsys, arguments, f"{tmp_path / 'train.jsonl'}: no such file or folder")
+    assert sorted(tree(tmp_path)) == ["test.jsonl"]
+
+
+def test_out_that_is_not_empty(arguments, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    before = tree(tmp_path)
+    fails(capsys, arguments, f"{out}: exists and is not empty (--force replaces a world)")
+    fails(
+        capsys,
+        [*arguments, "--force"],
+        f"{out}: --force replaces worlds only, and this directory has no world.json",
+    )
+    assert tree(tmp_path) == before
+
+
+def test_out_that_is_a_file(arguments, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    fails(capsys, [*arguments, "--force"], f"{tmp_path / 'out'}: exists and is not a directory")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_out_that_is_empty_or_below_nothing(arguments, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert prepare.main(arguments) == 0
+    assert prepare.main([*arguments[:-1], str(tmp_path / "new/worlds/popqa")]) == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "new/worlds/popqa")
+
+
+def test_force_replaces_a_world(arguments, tmp_path):
+    prepare.main(arguments)
+    (tmp_path / "out/former.txt").write_text("of the former world")
+    assert prepare.main([*arguments, "--force", "--seed", "1"]) == 0
+    assert "former.txt" not in tree(tmp_path / "out")
+    assert json.loads((tmp_path / "out/report.json").read_text())["world"].startswith(
+        "PopQA as a closed world (seed 1)"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "test.jsonl", "train.jsonl"]
+
+
+def test_force_never_removes_its_own_input(arguments, tmp_path, capsys):
+    prepare.main(arguments)
+    capsys.readouterr()
+    inside = write_jsonl(tmp_path / "out/train.jsonl", TRAIN)
+    arguments[2] = str(inside)
+    fails(
+        capsys,
+        [*arguments, "--force"],
+        f"{inside}: lies in the directory that --force would replace",
+    )
+    assert inside.exists()
+
+
+@pytest.mark.parametrize("step", ["save", "second rename"])
+def test_disk_full_keeps_the_former_world(arguments, tmp_path, capsys, monkeypatch, step):
+    prepare.main(arguments)
+    capsys.readouterr()
+    before = tree(tmp_path)
+    rename = os.rename
+
+    def full(source, *_, **__):
+        if step == "second rename" and not str(source).endswith(".new"):
+            return rename(source, *_)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(
+        *((prepare, "write_lines") if step == "save" else (prepare.os, "rename")), full
+    )
+    fails(
+        capsys,
+        [*arguments, "--force"],
+        f"{tmp_path / 'out'}: cannot be written: No space left on device",
+    )
+    monkeypatch.undo()
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (
+            ["--sed", "1"],
+            "unrecognized arguments: --sed 1 (see python -m data.prepare --help)",
+        ),  # no abbreviations either
+        (["--se", "1"], "unrecognized arguments: --se 1 (see python -m data.prepare --help)"),
+        (
+            ["--seed", "x"],
+            "argument --seed: invalid int value: 'x' (see python -m data.prepare popqa --help)",
+        ),
+    ],
+)
+def test_unknown_flags(arguments, tmp_path, capsys, extra, message):
+    fails(capsys, arguments + extra, message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_set_and_unknown_set(capsys):
+    fails(
+        capsys, [], "the following arguments are required: SET (see python -m data.prepare --help)"
+    )
+    with pytest.raises(SystemExit) as stop:
+        prepare.main(["squad"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: argument SET: invalid choice: 'squad'")
+
+
+def test_official_files_from_the_command_line(tmp_path):
+    files = [str(shared_path(f"datasets/popqa.{split}.jsonl.gz")) for split in ("train", "test")]
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "data.prepare",
+            "popqa",
+            "--train",
+            files[0],
+            "--test",
+            files[1],
+            "--out",
+            "world",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "overlap: 710 unique test questions, 111 also in train\n" in run.stdout
+    assert (
+        "\nnot inverted: train popqa_train:" in run.stdout
+        and ", test popqa_test:699 'What is the capital of ?'\n" in run.stdout
+    )
+    assert World.open(tmp_path / "world").questions("popqa", "test")[0].id == "popqa_test:0"

@@ -1,0 +1,119 @@
+"""Figures of hand-made episodes; the paired interval."""
+
+import math
+
+import numpy as np
+import pytest
+
+from data import Question
+from rl import Episode, Turn
+from rl.report.summary import (
+    by_slice,
+    collapsed,
+    paired_interval,
+    stratified_interval,
+    summarize,
+    table,
+)
+
+
+def made(slice, em, f1, turns=0, hit=False, reward=0.0, malformed=False, p=0.5) -> Episode:
+    return Episode(
+        Question("q", "?", ("x",), slice=slice),
+        rewards=[0.0, reward],
+        turns=[Turn("q", [], [])] * turns,
+        exact_match=em,
+        f1=f1,
+        hit=hit,
+        malformed=malformed,
+        p_retrieve=p,
+    )
+
+
+EPISODES = [
+    made("popular", 1.0, 1.0, reward=2.0, p=0.1),
+    made("tail", 0.0, 0.5, turns=2, hit=True, reward=0.1, p=0.9),
+    made("tail", 1.0, 1.0, turns=1, reward=1.8, p=0.8),
+    made("absent", 0.0, 0.0, reward=-1.0, malformed=True, p=0.2),
+]
+
+
+def test_figures_by_hand():
+    figures = summarize(EPISODES)
+    assert figures == pytest.approx(
+        {
+            "rows": 4,
+            "em": 0.5,
+            "f1": 0.625,
+            "retrieval": 0.5,
+            "queries": 0.75,
+            "hit": 0.5,
+            "reward": 0.725,
+            "malformed": 0.25,
+            "p_retrieve": 0.5,
+        }
+    )
+    slices = by_slice(EPISODES)
+    assert list(slices) == ["popular", "tail", "absent"]
+    assert slices["tail"] == pytest.approx(
+        {
+            "rows": 2,
+            "em": 0.5,
+            "f1": 0.75,
+            "retrieval": 1.0,
+            "queries": 1.5,
+            "hit": 0.5,
+            "reward": 0.95,
+            "malformed": 0.0,
+            "p_retrieve": 0.85,
+        }
+    )
+    assert math.isnan(slices["popular"]["hit"])  # nobody retrieved: no hit rate, not a rate of 0
+
+
+def test_nothing_gives_no_figures():
+    assert math.isnan(summarize([])["em"]) and summarize([])["rows"] == 0
+    assert by_slice([made(None, 1.0, 1.0)]) == {}
+
+
+def test_paired_interval():
+    a = np.random.default_rng(1).normal(0.3, 1.0, 400)
+    mean, low, high = paired_interval(a + 5, np.full(400, 5.0))
+    error = a.std() / 20  # the normal approximation
+    assert (
+        mean == pytest.approx(a.mean())
+        and low == pytest.approx(mean - 1.96 * error, abs=0.15 * error)
+        and high == pytest.approx(mean + 1.96 * error, abs=0.15 * error)
+    )
+    assert paired_interval([2.0, 3.0], [1.0, 2.0]) == (
+        1.0,
+        1.0,
+        1.0,
+    )  # the pairing removes what the questions share
+    assert paired_interval(a, np.zeros(400)) == paired_interval(a, np.zeros(400))
+
+
+def test_table_by_hand():
+    assert table(
+        [("a", {"em": 0.5, "rows": 12}), ("longer", {"em": float("nan"), "rows": 3})],
+        ["rows", "em"],
+    ) == (
+        "             rows         em\na              12      0.500\nlonger          3          -"
+    )
+
+
+def test_sets_weigh_the_same_whatever_their_size():
+    large, small = np.zeros(1000), np.ones(10)
+    assert stratified_interval([(large, large), (small, 0 * small)]) == (0.5, 0.5, 0.5)
+    assert stratified_interval([(small, large[:10])]) == paired_interval(small, large[:10])
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, 1, n) for n in (100, 400)]
+    mean, low, high = stratified_interval([(x, 0 * x) for x in noise], draws=4000)
+    error = math.sqrt(noise[0].var() / 100 + noise[1].var() / 400) / 2  # variances of means add
+    assert mean == pytest.approx((noise[0].mean() + noise[1].mean()) / 2)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.07)
+
+
+def test_collapse():
+    assert collapsed([0.96, 1.0]) and collapsed([0.0, 0.04])
+    assert not collapsed([0.0, 1.0]) and not collapsed([0.94, 1.0])
