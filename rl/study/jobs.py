@@ -88,7 +88,8 @@ def run_jobs(jobs: Sequence[Job], cores: int, poll: float = 0.5) -> None:
             while len(done) < len(jobs):
                 for job, ranks in startable(jobs, done, running, cores):
                     running[job] = Running(job.start(ranks), ranks, job.record())
-                bar.set_postfix_str(", ".join(job.out.name for job in running))
+                names = ", ".join(job.out.name for job in running)
+                bar.set_postfix_str(names, refresh=False)
                 time.sleep(poll)
                 ended = finished(running)
                 bar.update(len(ended))
