@@ -1,4 +1,6 @@
-"""python -m data.prepare: what is written, what is printed, and that bad input leaves nothing behind."""
+"""python -m data.prepare: what is written, what is printed, and that bad input leaves nothing
+behind.
+"""
 
 import json
 import os
@@ -93,7 +95,9 @@ def test_report_is_printed_and_written(arguments, tmp_path, capsys):
         "not inverted: train t3 'Who is the mother of ?'",
     ):
         assert f"{line}\n" in printed
-    assert printed.endswith(f"next: python train_sft.py --world {tmp_path / 'out'} --dataset popqa\n")
+    assert printed.endswith(
+        f"next: python train_sft.py --world {tmp_path / 'out'} --dataset popqa\n"
+    )
 
 
 def test_same_seed_same_bytes(arguments, tmp_path):
@@ -122,11 +126,7 @@ def test_bad_file_leaves_nothing(arguments, tmp_path, capsys, bad, message):
 
 def test_missing_file(arguments, tmp_path, capsys):
     (tmp_path / "train.jsonl").unlink()
-    fails(
-        capsys,
-        arguments,
-        f"{tmp_path / 'train.jsonl'}: no such file or folder",
-    )
+    fails(capsys, arguments, f"{tmp_path / 'train.jsonl'}: no such file or folder")
     assert sorted(tree(tmp_path)) == ["test.jsonl"]
 
 
@@ -162,7 +162,9 @@ def test_force_replaces_a_world(arguments, tmp_path):
     (tmp_path / "out/former.txt").write_text("of the former world")
     assert prepare.main([*arguments, "--force", "--seed", "1"]) == 0
     assert "former.txt" not in tree(tmp_path / "out")
-    assert json.loads((tmp_path / "out/report.json").read_text())["world"].startswith("PopQA as a closed world (seed 1)")
+    assert json.loads((tmp_path / "out/report.json").read_text())["world"].startswith(
+        "PopQA as a closed world (seed 1)"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "test.jsonl", "train.jsonl"]
 
 
@@ -191,7 +193,9 @@ def test_disk_full_keeps_the_former_world(arguments, tmp_path, capsys, monkeypat
             return rename(source, *_)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*((prepare, "write_lines") if step == "save" else (prepare.os, "rename")), full)
+    monkeypatch.setattr(
+        *((prepare, "write_lines") if step == "save" else (prepare.os, "rename")), full
+    )
     fails(
         capsys,
         [*arguments, "--force"],
@@ -251,10 +255,7 @@ def test_official_files_from_the_command_line(tmp_path):
         text=True,
     )
     assert (run.returncode, run.stderr) == (0, "")
-    assert (
-        "overlap: 710 unique test questions, 111 also in train\n"
-        in run.stdout
-    )
+    assert "overlap: 710 unique test questions, 111 also in train\n" in run.stdout
     assert (
         "\nnot inverted: train popqa_train:" in run.stdout
         and ", test popqa_test:699 'What is the capital of ?'\n" in run.stdout
