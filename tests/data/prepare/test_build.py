@@ -98,7 +98,7 @@ def test_own_documents_become_a_world(own, out, capsys):
         "test": 2,
     }
     printed = capsys.readouterr().out
-    assert "passages: 2\nwords per passage: 93.0 mean, 101 max\n" in printed
+    assert 'passages: 2\nwords_per_passage: {"mean": 93.0, "max": 101}\n' in printed
     assert printed.endswith(
         f"wrote {out}; next: python train_sft.py --world {out} --dataset mine"
         " --passage-tokens 160\n"
@@ -162,7 +162,7 @@ def test_a_set_with_its_own_passages(tmp_path, out, capsys):
     assert world.questions("openbookqa", "test")[2].gold_passages == (world.corpus[0].id,)
     assert "Mihaylov" in world.source and world.license == "questions: not stated by the authors"
     assert (
-        "splits: 3 train, 3 dev, 3 test\nwith gold passages: 3 train, 3 dev, 3 test\n"
+        'splits: {"train": 3, "dev": 3, "test": 3}\nwith_gold_passages: {"train": 3, '
         in capsys.readouterr().out
     )
 
@@ -214,8 +214,8 @@ def test_overlap_is_removed_and_said(tmp_path, out, corpus, capsys):
     assert ids(World.open(out), "nq") == {"train": ["c"], "dev": ["d"], "test": ["f", "g"]}
     printed = capsys.readouterr().out
     for line in (
-        "overlap dropped: 1 train in test, 1 dev in test, 1 train in dev",
-        "read: 3 train, 2 dev, 2 test",
+        'overlap_dropped: {"train in test": 1, "dev in test": 1, "train in dev": 1}',
+        'read: {"train": 3, "dev": 2, "test": 2}',
     ):
         assert f"{line}\n" in printed
 
@@ -250,7 +250,9 @@ def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
     monkeypatch.setattr("data.prepare.__main__.download", download)
     assert run("nq", "--corpus", corpus, "--downloads", tmp_path / "down", "--out", out) == 0
     assert fetched == [source.url for source in SETS["nq"].sources]
-    assert ("\nsha256: 00ff NQ-open.train.jsonl, 00ff NQ-open.dev.jsonl") in capsys.readouterr().out
+    assert (
+        '\nsha256: {"NQ-open.train.jsonl": "00ff", "NQ-open.dev.jsonl": "00ff"}\n'
+    ) in capsys.readouterr().out
     assert (
         run(
             "nq",
