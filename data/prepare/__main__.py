@@ -26,7 +26,7 @@ from data.prepare.build import SPLITS, arrange, check_gold, read_corpora, read_s
 from data.prepare.download import download
 from data.prepare.flags import parse
 from data.prepare.sets import CORPORA, SETS, SOURCES, source_name
-from data.world import World, WorldError
+from data.world import World, WorldError, printable
 
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
 
@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped; whole downloads are kept", file=sys.stderr)
         return 130
     for name, value in report.items():
-        print(f"{name}: {json.dumps(value, ensure_ascii=False)}")
+        print(printable(f"{name}: {json.dumps(value, ensure_ascii=False)}"))
     print(f"\nwrote {args.out}; next: {next_command(args, report)}")
     return 0
 
