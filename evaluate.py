@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from data.world import Question
-from model.checkpoint import is_checkpoint, weights_sha256, write_json
+from model import is_checkpoint, weights_sha256, write_json
 from model.pretrained import open_policy
 from rl import Decoding, Episode, RagEnv, Reward, ranks, rollout
 from rl.report import page

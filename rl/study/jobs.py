@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from model.checkpoint import is_checkpoint, weights_sha256, write_json
+from model import is_checkpoint, weights_sha256, write_json
 from rl.runs.flags import UsageError
 from rl.runs.progress import progress
 from rl.runs.run import differences, read_json

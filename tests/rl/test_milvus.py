@@ -10,8 +10,8 @@ from retrieval_cpp import BM25Index, DenseIndex
 from rl import RagEnv, RetrieverError
 from rl.runs import milvus
 from rl.runs.flags import UsageError
-from rl.runs.remote import persistently
 from rl.runs.milvus import MilvusIndex, open_milvus
+from rl.runs.remote import persistently
 
 WORLD = World.open("tiny")
 TEXTS = [p.full_text for p in WORLD.corpus]
