@@ -54,10 +54,8 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
 
 
 def missing_gold(passages: Sequence[Passage], question: Question) -> list[str]:
-    """Ids of the gold passages that are still to be found, in their order; [] where none are known.
-
-    Of a multi-hop question all that are not among `passages`; of any other none once one was found.
-    """
+    """Ids of gold passages still to be found: of a multi-hop question all that are not among
+    `passages`; of any other none once one was found."""
     gold, found = question.gold_passages or (), {passage.id for passage in passages}
     missing = [i for i in gold if i not in found]
     return missing if question.type in MULTI_HOP or len(missing) == len(gold) else []
@@ -79,8 +77,7 @@ def gold_passage(question: Question, rows: dict[str, int]) -> int | None:
 
 def stated(passages: Sequence[Passage], question: Question) -> tuple[int, str] | None:
     """(position, answer) of the first passage that states an accepted answer, None without one.
-
-    Gold passages alone count where they are known: others may hold the same words by accident.
+    Where gold passages are known they alone count: others may hold the same words by accident.
     """
     known = question.gold_passages
     for position, passage in enumerate(passages):

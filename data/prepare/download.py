@@ -10,6 +10,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -44,23 +45,21 @@ def download(url: str, target: Path, sha256: str | None = None, megabytes: int =
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         if target.exists():
-            digest = _digest(target)
             advice = "remove it to download again, or name it with --from to use it as it is"
-            _compare(digest, sha256, f"{target}: this file", advice)
-            return digest
+            return _expect(sha256, _digest(target), f"{target}: this file", advice)
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "wb") as out:
-                digest = _fetch(url, target, out, megabytes)
-                out.flush()
-                os.fsync(out.fileno())
-            _compare(digest, sha256, f"{url}: what was received", "discarded")
-            os.replace(part, target)
-            return digest
-        finally:
-            part.unlink(missing_ok=True)
+        with open(part, "wb") as out:
+            digest = _fetch(url, target, out, megabytes)
+            out.flush()
+            os.fsync(out.fileno())
+        _expect(sha256, digest, f"{url}: what was received", "discarded")
+        os.replace(part, target)
+        return digest
     except OSError as error:
         raise WorldError(f"{target}: cannot be read or written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def by_hand(target: Path, address: str) -> str:
@@ -68,9 +67,10 @@ def by_hand(target: Path, address: str) -> str:
     return f"fetch {address} by hand and put it at {target}"
 
 
-def _compare(digest: str, expected: str | None, what: str, advice: str) -> None:
-    if expected not in (None, digest):
-        raise WorldError(f"{what} has the SHA-256 {digest}, expected {expected}; {advice}")
+def _expect(sha256: str | None, digest: str, what: str, advice: str) -> str:
+    if sha256 not in (None, digest):
+        raise WorldError(f"{what} has the SHA-256 {digest}, expected {sha256}; {advice}")
+    return digest
 
 
 def _digest(file: Path) -> str:

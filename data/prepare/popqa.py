@@ -178,18 +178,12 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         corpus=corpus,
         questions={f"popqa.{split}": questions for split, questions in splits.items()},
     )
-    left = [
-        f"{split} {row.id} {row.question!r}"
-        for split in rows
-        for row in rows[split]
-        if not invert(row.question)
-    ]
     overlap = len(merged["train"].keys() & merged["test"].keys())
     report = {
         "world": world.description,
         "read": _lengths(rows),
         "inverted": _lengths(inverted),
-        "not_inverted": left,
+        "not_inverted": _not_inverted(rows),
         "unique": _lengths(merged),
         "overlap": {"unique_test_questions": len(merged["test"]), "also_in_train": overlap},
         "splits": _lengths(splits),
@@ -200,6 +194,15 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         "passage_kinds": kinds,
     }
     return world, report
+
+
+def _not_inverted(rows: Splits) -> list[str]:
+    return [
+        f"{split} {row.id} {row.question!r}"
+        for split in rows
+        for row in rows[split]
+        if not invert(row.question)
+    ]
 
 
 def _split(train: dict[str, Question], test: dict[str, Question], seed: int) -> Splits:

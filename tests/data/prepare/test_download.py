@@ -165,6 +165,12 @@ def test_no_server(server, tmp_path, url, problem):
     assert fails(tmp_path, url).startswith(f"{url}: {problem}")
 
 
+def test_a_file_in_place_of_the_folder(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WorldError, match="cannot be read or written: "):
+        download.download(server.url, tmp_path / "file/x")
+
+
 def test_disk_full(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
