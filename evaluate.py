@@ -13,8 +13,6 @@ CHECKPOINT/eval/<world>.<set>.<split>.json and the episodes to a .jsonl beside i
 carry their name in the file's. Left out: training, choosing anything on test.
 """
 
-import os
-import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,13 +21,13 @@ import torch
 
 from data.world import Question
 from model import is_checkpoint, weights_sha256, write_json
+from model.checkpoint import existing
 from model.pretrained import open_policy
 from rl import Decoding, Episode, RagEnv, Reward, ranks, rollout
 from rl.report import page
 from rl.report.results import OWN, Group, Result, episode_record, played, questions_sha256
-from rl.report.summary import table
-from rl.report.sweep import SHOWN, sweep
-from rl.report.text import COLUMNS, as_json, as_text, comparison, questions_of, traces
+from rl.report.sweep import sweep, sweep_table
+from rl.report.text import answer_all, as_json, as_text, comparison, traces
 from rl.rollout import FORCED
 from rl.runs.flags import DEVICES, UsageError, arg, flag, main, parse, share
 from rl.runs.info import run_info
@@ -80,25 +78,6 @@ BASELINES = {
 }
 
 
-def decoding_of(args: Args) -> Decoding:
-    """Raises UsageError."""
-    if args.force and args.sample:
-        raise UsageError("--force and --sample exclude each other")
-    if args.threshold != 0.5 and (args.force or args.sample):
-        raise UsageError("--threshold goes with neither --force nor --sample")
-    force = args.force or None
-    return Decoding(float(args.sample), args.sample, args.threshold, force=force)
-
-
-def file_suffix(decoding: Decoding) -> str:
-    """ "" for the policy's own greedy decisions, else the name of the decoding."""
-    if decoding.force:
-        return f".force-{decoding.force}"
-    if decoding.sample_decision:
-        return ".sample"
-    return "" if decoding.threshold == 0.5 else f".threshold-{decoding.threshold:g}"
-
-
 class Evaluation:
     """One checkpoint with its world, ready to play any decoding."""
 
@@ -117,10 +96,8 @@ class Evaluation:
             info.query_tokens,
             info.answer_tokens,
         )
-        self.questions = []
-        if args.ask is None:
-            everything = self.world.questions(args.dataset, args.split)
-            self.questions = everything[: args.rows or None]
+        asked = [] if args.ask else self.world.questions(args.dataset, args.split)
+        self.questions = asked[: args.rows or None]
         self.about = {
             "world": self.world.name,
             "set": args.dataset,
@@ -137,7 +114,14 @@ class Evaluation:
         }
 
     def path(self, ending: str, decoding: Decoding = GREEDY) -> Path:
-        name = f"{self.world.name}.{self.args.dataset}.{self.args.split}{file_suffix(decoding)}"
+        """Results of other decodings than the policy's own greedy decisions carry their name."""
+        name = f"{self.world.name}.{self.args.dataset}.{self.args.split}"
+        if decoding.force:
+            name += f".force-{decoding.force}"
+        elif decoding.sample_decision:
+            name += ".sample"
+        elif decoding.threshold != 0.5:
+            name += f".threshold-{decoding.threshold:g}"
         return Path(self.checkpoint) / "eval" / f"{name}{ending}"
 
     def rollout(self, questions, decoding, update=lambda finished: None) -> list[Episode]:
@@ -155,15 +139,12 @@ class Evaluation:
                 self.about | {"decoding": asdict(decoding)},
                 self.questions,
                 lambda: self.rollout(self.questions, decoding, bar.update),
-                lambda episodes: [self.record(e) for e in episodes],
+                lambda episodes: list(map(self.record, episodes)),
                 reuse,
             )
 
     def record(self, e: Episode) -> dict:
         return episode_record(e, self.world.corpus, self.tokenizer)
-
-
-# ------------------------------------------------------------------------------------------ output
 
 
 def print_sweep(evaluation: Evaluation, episodes: dict[str, list[Episode]]) -> None:
@@ -178,28 +159,21 @@ def print_sweep(evaluation: Evaluation, episodes: dict[str, list[Episode]]) -> N
     file = evaluation.path(".sweep.json")
     if ranks.rank() == 0:
         write_json(file, plain(evaluation.about | swept))
-    shown = [(f"P([RETRIEVE]) > {m['threshold']:g}", m) for m in swept["curve"]]
-    shown = [(label, m) for label, m in shown if m["threshold"] in SHOWN]
-    print(f"\n{evaluation.checkpoint}: threshold sweep ({file})")
-    print(table(shown + list(swept["points"].items()), COLUMNS))
+    print(f"\n{evaluation.checkpoint}: threshold sweep ({file})\n{sweep_table(swept)}")
 
 
 def ask(evaluation: Evaluation, decoding: Decoding) -> None:
-    """Answer --ask, each question as it comes; a reader that goes away (a closed pipe) ends it."""
+    """Answer --ask, each question as it comes."""
     with precision(evaluation.args.device, evaluation.args.dtype):
         evaluation.policy = evaluation.policy.for_inference()  # once, not for every question
-    show = as_json if evaluation.args.json else as_text
-    try:
-        for number, text in questions_of(evaluation.args.ask):
-            start = time.perf_counter()
-            [episode] = evaluation.rollout([Question(str(number), text, ())], decoding)
-            record = evaluation.record(episode) | {"truncated": episode.truncated}
-            print(show(record | {"seconds": time.perf_counter() - start}), flush=True)
-    except BrokenPipeError:  # or else Python's last flush would complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def answer(question: Question) -> dict:
+        start = time.perf_counter()
+        [episode] = evaluation.rollout([question], decoding)
+        record = evaluation.record(episode) | {"truncated": episode.truncated}
+        return record | {"seconds": time.perf_counter() - start}
 
-# ------------------------------------------------------------------------------------- the script
+    answer_all(evaluation.args.ask, answer, as_json if evaluation.args.json else as_text)
 
 
 def check(args: Args) -> Decoding:
@@ -210,35 +184,37 @@ def check(args: Args) -> Decoding:
             if f.name not in studied and getattr(args, f.name) != f.default:
                 name = flag(f.name)
                 raise UsageError(f"{name} does not go with --compare, whose systems are fixed")
-    decoding = decoding_of(args)
+    if bool(args.force) + args.sample + (args.threshold != 0.5) > 1:
+        raise UsageError("--force, --sample and --threshold exclude each other")
+    force = args.force or None
+    decoding = Decoding(float(args.sample), args.sample, args.threshold, force=force)
     if args.json and args.ask is None:
         raise UsageError("--json goes with --ask")
     if (args.sweep or args.report) and decoding != GREEDY:
-        raise UsageError(
-            "--sweep and --report are about all decodings; "
-            "they go with none of --force, --sample, --threshold"
-        )
+        alone = "they go with none of --force, --sample, --threshold"
+        raise UsageError(f"--sweep and --report are about all decodings; {alone}")
     return decoding
 
 
-def open_all(args: Args) -> list[Evaluation]:
-    """Every checkpoint, before anything is played. Raises UsageError, CheckpointError."""
+def checkpoints_of(args: Args) -> list[str]:
+    """Raises UsageError, CheckpointError."""
     default = [c for c in ("runs/sft", "runs/ppo") if is_checkpoint(c)]
     names = args.checkpoint.split(",") if args.checkpoint else default
     if not names:
         missing = "no checkpoint in runs/sft or runs/ppo"
         raise UsageError(f"{missing}; train one (python train_sft.py) or give --checkpoint")
-    args.dtype = choose_dtype(args.dtype, args.device)
-    if args.ask is not None:
-        return [Evaluation(names[-1], args)]
+    return [str(existing(name)) for name in names]
+
+
+def open_all(names: list[str], args: Args) -> list[Evaluation]:
+    """All checkpoints, before anything is played. Raises UsageError, CheckpointError."""
     evaluations = [Evaluation(name, args) for name in names]
     first = evaluations[0].about
+    same = {name: first[name] for name in ("world", "questions_sha256", "corpus_sha256")}
     for other in evaluations[1:]:
-        asked = {name: first[name] for name in ("world", "questions_sha256", "corpus_sha256")}
-        if differences(other.about, asked):
-            raise UsageError(
-                f"{names[0]} and {other.checkpoint} were trained on different worlds; give --world"
-            )
+        if differences(other.about, same):
+            pair = f"{names[0]} and {other.checkpoint}"
+            raise UsageError(f"{pair} were trained on different worlds; give --world")
     return evaluations
 
 
@@ -247,14 +223,16 @@ def evaluate() -> None:
     decoding = check(args)
     if args.compare:
         return compare(args)
+    names = checkpoints_of(args)
     launch(args.ranks if args.ask is None else 1, args.device)
-    evaluations = open_all(args)
+    args.dtype = choose_dtype(args.dtype, args.device)
     if args.ask is not None:
-        return ask(evaluations[0], decoding)
+        return ask(Evaluation(names[-1], args), decoding)
+    evaluations = open_all(names, args)
     rows = BASELINES
     if decoding != GREEDY:
         rows = {f"force {args.force}" if args.force else OWN: decoding}
-    about, names = evaluations[0].about, [e.checkpoint for e in evaluations]
+    about = evaluations[0].about
     print(
         "evaluate: world {world}, set {set}, split {split}, {rows} questions, ".format(**about)
         + "{}, k = {k}, quota {quota}; ".format(about["retriever"]["retriever"], **about)

@@ -11,6 +11,7 @@ import numpy as np
 from rl.episode import Episode
 
 METRICS = ("em", "f1", "retrieval", "queries", "hit", "reward", "malformed", "p_retrieve")
+COLUMNS = ("rows", *METRICS)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -7,14 +7,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from data.world import Question
 from rl.episode import Episode
 from rl.report.results import OWN
-from rl.report.summary import METRICS, by_slice, paired_interval, summarize, table
+from rl.report.summary import COLUMNS, by_slice, paired_interval, summarize, table
 from rl.runs.flags import UsageError
 
-COLUMNS = ("rows", *METRICS)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -80,6 +80,16 @@ def as_json(record: dict) -> str:
     names = ("question", "p_retrieve", "turns", "answer", "malformed", "truncated", "seconds")
     text = json.dumps({name: record[name] for name in names}, ensure_ascii=False)
     return CONTROL.sub(lambda c: f"\\u{ord(c[0]):04x}", text)
+
+
+def answer_all(ask: str, answer: Callable[[Question], dict], show: Callable[[dict], str]) -> None:
+    """Print the answers to questions_of(ask), each before the next one is read. A reader that goes
+    away (a closed pipe) ends it."""
+    try:
+        for number, text in questions_of(ask):
+            print(show(answer(Question(str(number), text, ()))), flush=True)
+    except BrokenPipeError:  # or else Python's last flush would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def questions_of(ask: str) -> Iterator[tuple[int, str]]:
