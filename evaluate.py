@@ -14,7 +14,7 @@ carry their name in the file's. Left out: training, choosing anything on test.
 """
 
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -44,11 +44,15 @@ class Args(RetrieverArgs, StudyArgs):
     compare: bool = arg(False, "train and compare whole systems; hours", "study (--compare)")
     checkpoint: str = arg("", "checkpoints, comma-separated; empty: runs/sft, runs/ppo", "what")
     world: str = arg("", "world; empty: the one the checkpoint was trained on", "what")
-    dataset: str = arg("popqa", "question set", "what")
+    dataset: str = arg("", "question sets; empty: those of the checkpoint", "what")
     split: str = arg("test", "split of the question set")
     rows: int = arg(0, "first questions only, 0 = all", "what")
     k: int = arg(0, "passages per retrieval, 0: the checkpoint's", "what")
     quota: int = arg(0, "retrievals per question, 0: the checkpoint's")
+    exact_match: float | None = arg(None, "weight; empty: as trained", "reward", kind=float)
+    f1: float | None = arg(None, "weight of F1; empty: as trained", kind=float)
+    retrieval_cost: float | None = arg(None, "of each retrieval; empty: as trained", kind=float)
+    malformed_cost: float | None = arg(None, "of a malformed action", kind=float)
     force: str = arg(
         "", "first decision; question: as the query", "decoding", choices=("", *FORCED)
     )
@@ -58,9 +62,7 @@ class Args(RetrieverArgs, StudyArgs):
     sweep: bool = arg(False, "figures of every threshold on P([RETRIEVE])", "output")
     report: str = arg("", "write this HTML file", "output")
     show: int = arg(3, "episodes to print at the end", "output")
-    ask: str | None = field(
-        default=None, metadata={"help": "a question, or - for lines of stdin", "type": str}
-    )
+    ask: str | None = arg(None, "a question, or - for lines of stdin", kind=str)
     json: bool = arg(False, "with --ask: one JSON object per question and nothing else")
     batch_size: int = arg(512, "questions per batch", "machine", least=1)
     dtype: str = arg("auto", "of multiplications", choices=DTYPES)
@@ -82,22 +84,29 @@ class Evaluation:
     """One checkpoint with its world, ready to play any decoding."""
 
     def __init__(self, checkpoint: str, args: Args):
-        self.args, self.checkpoint = args, checkpoint
         self.policy, self.tokenizer, made = open_policy(checkpoint, args.device)
         info = run_info(made, checkpoint)
+        args = replace(args, dataset=args.dataset or info.dataset or "popqa")
+        self.args, self.checkpoint = args, checkpoint
+        reward = {name: getattr(args, name) for name in asdict(info.reward)}
+        reward = {name: weight for name, weight in reward.items() if weight is not None}
         self.world, index, self.retriever = open_world(args.world, args, info)
         self.env = RagEnv(
             self.world,
             index,
             args.k or info.k,
             args.quota or info.quota or None,
-            Reward(**asdict(info.reward)),
+            Reward(**asdict(info.reward) | reward),
             info.passage_tokens,
             info.query_tokens,
             info.answer_tokens,
         )
-        asked = [] if args.ask else self.world.questions(args.dataset, args.split)
-        self.questions = asked[: args.rows or None]
+        self.questions = []
+        if not args.ask:
+            sets = self.world.union(args.dataset, args.split)
+            self.questions = [q for questions in sets for q in questions][: args.rows or None]
+            if not self.questions:
+                raise UsageError(f"{args.dataset}.{args.split} has no questions")
         self.about = {
             "world": self.world.name,
             "set": args.dataset,
@@ -214,7 +223,8 @@ def open_all(names: list[str], args: Args) -> list[Evaluation]:
     for other in evaluations[1:]:
         if differences(other.about, same):
             pair = f"{names[0]} and {other.checkpoint}"
-            raise UsageError(f"{pair} were trained on different worlds; give --world")
+            advice = "give --world and --dataset"
+            raise UsageError(f"{pair} were trained on different worlds or sets; {advice}")
     return evaluations
 
 
@@ -246,7 +256,7 @@ def evaluate() -> None:
     last = list(results.values())[-1]
     if cut := last.about["truncated_questions"]:
         print(f"{cut} questions were longer than the context and were cut")
-    print(comparison(episodes))
+    print(comparison(episodes, {e.checkpoint: e.about["reward"] for e in evaluations}))
     group = Group(about, results)
     for evaluation in evaluations:
         if args.sweep:

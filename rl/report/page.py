@@ -21,7 +21,7 @@ from pathlib import Path
 from model import atomic_write
 from rl.report.charts import grid, html_table, interval, percent
 from rl.report.curves import popularity, sweep_charts, training
-from rl.report.results import Group
+from rl.report.results import Group, labels, price_of
 from rl.report.summary import paired_interval
 
 TEMPLATE = Path(__file__).with_name("page.template.html")
@@ -69,6 +69,8 @@ def group_html(group: Group) -> str:
         "world {world}, set {set}, split {split}: {rows:,} questions, k = {k} passages, "
         "quota {quota}, greedy. Intervals: paired bootstrap over the questions, 95 %."
     ).format(**group.about)
+    prices = dict.fromkeys(price_of(reward) for reward in group.rewards.values() if reward)
+    about += "".join(f" Reward: {price}." for price in prices)
     charts = [figure for c, sweep in group.sweeps.items() for figure in sweep_charts(c, sweep)]
     swept = f"<h3>Threshold sweep</h3>{grid(charts, 'wide')}" if charts else ""
     return (
@@ -81,13 +83,13 @@ def comparison(group: Group) -> str:
     """Every row's figures, and the last checkpoint's own decisions minus it, with the interval."""
     last, best = list(group.own.items())[-1]
     forms = {"reward": "{:+.3f}".format, "em": lambda value: f"{100 * value:+.1f}"}
-    rows = []
+    rows, shown = [], labels(group.rewards)
     for (checkpoint, name), r in group.results.items():
         compared = ["-"] * len(forms)
         if r is not best:
             pairs = {f: paired_interval(best.values(f), r.values(f)) for f in forms}
             compared = [interval(*pairs[f], form) for f, form in forms.items()]
-        label = f"<code>{escape(checkpoint)}</code> {escape(name)}"
+        label = f"<code>{escape(shown[checkpoint])}</code> {escape(name)}"
         seconds = r.about["seconds"] / max(1, r.about["rows"])
         rows.append([label, *figures(r.about["metrics"]), f"{1000 * seconds:.1f} ms", *compared])
     policy = f"<code>{escape(last)}</code>, own decision,"
@@ -105,8 +107,9 @@ def figures(m: dict) -> list[str]:
 
 def slices(group: Group) -> str:
     names = dict.fromkeys(name for r in group.own.values() for name in r.about["slices"])
+    shown = labels(group.rewards)
     rows = [
-        [f"<code>{escape(c)}</code> {escape(name)}", f"{m['rows']:,}", *figures(m)]
+        [f"<code>{escape(shown[c])}</code> {escape(name)}", f"{m['rows']:,}", *figures(m)]
         for name in names
         for c, r in group.own.items()
         if (m := r.about["slices"].get(name))

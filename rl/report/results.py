@@ -48,6 +48,11 @@ class Group:
         return {c: r for (c, row), r in self.results.items() if row == OWN}
 
     @property
+    def rewards(self) -> dict[str, dict | None]:
+        """The weights of the reward, by checkpoint."""
+        return {c: r.about.get("reward") for (c, _), r in self.results.items()}
+
+    @property
     def name(self) -> str:
         return "{world} / {set}, {split}".format(**self.about)
 
@@ -130,6 +135,20 @@ def played(
         atomic_write(jsonl, lambda path: path.write_text(lines, encoding="utf-8"))
         write_json(file, result.about)
     return episodes, result
+
+
+def price_of(reward: dict) -> str:
+    """The reward of an evaluation as a formula."""
+    quality, cost = "{exact_match:g} EM + {f1:g} F1", "{retrieval_cost:g} a retrieval"
+    return f"{quality} - {cost} - {{malformed_cost:g}} if malformed".format(**reward)
+
+
+def labels(rewards: dict[str, dict | None]) -> dict[str, str]:
+    """What a table calls each checkpoint. Where their rewards differ their means are not of one
+    scale, and the cost of a retrieval stands behind the name."""
+    if all(reward == next(iter(rewards.values())) for reward in rewards.values()):
+        return {checkpoint: checkpoint for checkpoint in rewards}
+    return {c: f"{c} ({r['retrieval_cost']:g} a retrieval)" for c, r in rewards.items()}
 
 
 def questions_sha256(questions: Sequence[Question]) -> str:

@@ -11,17 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 
 from data.world import Question
 from rl.episode import Episode
-from rl.report.results import OWN
+from rl.report.results import OWN, labels, price_of
 from rl.report.summary import COLUMNS, by_slice, paired_interval, summarize, table
 from rl.runs.flags import UsageError
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def comparison(episodes: dict[tuple[str, str], Sequence[Episode]]) -> str:
+def comparison(
+    episodes: dict[tuple[str, str], Sequence[Episode]], weights: dict[str, dict]
+) -> str:
     """Tables of (checkpoint, row) -> episodes: all rows, the own decisions per slice, and the
-    last checkpoint's reward minus the others'."""
-    text = table([(f"{c}: {row}", summarize(e)) for (c, row), e in episodes.items()], COLUMNS)
+    last checkpoint's reward minus the others'. weights: the reward's, by checkpoint."""
+    shown = labels(weights)
+    episodes = {(shown[c], row): e for (c, row), e in episodes.items()}
+    text = "".join(f"reward: {price}\n" for price in dict.fromkeys(map(price_of, weights.values())))
+    text += table([(f"{c}: {row}", summarize(e)) for (c, row), e in episodes.items()], COLUMNS)
     own = {c: e for (c, row), e in episodes.items() if row == OWN}
     slices = {c: by_slice(e) for c, e in own.items()}
     names = dict.fromkeys(name for parts in slices.values() for name in parts)

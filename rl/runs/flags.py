@@ -42,13 +42,14 @@ def arg(
     least: float | None = None,
     most: float | None = None,
     choices: tuple | None = None,
+    kind: type | None = None,
 ):
     """A dataclass field that is a flag. group: its heading in --help, "" that of the field before
     it. Numbers with a default of at least 0 have `least` 0 unless it is given; of a text, `most`
-    is the number of its characters."""
+    is the number of its characters. kind: where the default is None."""
     if least is None and type(default) in (int, float) and default >= 0:
         least = 0
-    limits = {"least": least, "most": most, "choices": choices}
+    limits = {"least": least, "most": most, "choices": choices, "type": kind}
     return field(default=default, metadata={"help": help, "group": group, **limits})
 
 
