@@ -18,9 +18,7 @@ from rl.runs.flags import UsageError
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def comparison(
-    episodes: dict[tuple[str, str], Sequence[Episode]], weights: dict[str, dict]
-) -> str:
+def comparison(episodes: dict[tuple[str, str], Sequence[Episode]], weights: dict[str, dict]) -> str:
     """Tables of (checkpoint, row) -> episodes: all rows, the own decisions per slice, and the
     last checkpoint's reward minus the others'. weights: the reward's, by checkpoint."""
     shown = labels(weights)
