@@ -6,7 +6,8 @@ from html import escape
 from pathlib import Path
 
 from rl.report.charts import Axis, Line, chart, grid, thin
-from rl.report.results import Group, read_lines
+from rl.report.results import Group, episode_of, read_lines
+from rl.report.summary import calibration
 from rl.runs.run import read_json
 
 SHARE = {"least": 0, "most": 100}
@@ -101,6 +102,31 @@ def sweep_charts(name: str, sweep: dict) -> list[str]:
             lines.append(Line(row, [point], number, "dots", mark=str(number)))
         charts.append(chart(f"{title}: {name}", lines, Axis("retrieval, %", " %"), axis))
     return charts
+
+
+def calibration_charts(group: Group, direct: str, retrieved: str) -> list[str]:
+    """How well P([RETRIEVE]) foretells what retrieving is worth; `direct` and `retrieved` name the
+    rows whose episodes hold both branches of each question."""
+    shares = [Line("perfectly calibrated", [(0, 0), (1, 100)], 5, "dashed", last=False)]
+    gains = []
+    for color, checkpoint in enumerate(group.own):
+        rows = [group.results.get((checkpoint, row)) for row in (direct, retrieved)]
+        if not all(rows):
+            continue
+        branches = [[episode_of(r, None) for r in result.records] for result in rows]
+        bins = calibration(*branches)
+        points = [(p, *(100 * v for v in share_interval(won, n))) for p, n, won, _ in bins]
+        shares.append(Line(checkpoint, points, color, last=False))
+        gains.append(Line(checkpoint, [(p, gain) for p, *_, gain in bins], color, last=False))
+    if not gains:
+        return []
+    x = Axis("P([RETRIEVE]), mean of a tenth of its range", digits=2, least=0, most=1)
+    y = Axis("retrieving earned more, % of questions", " %", least=0, most=100)
+    reward = Axis("reward of retrieving minus answering at once", digits=2)
+    return [
+        chart("Calibration of the decision", shares, x, y, "Bars: Wilson 95 % interval."),
+        chart("What retrieving was worth", gains, x, reward),
+    ]
 
 
 def share_interval(count: int, rows: int, z: float = 1.96) -> tuple[float, float, float]:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from model import atomic_write
 from rl.report.charts import grid, html_table, interval, percent
-from rl.report.curves import popularity, sweep_charts, training
-from rl.report.results import Group
+from rl.report.curves import calibration_charts, popularity, sweep_charts, training
+from rl.report.results import DIRECT, RETRIEVE, Group
 from rl.report.summary import paired_interval
 
 TEMPLATE = Path(__file__).with_name("page.template.html")
@@ -35,12 +35,12 @@ def write(path: Path, page: str) -> None:
     print(f"report: {path} ({len(page.encode()) / 1e6:.1f} MB; one file, opens in any browser)")
 
 
-def render(group: Group, checkpoints: Sequence[str]) -> str:
-    """The page of an evaluation. Raises UsageError on a damaged training log."""
-    curves = "".join(training(Path(c)) for c in checkpoints)
+def render(group: Group, runs: Sequence[Path]) -> str:
+    """The page of an evaluation of checkpoints. Raises UsageError on a damaged training log."""
+    curves, names = "".join(map(training, runs)), list(group.own)
     sections = section(group.name, group_html(group)) + section("Training", curves)
-    data = browsed([group], checkpoints)
-    return fill("what the policies do", ", ".join(checkpoints), sections, data)
+    data = browsed([group], names)
+    return fill("what the policies do", ", ".join(names), sections, data)
 
 
 def section(title: str, body: str) -> str:
@@ -71,9 +71,11 @@ def group_html(group: Group) -> str:
     ).format(**group.about)
     charts = [figure for c, sweep in group.sweeps.items() for figure in sweep_charts(c, sweep)]
     swept = f"<h3>Threshold sweep</h3>{grid(charts, 'wide')}" if charts else ""
+    charts = calibration_charts(group, DIRECT, RETRIEVE)
+    calibrated = f"<h3>Calibration</h3>{grid(charts, 'wide')}" if charts else ""
     return (
         f'<p class="note">{escape(about)}</p><h3>Comparison</h3>'
-        f"{comparison(group)}{slices(group)}{swept}{popularity(group)}"
+        f"{comparison(group)}{slices(group)}{swept}{calibrated}{popularity(group)}"
     )
 
 
@@ -95,12 +97,14 @@ def comparison(group: Group) -> str:
     return html_table(("policy and decision", *FIGURES, *head), rows)
 
 
-FIGURES = ("reward", "EM", "F1", "retrieval", "queries", "hit@k if retrieved", "malformed")
+FIGURES = ("reward", "EM", "F1", "retrieval", "retriever calls", "policy calls")
+FIGURES += ("hit@k if retrieved", "malformed")
 
 
 def figures(m: dict) -> list[str]:
     shares = [percent(m[name]) for name in ("em", "f1", "retrieval", "hit", "malformed")]
-    return [f"{m['reward']:.3f}", *shares[:3], f"{m['queries']:.2f}", *shares[3:]]
+    calls = [f"{m[name]:.2f}" for name in ("queries", "calls")]
+    return [f"{m['reward']:.3f}", *shares[:3], *calls, *shares[3:]]
 
 
 def slices(group: Group) -> str:

@@ -17,10 +17,11 @@ from data.world import Passage, Question
 from model import Tokenizer, atomic_write, write_json
 from rl import ranks
 from rl.episode import Episode, Part, Turn
-from rl.report.summary import METRICS, by_slice, summarize
+from rl.report.summary import METRICS, by_slice, policy_calls, summarize
 from rl.runs.flags import UsageError
 from rl.runs.run import differences, plain, read_json
 
+DIRECT, RETRIEVE = "direct only", "always retrieve, own query"  # rows of the two forced branches
 OWN = "own decision"  # the row of a table that is the policy as it decides, greedy
 
 
@@ -73,6 +74,7 @@ def episode_record(e: Episode, corpus: Sequence[Passage], tokenizer: Tokenizer) 
         "relation": e.question.relation,
         "popularity": e.question.popularity,
         "p_retrieve": round(e.p_retrieve, 6),
+        "calls": policy_calls(e),
         "turns": [{"query": turn.query, "passages": passages(turn)} for turn in e.turns],
         "answer": e.answer,
         "em": e.exact_match,
@@ -90,10 +92,13 @@ def episode_record(e: Episode, corpus: Sequence[Passage], tokenizer: Tokenizer) 
 
 def episode_of(record: dict, question: Question) -> Episode:
     """What the figures (rl/report/summary.py) need of a recorded episode; it has no tokens."""
+    parts = [Part.ANSWER, Part.STATE] * record["calls"]
     turns = [Turn(turn["query"], [], []) for turn in record["turns"]]
     figures = {name: record[name] for name in ("answer", "f1", "hit", "malformed", "p_retrieve")}
     reward = [record["reward"]]
-    return Episode(question, rewards=reward, turns=turns, exact_match=record["em"], **figures)
+    return Episode(
+        question, parts=parts, rewards=reward, turns=turns, exact_match=record["em"], **figures
+    )
 
 
 def played(

@@ -29,15 +29,20 @@ def comparison(episodes: dict[tuple[str, str], Sequence[Episode]]) -> str:
     if rows:
         text += f"\n\n{OWN}, per slice\n{table(rows, COLUMNS)}"
     if len(own) < 2:
-        return text
+        return printable(text)
     last = list(own)[-1]
     rewards = [e.reward for e in own[last]]
+    others = {
+        f"{c}: {row}": [e.reward for e in played]
+        for (c, row), played in episodes.items()
+        if row.startswith("always") or (row == OWN and c != last)
+    }
+    width = max(map(len, others))
     text += f"\n\nmean reward of {last}, {OWN}, minus that of ... (paired bootstrap, 95 %)"
-    for (c, row), others in episodes.items():
-        if row.startswith("always") or (row == OWN and c != last):
-            difference = paired_interval(rewards, [e.reward for e in others])
-            text += "\n  {:<44}{:+.3f} [{:+.3f}, {:+.3f}]".format(f"{c}: {row}", *difference)
-    return text
+    for name, theirs in others.items():
+        difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_interval(rewards, theirs))
+        text += f"\n  {name:<{width}}  {difference}"
+    return printable(text)
 
 
 def traces(records: Sequence[dict], count: int) -> str:
@@ -72,7 +77,11 @@ def as_text(record: dict) -> str:
         answer += f"   accepted: {accepted}   reward {record['reward']:+.2f}"
     if "seconds" in record:
         answer += f"   {record['seconds']:.2f} s"
-    return CONTROL.sub("\ufffd", "\n".join([*lines, answer]))
+    return printable("\n".join([*lines, answer]))
+
+
+def printable(text: str) -> str:
+    return CONTROL.sub("\ufffd", text)
 
 
 def as_json(record: dict) -> str:

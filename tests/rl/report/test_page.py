@@ -7,7 +7,7 @@ import pytest
 
 from rl.report import page
 from rl.report.charts import Axis, Line, chart, interval, thin, ticks
-from rl.report.curves import popularity, share_interval, sweep_charts, training
+from rl.report.curves import calibration_charts, popularity, share_interval, sweep_charts, training
 from rl.report.page import browsed, comparison, embedded
 from rl.report.results import Group, Result
 
@@ -21,6 +21,7 @@ def record(number: int, **values) -> dict:
         "relation": None,
         "popularity": 1.0,
         "p_retrieve": 0.25,
+        "calls": 1,
         "turns": [],
         "answer": "x",
         "em": 1.0,
@@ -153,7 +154,8 @@ def test_embedded_json_holds_no_markup():
 def test_differences_are_the_last_policys_own_minus_each_row():
     """Rewards 2 and 0 against 1 and -1: a difference of 1 in every question has no width."""
     about = {"world": "w", "set": "s", "split": "test", "rows": 2, "seconds": 0.5, "slices": {}}
-    metrics = dict.fromkeys(("em", "f1", "retrieval", "queries", "malformed"), 0.5)
+    names = ("em", "f1", "retrieval", "queries", "calls", "malformed")
+    metrics = dict.fromkeys(names, 0.5)
     about["metrics"] = {**metrics, "hit": None, "reward": 1.0}
     first = Result(about, [record(0, reward=1.0, em=0.0), record(1, reward=-1.0, em=0.0)])
     last = Result(about, [record(0, reward=2.0, em=1.0), record(1, reward=0.0, em=0.0)])
@@ -187,3 +189,24 @@ def test_training_curves_of_a_run_and_of_its_best(tmp_path):
     assert f"{tmp_path}: joint PPO" in html and "dev, tail: 75.0 % at iteration 2" in html
     assert "Value head" not in html, "nothing was logged of it"
     assert training(tmp_path / "best/eval") == ""
+
+
+def test_calibration_needs_both_branches():
+    """Retrieving earns more for one of two questions at .2, for the only one at .8."""
+    about = {"world": "w", "set": "s", "split": "test", "rows": 3}
+    shares = (0.2, 0.2, 0.8)
+    direct, retrieved = (
+        Result(about, [record(i, p_retrieve=p, reward=r) for i, (p, r) in enumerate(pairs)])
+        for pairs in (
+            zip(shares, (2.0, 0.0, 0.0), strict=True),
+            zip(shares, (1.8, 1.8, 1.8), strict=True),
+        )
+    )
+    results = {("a", "own decision"): direct, ("a", "direct"): direct}
+    assert calibration_charts(Group(about, results), "direct", "retrieve") == []
+    results["a", "retrieve"] = retrieved
+    share, gain = calibration_charts(Group(about, results), "direct", "retrieve")
+    assert "a: 50.0 % [9.5 %, 90.5 %] at" in share and "a: 100.0 % [20.7 %, 100.0 %] at" in share
+    assert re.search(r"a: 0\.80 at [^<]* 0\.20<", gain) and re.search(
+        r"a: 1\.80 at [^<]* 0\.80<", gain
+    )
