@@ -187,7 +187,7 @@ def ask(evaluation: Evaluation, decoding: Decoding) -> None:
         start = time.perf_counter()
         [episode] = evaluation.rollout([question], decoding)
         record = evaluation.record(episode) | {"truncated": episode.truncated}
-        return record | {"seconds": time.perf_counter() - start}
+        return record | {"seconds": round(time.perf_counter() - start, 4)}
 
     answer_all(evaluation.args.ask, answer, as_json if evaluation.args.json else as_text)
 

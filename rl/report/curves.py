@@ -11,6 +11,7 @@ from rl.report.summary import calibration
 from rl.runs.run import read_json
 
 SHARE = {"least": 0, "most": 100}
+WILSON = "Bars: Wilson 95 % interval."
 SHOWN = ("dataset", "seed", "iterations", "episodes", "read_steps", "mix_steps", "lr")
 
 
@@ -31,11 +32,12 @@ def training(checkpoint: Path) -> str:
     return (
         f"<h3>{escape(str(directory))}: {kind}</h3>"
         f'<p class="note">{escape(", ".join(told))}</p>'
-        + grid(ppo_charts(lines) if is_ppo else sft_charts(lines))
+        + grid(chart(*spec) for spec in (ppo_charts(lines) if is_ppo else sft_charts(lines)))
     )
 
 
-def ppo_charts(lines: list[dict]) -> list[str]:
+def ppo_charts(lines: list[dict]) -> list[tuple]:
+    """Arguments of `chart` for each, from the lines of a metrics.jsonl."""
     steps = [line for line in lines if "reward_policy" in line]
     dev = [(line["iteration"], line["dev"]) for line in lines if "dev" in line]
     slices = list(dict.fromkeys(name for _, figures in dev for name in figures["greedy_slices"]))
@@ -67,25 +69,26 @@ def ppo_charts(lines: list[dict]) -> list[str]:
         train("value head, all tokens", "ev_all", kind="line"),
         train("class oracle, all tokens", "ev_oracle_all", kind="dashed")._replace(color=1),
     ]
-    kl = Axis("KL (k1), nats per episode", " nats", 2)
-    kl_note = "An estimate from the episodes played; with both branches played it can be below 0."
+    kl = [
+        train("k1 = log pi - log pi_ref", "kl", kind="line"),
+        train("k3, never below 0", "k3", kind="dashed")._replace(color=1),
+    ]
     return [
-        chart("Reward", reward, iteration, Axis("reward per question", digits=3)),
-        chart("Exact match", [on_dev("dev, greedy", "em", 100)], iteration, Axis("EM, %", " %")),
-        chart("Retrieval", retrieval, iteration, Axis("retrieval, %", " %", **SHARE)),
-        chart("KL to the warm-up", [train("training", "kl", kind="line")], iteration, kl, kl_note),
-        chart("Hit: passages hold what is needed", hit, iteration, Axis("hit@k, %", " %")),
-        chart("Value head", value, iteration, Axis("explained variance", digits=2, most=1)),
+        ("Reward", reward, iteration, Axis("reward per question", digits=3)),
+        ("Exact match", [on_dev("dev, greedy", "em", 100)], iteration, Axis("EM, %", " %")),
+        ("Retrieval", retrieval, iteration, Axis("retrieval, %", " %", **SHARE)),
+        ("KL to the warm-up", kl, iteration, Axis("KL, nats per episode", " nats", 2)),
+        ("Hit: passages hold what is needed", hit, iteration, Axis("hit@k, %", " %")),
+        ("Value head", value, iteration, Axis("explained variance", digits=2, most=1)),
     ]
 
 
-def sft_charts(lines: list[dict]) -> list[str]:
+def sft_charts(lines: list[dict]) -> list[tuple]:
     losses = defaultdict(list)
     for step, line in enumerate(line for line in lines if "loss" in line):
         losses[line["phase"]].append((step, line["loss"]))
     curves = [Line(phase, thin(losses[phase]), i) for i, phase in enumerate(losses)]
-    loss = Axis("loss, nats per action token", " nats", 3)
-    return [chart("Loss", curves, Axis("step", digits=0), loss)]
+    return [("Loss", curves, Axis("step", digits=0), Axis("nats per learnt token", " nats", 3))]
 
 
 def sweep_charts(name: str, sweep: dict) -> list[str]:
@@ -120,12 +123,12 @@ def calibration_charts(group: Group, direct: str, retrieved: str) -> list[str]:
         gains.append(Line(checkpoint, [(p, gain) for p, *_, gain in bins], color, last=False))
     if not gains:
         return []
-    x = Axis("P([RETRIEVE]), mean of a tenth of its range", digits=2, least=0, most=1)
-    y = Axis("retrieving earned more, % of questions", " %", least=0, most=100)
-    reward = Axis("reward of retrieving minus answering at once", digits=2)
+    x = Axis("P([RETRIEVE])", digits=2, least=0, most=1)
+    y = Axis("questions, %", " %", least=0, most=100)
+    reward = Axis("reward", digits=2)
     return [
-        chart("Calibration of the decision", shares, x, y, "Bars: Wilson 95 % interval."),
-        chart("What retrieving was worth", gains, x, reward),
+        chart("Questions for which retrieving earned more", shares, x, y, WILSON),
+        chart("Reward of retrieving minus that of answering at once", gains, x, reward),
     ]
 
 
@@ -163,4 +166,4 @@ def popularity_chart(group: Group, label: str, wanted) -> str:
     names = [f"{10 ** (b / 2):.0f}" for b in order]
     x = Axis("popularity, at least", names=names, least=-0.4, most=len(names) - 0.6)
     y = Axis("retrieval, %", " %", **SHARE)
-    return chart(f"Retrieval, {label}", lines, x, y, "Bars: Wilson 95 % interval.")
+    return chart(f"Retrieval, {label}", lines, x, y, WILSON)
