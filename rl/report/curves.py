@@ -1,4 +1,4 @@
-"""The report's charts: what training logged, the threshold sweep, retrieval against popularity."""
+"""The report's charts: what training logged, the threshold sweep, calibration of the decision."""
 
 import math
 from collections import defaultdict
@@ -6,12 +6,11 @@ from html import escape
 from pathlib import Path
 
 from rl.report.charts import Axis, Line, chart, grid, thin
-from rl.report.results import Group, episode_of, read_lines
+from rl.report.results import DIRECT, RETRIEVE, Group, episode_of, read_lines
 from rl.report.summary import calibration
 from rl.runs.run import read_json
 
 SHARE = {"least": 0, "most": 100}
-WILSON = "Bars: Wilson 95 % interval."
 SHOWN = ("dataset", "seed", "iterations", "episodes", "read_steps", "mix_steps", "lr")
 
 
@@ -107,13 +106,13 @@ def sweep_charts(name: str, sweep: dict) -> list[str]:
     return charts
 
 
-def calibration_charts(group: Group, direct: str, retrieved: str) -> list[str]:
-    """How well P([RETRIEVE]) foretells what retrieving is worth; `direct` and `retrieved` name the
-    rows whose episodes hold both branches of each question."""
+def calibration_charts(group: Group) -> list[str]:
+    """How well P([RETRIEVE]) foretells what retrieving is worth, from the rows that hold both
+    branches of each question."""
     shares = [Line("perfectly calibrated", [(0, 0), (1, 100)], 5, "dashed", last=False)]
     gains = []
     for color, checkpoint in enumerate(group.own):
-        rows = [group.results.get((checkpoint, row)) for row in (direct, retrieved)]
+        rows = [group.results.get((checkpoint, row)) for row in (DIRECT, RETRIEVE)]
         if not all(rows):
             continue
         branches = [[episode_of(r, None) for r in result.records] for result in rows]
@@ -124,11 +123,11 @@ def calibration_charts(group: Group, direct: str, retrieved: str) -> list[str]:
     if not gains:
         return []
     x = Axis("P([RETRIEVE])", digits=2, least=0, most=1)
-    y = Axis("questions, %", " %", least=0, most=100)
-    reward = Axis("reward", digits=2)
+    y = Axis("questions, %", " %", **SHARE)
+    title, note = "Questions for which retrieving earned more", "Bars: Wilson 95 % interval."
     return [
-        chart("Questions for which retrieving earned more", shares, x, y, WILSON),
-        chart("Reward of retrieving minus that of answering at once", gains, x, reward),
+        chart(title, shares, x, y, note),
+        chart("Reward of retrieving minus that of answering", gains, x, Axis("reward", digits=2)),
     ]
 
 
@@ -137,33 +136,3 @@ def share_interval(count: int, rows: int, z: float = 1.96) -> tuple[float, float
     p, n = count / rows, rows + z * z
     middle, half = (count + z * z / 2) / n, z / n * math.sqrt(count * (1 - p) + z * z / 4)
     return p, max(0.0, middle - half), min(1.0, middle + half)
-
-
-def popularity(group: Group) -> str:
-    """Retrieval against popularity in half decades: all questions, and all but absent facts."""
-    records = [r for result in group.own.values() for r in result.records]
-    charts = [popularity_chart(group, "all questions", lambda r: True)]
-    if any(r["slice"] == "absent" for r in records):
-        charts.append(
-            popularity_chart(group, "without absent facts", lambda r: r["slice"] != "absent")
-        )
-    return "<h3>Retrieval against popularity</h3>" + grid(charts, "wide") if any(charts) else ""
-
-
-def popularity_chart(group: Group, label: str, wanted) -> str:
-    retrieved: dict[str, dict[int, list[bool]]] = {}
-    for checkpoint, result in group.own.items():
-        bins = retrieved[checkpoint] = defaultdict(list)
-        for r in result.records:
-            if r["popularity"] is not None and wanted(r):
-                bins[int(2 * math.log10(max(r["popularity"], 1)))].append(bool(r["turns"]))
-    order = sorted({b for bins in retrieved.values() for b in bins})
-    lines = []
-    for color, (checkpoint, bins) in enumerate(retrieved.items()):
-        shares = {b: share_interval(sum(bins[b]), len(bins[b])) for b in bins}
-        points = [(order.index(b), *(100 * v for v in shares[b])) for b in sorted(bins)]
-        lines.append(Line(checkpoint, points, color, last=False))
-    names = [f"{10 ** (b / 2):.0f}" for b in order]
-    x = Axis("popularity, at least", names=names, least=-0.4, most=len(names) - 0.6)
-    y = Axis("retrieval, %", " %", **SHARE)
-    return chart(f"Retrieval, {label}", lines, x, y, WILSON)
