@@ -25,9 +25,18 @@ from model.checkpoint import existing
 from model.pretrained import open_policy
 from rl import Decoding, Episode, RagEnv, Reward, ranks, rollout
 from rl.report import page
-from rl.report.results import OWN, Group, Result, episode_record, played, questions_sha256
+from rl.report.results import (
+    DIRECT,
+    OWN,
+    RETRIEVE,
+    Group,
+    Result,
+    episode_record,
+    played,
+    questions_sha256,
+)
 from rl.report.sweep import sweep, sweep_table
-from rl.report.text import answer_all, as_json, as_text, comparison, traces
+from rl.report.text import answer_all, as_json, as_text, comparison, printable, traces
 from rl.rollout import FORCED
 from rl.runs.flags import DEVICES, UsageError, arg, flag, main, parse, share
 from rl.runs.info import run_info
@@ -49,10 +58,8 @@ class Args(RetrieverArgs, StudyArgs):
     rows: int = arg(0, "first questions only, 0 = all", "what")
     k: int = arg(0, "passages per retrieval, 0: the checkpoint's", "what")
     quota: int = arg(0, "retrievals per question, 0: the checkpoint's")
-    exact_match: float | None = arg(None, "weight; empty: as trained", "reward", kind=float)
-    f1: float | None = arg(None, "weight of F1; empty: as trained", kind=float)
-    retrieval_cost: float | None = arg(None, "of each retrieval; empty: as trained", kind=float)
-    malformed_cost: float | None = arg(None, "of a malformed action", kind=float)
+    retrieval_cost: float = arg(-1.0, "of a retrieval; -1: the checkpoint's", "reward", least=-1)
+    malformed_cost: float = arg(-1.0, "of a malformed action; -1: the checkpoint's", least=-1)
     force: str = arg(
         "", "first decision; question: as the query", "decoding", choices=("", *FORCED)
     )
@@ -71,7 +78,6 @@ class Args(RetrieverArgs, StudyArgs):
 
 
 GREEDY = Decoding()
-DIRECT, RETRIEVE = "direct only", "always retrieve, own query"
 BASELINES = {
     DIRECT: Decoding(force="answer"),
     "always retrieve, raw question": Decoding(force="question"),
@@ -84,19 +90,21 @@ class Evaluation:
     """One checkpoint with its world, ready to play any decoding."""
 
     def __init__(self, checkpoint: str, args: Args):
+        self.label = checkpoint  # in tables; with its costs where they differ
         self.policy, self.tokenizer, made = open_policy(checkpoint, args.device)
         info = run_info(made, checkpoint)
         args = replace(args, dataset=args.dataset or info.dataset or "popqa")
         self.args, self.checkpoint = args, checkpoint
-        reward = {name: getattr(args, name) for name in asdict(info.reward)}
-        reward = {name: weight for name, weight in reward.items() if weight is not None}
         self.world, index, self.retriever = open_world(args.world, args, info)
+        costs = {name: getattr(args, name) for name in ("retrieval_cost", "malformed_cost")}
+        given = {name: cost for name, cost in costs.items() if cost >= 0}
+        self.reward = Reward(**asdict(info.reward) | given)
         self.env = RagEnv(
             self.world,
             index,
             args.k or info.k,
             args.quota or info.quota or None,
-            Reward(**asdict(info.reward) | reward),
+            self.reward,
             info.passage_tokens,
             info.query_tokens,
             info.answer_tokens,
@@ -106,7 +114,8 @@ class Evaluation:
             sets = self.world.union(args.dataset, args.split)
             self.questions = [q for questions in sets for q in questions][: args.rows or None]
             if not self.questions:
-                raise UsageError(f"{args.dataset}.{args.split} has no questions")
+                where = f"world {self.world.name}"
+                raise UsageError(f"{args.dataset}.{args.split} of {where} has no questions")
         self.about = {
             "world": self.world.name,
             "set": args.dataset,
@@ -115,7 +124,7 @@ class Evaluation:
             "retriever": self.retriever,
             "k": self.env.k,
             "quota": self.env.quota,
-            "reward": asdict(self.env.reward),
+            "reward": asdict(self.reward),
             "corpus_sha256": self.world.corpus_sha256,
             "questions_sha256": questions_sha256(self.questions),
             "weights_sha256": weights_sha256(checkpoint),
@@ -141,8 +150,8 @@ class Evaluation:
 
     def play(self, row: str, decoding: Decoding, reuse: bool) -> tuple[list[Episode], Result]:
         """All questions, with result files; `reuse`: what is there and current is read."""
-        label = f"{self.checkpoint}: {row}"
-        with progress(len(self.questions), label, "question", leave=False) as bar:
+        name = f"{self.label}: {row}"
+        with progress(len(self.questions), name, "question", leave=False) as bar:
             return played(
                 self.path(".json", decoding),
                 self.about | {"decoding": asdict(decoding)},
@@ -168,7 +177,7 @@ def print_sweep(evaluation: Evaluation, episodes: dict[str, list[Episode]]) -> N
     file = evaluation.path(".sweep.json")
     if ranks.rank() == 0:
         write_json(file, plain(evaluation.about | swept))
-    print(f"\n{evaluation.checkpoint}: threshold sweep ({file})\n{sweep_table(swept)}")
+    print(f"\n{evaluation.label}: threshold sweep ({file})\n{sweep_table(swept)}")
 
 
 def ask(evaluation: Evaluation, decoding: Decoding) -> None:
@@ -180,7 +189,7 @@ def ask(evaluation: Evaluation, decoding: Decoding) -> None:
         start = time.perf_counter()
         [episode] = evaluation.rollout([question], decoding)
         record = evaluation.record(episode) | {"truncated": episode.truncated}
-        return record | {"seconds": time.perf_counter() - start}
+        return record | {"seconds": round(time.perf_counter() - start, 4)}
 
     answer_all(evaluation.args.ask, answer, as_json if evaluation.args.json else as_text)
 
@@ -225,6 +234,10 @@ def open_all(names: list[str], args: Args) -> list[Evaluation]:
             pair = f"{names[0]} and {other.checkpoint}"
             advice = "give --world and --dataset"
             raise UsageError(f"{pair} were trained on different worlds or sets; {advice}")
+    if len({e.reward for e in evaluations}) > 1:
+        for e in evaluations:
+            costs = f"retrieval cost {e.reward.retrieval_cost:g}"
+            e.label += f" ({costs}, malformed cost {e.reward.malformed_cost:g})"
     return evaluations
 
 
@@ -243,15 +256,19 @@ def evaluate() -> None:
     if decoding != GREEDY:
         rows = {f"force {args.force}" if args.force else OWN: decoding}
     about = evaluations[0].about
-    print(
+    header = (
         "evaluate: world {world}, set {set}, split {split}, {rows} questions, ".format(**about)
         + "{}, k = {k}, quota {quota}; ".format(about["retriever"]["retriever"], **about)
-        + f"{'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(names)}"
+        + f"{'sampled' if args.sample else 'greedy'}; reward "
+        + "{exact_match:g} EM + {f1:g} F1 - {retrieval_cost:g} per retrieval - "
+        "{malformed_cost:g} if malformed; checkpoints ".format(**about["reward"])
+        + ", ".join(e.label for e in evaluations)
     )
+    print(printable(header))
     episodes, results, reuse = {}, {}, bool(args.report) and not args.sweep
     for evaluation in evaluations:
         for row, how in rows.items():
-            key = evaluation.checkpoint, row
+            key = evaluation.label, row
             episodes[key], results[key] = evaluation.play(row, how, reuse)
     last = list(results.values())[-1]
     if cut := last.about["truncated_questions"]:
@@ -260,14 +277,14 @@ def evaluate() -> None:
     group = Group(about, results)
     for evaluation in evaluations:
         if args.sweep:
-            print_sweep(evaluation, {row: episodes[evaluation.checkpoint, row] for row in rows})
+            print_sweep(evaluation, {row: episodes[evaluation.label, row] for row in rows})
         file = evaluation.path(".sweep.json")
         if args.report and file.exists() and not differences(read_json(file), evaluation.about):
-            group.sweeps[evaluation.checkpoint] = read_json(file)
+            group.sweeps[evaluation.label] = read_json(file)
     print(traces(last.records, args.show))
     print("\nresults: " + ", ".join(str(e.path(".json", decoding)) for e in evaluations))
     if args.report and ranks.rank() == 0:
-        page.write(Path(args.report), page.render(group, names))
+        page.write(Path(args.report), page.render(group, list(map(Path, names))))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from data.world import Passage, Question
 from model import Tokenizer, atomic_write, write_json
 from rl import ranks
 from rl.episode import Episode, Part, Turn
-from rl.report.summary import METRICS, by_slice, summarize
+from rl.report.summary import METRICS, by_slice, policy_calls, summarize
 from rl.runs.flags import UsageError
 from rl.runs.run import differences, plain, read_json
 
+DIRECT, RETRIEVE = "direct only", "always retrieve, own query"  # rows of the two forced branches
 OWN = "own decision"  # the row of a table that is the policy as it decides, greedy
 
 
@@ -48,11 +49,6 @@ class Group:
         return {c: r for (c, row), r in self.results.items() if row == OWN}
 
     @property
-    def rewards(self) -> dict[str, dict | None]:
-        """The weights of the reward, by checkpoint."""
-        return {c: r.about.get("reward") for (c, _), r in self.results.items()}
-
-    @property
     def name(self) -> str:
         return "{world} / {set}, {split}".format(**self.about)
 
@@ -78,6 +74,7 @@ def episode_record(e: Episode, corpus: Sequence[Passage], tokenizer: Tokenizer) 
         "relation": e.question.relation,
         "popularity": e.question.popularity,
         "p_retrieve": round(e.p_retrieve, 6),
+        "calls": policy_calls(e),
         "turns": [{"query": turn.query, "passages": passages(turn)} for turn in e.turns],
         "answer": e.answer,
         "em": e.exact_match,
@@ -95,10 +92,13 @@ def episode_record(e: Episode, corpus: Sequence[Passage], tokenizer: Tokenizer) 
 
 def episode_of(record: dict, question: Question) -> Episode:
     """What the figures (rl/report/summary.py) need of a recorded episode; it has no tokens."""
+    parts = [Part.ANSWER, Part.STATE] * record["calls"]
     turns = [Turn(turn["query"], [], []) for turn in record["turns"]]
     figures = {name: record[name] for name in ("answer", "f1", "hit", "malformed", "p_retrieve")}
     reward = [record["reward"]]
-    return Episode(question, rewards=reward, turns=turns, exact_match=record["em"], **figures)
+    return Episode(
+        question, parts=parts, rewards=reward, turns=turns, exact_match=record["em"], **figures
+    )
 
 
 def played(
@@ -135,20 +135,6 @@ def played(
         atomic_write(jsonl, lambda path: path.write_text(lines, encoding="utf-8"))
         write_json(file, result.about)
     return episodes, result
-
-
-def price_of(reward: dict) -> str:
-    """The reward of an evaluation as a formula."""
-    quality, cost = "{exact_match:g} EM + {f1:g} F1", "{retrieval_cost:g} a retrieval"
-    return f"{quality} - {cost} - {{malformed_cost:g}} if malformed".format(**reward)
-
-
-def labels(rewards: dict[str, dict | None]) -> dict[str, str]:
-    """What a table calls each checkpoint. Where their rewards differ their means are not of one
-    scale, and the cost of a retrieval stands behind the name."""
-    if all(reward == next(iter(rewards.values())) for reward in rewards.values()):
-        return {checkpoint: checkpoint for checkpoint in rewards}
-    return {c: f"{c} ({r['retrieval_cost']:g} a retrieval)" for c, r in rewards.items()}
 
 
 def questions_sha256(questions: Sequence[Question]) -> str:

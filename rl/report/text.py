@@ -11,20 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from data.world import Question
 from rl.episode import Episode
-from rl.report.results import OWN, labels, price_of
+from rl.report.results import OWN
 from rl.report.summary import COLUMNS, by_slice, paired_interval, summarize, table
 from rl.runs.flags import UsageError
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def comparison(episodes: dict[tuple[str, str], Sequence[Episode]], weights: dict[str, dict]) -> str:
+def comparison(episodes: dict[tuple[str, str], Sequence[Episode]]) -> str:
     """Tables of (checkpoint, row) -> episodes: all rows, the own decisions per slice, and the
-    last checkpoint's reward minus the others'. weights: the reward's, by checkpoint."""
-    shown = labels(weights)
-    episodes = {(shown[c], row): e for (c, row), e in episodes.items()}
-    text = "".join(f"reward: {price}\n" for price in dict.fromkeys(map(price_of, weights.values())))
-    text += table([(f"{c}: {row}", summarize(e)) for (c, row), e in episodes.items()], COLUMNS)
+    last checkpoint's reward minus the others'."""
+    text = table([(f"{c}: {row}", summarize(e)) for (c, row), e in episodes.items()], COLUMNS)
     own = {c: e for (c, row), e in episodes.items() if row == OWN}
     slices = {c: by_slice(e) for c, e in own.items()}
     names = dict.fromkeys(name for parts in slices.values() for name in parts)
@@ -32,15 +29,20 @@ def comparison(episodes: dict[tuple[str, str], Sequence[Episode]], weights: dict
     if rows:
         text += f"\n\n{OWN}, per slice\n{table(rows, COLUMNS)}"
     if len(own) < 2:
-        return text
+        return printable(text)
     last = list(own)[-1]
     rewards = [e.reward for e in own[last]]
+    others = {
+        f"{c}: {row}": [e.reward for e in played]
+        for (c, row), played in episodes.items()
+        if row.startswith("always") or (row == OWN and c != last)
+    }
+    width = max(map(len, others))
     text += f"\n\nmean reward of {last}, {OWN}, minus that of ... (paired bootstrap, 95 %)"
-    for (c, row), others in episodes.items():
-        if row.startswith("always") or (row == OWN and c != last):
-            difference = paired_interval(rewards, [e.reward for e in others])
-            text += "\n  {:<44}{:+.3f} [{:+.3f}, {:+.3f}]".format(f"{c}: {row}", *difference)
-    return text
+    for name, theirs in others.items():
+        difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_interval(rewards, theirs))
+        text += f"\n  {name:<{width}}  {difference}"
+    return printable(text)
 
 
 def traces(records: Sequence[dict], count: int) -> str:
@@ -75,7 +77,11 @@ def as_text(record: dict) -> str:
         answer += f"   accepted: {accepted}   reward {record['reward']:+.2f}"
     if "seconds" in record:
         answer += f"   {record['seconds']:.2f} s"
-    return CONTROL.sub("\ufffd", "\n".join([*lines, answer]))
+    return printable("\n".join([*lines, answer]))
+
+
+def printable(text: str) -> str:
+    return CONTROL.sub("\ufffd", text)
 
 
 def as_json(record: dict) -> str:

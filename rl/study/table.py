@@ -24,6 +24,7 @@ FORMS = {
     "f1": ("F1, %", 100, ".1f"),
     "retrieval": ("retrieval, %", 100, ".1f"),
     "queries": ("retriever calls per question", 1, ".2f"),
+    "calls": ("policy calls per question", 1, ".2f"),
     "hit": ("hit@k given retrieval, %", 100, ".1f"),
     "malformed": ("malformed, %", 100, ".1f"),
     "seconds": ("ms per question", 1000, ".1f"),
@@ -31,16 +32,16 @@ FORMS = {
     "tokens": ("tokens, M", 1e-6, ".1f"),
     **{name: (name, 1, ".3f") for name in REWARDS_AT},
 }
-OF_A_PART = tuple(FORMS)[:8]
-SWEPT = ("reward", "em", "retrieval", "queries")
+OF_A_PART = tuple(FORMS)[:9]
+SWEPT = ("reward", "em", "retrieval", "queries", "calls")
 GROUPS = (  # group, title and figures of its table
-    ("main", "Main comparison", tuple(FORMS)[:10]),
+    ("main", "Main comparison", tuple(FORMS)[:11]),
     ("sweep", "Threshold on joint's P([RETRIEVE]), its own 0.5", SWEPT),
-    ("ablations", "Ablations", tuple(FORMS)[:10]),
+    ("ablations", "Ablations", tuple(FORMS)[:11]),
     (
         "costs",
         "Cost of a retrieval in training, joint's 0.2",
-        ("retrieval", "queries", *REWARDS_AT),
+        ("retrieval", "queries", "calls", *REWARDS_AT),
     ),
     ("quota", "Retrievals at most, joint's 2", SWEPT),
 )

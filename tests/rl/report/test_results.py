@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rl import Decoding, rollout
-from rl.report.results import episode_record, labels, played, price_of, questions_sha256
+from rl.report.results import episode_record, played, questions_sha256
 from rl.report.summary import summarize
 from rl.report.text import as_text
 from tests.rl.tiny import QUESTIONS, TOKENIZER, environment, random_policy
@@ -70,17 +70,3 @@ def test_no_control_character_reaches_a_terminal(episodes):
     hostile = record | {"question": escape, "answer": escape, "malformed": False, "seconds": 1.0}
     text = as_text(hostile)
     assert not [c for c in text if c != "\n" and not c.isprintable()] and "title" in text
-
-
-PRICE = {"exact_match": 1.0, "f1": 0.5, "retrieval_cost": 0.2, "malformed_cost": 1.0}
-
-
-def test_a_reward_reads_as_a_formula():
-    assert price_of(PRICE) == "1 EM + 0.5 F1 - 0.2 a retrieval - 1 if malformed"
-
-
-def test_two_prices_in_one_table_are_labelled():
-    cheap = PRICE | {"retrieval_cost": 0.05}
-    assert labels({"a": PRICE, "b": PRICE}) == {"a": "a", "b": "b"} and labels({}) == {}
-    both = {"a": "a (0.2 a retrieval)", "b": "b (0.05 a retrieval)"}
-    assert labels({"a": PRICE, "b": cheap}) == both
