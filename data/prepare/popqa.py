@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.files import normalise, tidy
-from data.prepare.build import DEV_ROWS, Splits, read_splits, word_counts
+from data.prepare.build import DEV_ROWS, Splits, contradictions, read_splits, word_counts
 from data.world import Passage, Question, World, WorldError
 
 POPULAR = (
@@ -185,6 +185,7 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         "inverted": _lengths(inverted),
         "not_inverted": _not_inverted(rows),
         "unique": _lengths(merged),
+        "contradicting_duplicates": contradictions(rows),
         "overlap": {"unique_test_questions": len(merged["test"]), "also_in_train": overlap},
         "splits": _lengths(splits),
         "relations": _counts(splits, "relation"),

@@ -167,15 +167,15 @@ def test_bad_question_line(directory, rows, message):
     [
         ({"world.json": "{}"}, ": not a world: it has no corpus.jsonl or corpus.jsonl.gz"),
         ({"corpus.jsonl": "\n"}, "/corpus.jsonl: the corpus is empty"),
-        ({"corpus.jsonl": b"\xff\xfe\xfa"}, "/corpus.jsonl:1: not JSON"),
+        (
+            {"corpus.jsonl": b"\xff\xfe\xfa"},
+            "/corpus.jsonl:1: not UTF-8 text: byte 0xff at character 1",
+        ),
         (
             {"corpus.jsonl": lines(PASSAGE), "corpus.jsonl.gz": lines(PASSAGE)},
             "/corpus.jsonl: both this file and corpus.jsonl.gz exist; keep one",
         ),
-        (
-            {"corpus.jsonl.gz": b"not gzip at all"},
-            "/corpus.jsonl.gz:1: cannot be read: damaged or cut off",
-        ),
+        ({"corpus.jsonl.gz": b"not gzip at all"}, "/corpus.jsonl.gz:1: not JSON"),
         (
             {"corpus.jsonl.gz": gzip.compress(lines(PASSAGE).encode())[:-9]},
             "/corpus.jsonl.gz:2: cannot be read: damaged or cut off",
@@ -184,11 +184,11 @@ def test_bad_question_line(directory, rows, message):
         ({"corpus.jsonl": lines(PASSAGE), "world.json": "[]"}, "/world.json:1: not a JSON object"),
         (
             {"corpus.jsonl": lines(PASSAGE), "world.json": '{"k": 0}'},
-            "/world.json:1: 'k' must be a whole number of at least 1",
+            "/world.json:1: 'k' must be a whole number of at least 1 and at most 1000",
         ),
         (
             {"corpus.jsonl": lines(PASSAGE), "world.json": '{"quota": 1.5}'},
-            "/world.json:1: 'quota' must be a whole number of at least 0",
+            "/world.json:1: 'quota' must be a whole number of at least 0 and at most 1000",
         ),
         (
             {"corpus.jsonl": lines(PASSAGE), "world.json": '{"name": "../x"}'},

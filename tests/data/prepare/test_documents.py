@@ -67,7 +67,7 @@ def test_a_folder(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert [passage for _, passage in read_corpus(tmp_path)] == [
-        Passage("a.md#1", "The *Title*", "intro text Part more"),
+        Passage("a.md#1", "The Title", "intro text Part more"),
         Passage("b/user-guide_2.txt#1", "user guide 2", "Plain text."),
         Passage("c.html#1", "A page", "Head One & two. Three four"),
         Passage("d.HTM#1", "Only head", "Only head body"),
@@ -95,7 +95,9 @@ def test_a_folder_without_documents(tmp_path):
     (tmp_path / "x.pdf").touch()
     with pytest.raises(WorldError) as caught:
         list(read_corpus(tmp_path))
-    assert str(caught.value) == f"{tmp_path}: no .txt, .md, .html, .htm file in this folder"
+    assert str(caught.value) == (
+        f"{tmp_path}: no .txt, .md, .html, .htm file in this folder (1 left out: .pdf)"
+    )
 
 
 def test_a_file_name_that_is_no_text(tmp_path):

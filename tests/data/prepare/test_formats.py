@@ -427,7 +427,7 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "mine",
             "x.csv",
             "frage,antwort\nWho?,Ann\n",
-            ":1: the header lacks the column 'question'",
+            ":1: the header lacks the column 'question'; it has: frage, antwort",
         ),
         ("mine", "x.csv", "question,response\nWho?,Ann\n", ":2: lacks the field 'answer'"),
         ("mine", "x.csv", "question,answer\nWho?,Ann\nWhere?,\n", ":3: 'answer' is blank"),
@@ -438,7 +438,12 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "question,answer\nWho?,Ann,Bo\n",
             ":2: the number of columns is not the header's",
         ),
-        ("mine", "x.csv", b"question,answer\nWho?,\xff\n", ":2: not comma-separated UTF-8 text"),
+        (
+            "mine",
+            "x.csv",
+            b"question,answer\nWho?,\xff\n",
+            ":2: not UTF-8 text: byte 0xff at character 6",
+        ),
         (
             "mine",
             "x.txt",
@@ -495,7 +500,7 @@ def test_a_json_list_that_is_too_large(write, monkeypatch):
         ('{"Data": [{"a": 1}]', ":1: not JSON"),
         ("[\n3]", ":record 1: not a JSON object"),
         ("[{}, \n]", ":2: not JSON"),
-        (b'[{"a":\n"\xff"}]', ":2: not UTF-8 text"),
+        (b'[{"a":\n"\xff"}]', ":2: not UTF-8 text: byte 0xff at character 2"),
         ('[{"a": ' + "[" * 100_000, ":1: not JSON"),
     ],
 )
@@ -578,9 +583,9 @@ def test_corpora(write, name, content, expected):
     [
         ("x.jsonl", [{"id": "a", "text": "x"}, {"text": "x"}], ":2: lacks the field 'id'"),
         ("x.jsonl", [{"id": "a", "contents": ["x"]}], ":1: 'contents' must be a string"),
-        ("x.tsv", "id\ttext\n1\tx\n", ":1: the header lacks the column 'title'"),
+        ("x.tsv", "id\ttext\n1\tx\n", ":1: the header lacks the column 'title'; it has: id, text"),
         ("x.tsv", "id\ttext\ttitle\n1\tx\n", ":2: the number of columns is not the header's"),
-        ("x.md", b"fine\n\xff\n", ":2: not UTF-8 text"),
+        ("x.md", b"fine\n\xff\n", ":2: not UTF-8 text: byte 0xff at character 1"),
     ],
 )
 def test_bad_corpora(write, name, content, problem):
