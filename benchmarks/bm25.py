@@ -6,10 +6,11 @@
     python -m benchmarks.bm25 --scaling             two threads against one; needs two free cores
 
 Each engine lives in a process of its own on the same pinned core.  Rounds are interleaved, engine
-by engine, so that a slow minute of the machine falls on all of them; medians over the rounds.  Times
-are CPU time, so that other processes do not count.  Where an engine can be set in several ways, each
-is tried on the first queries of a set, and the fastest is taken and printed.  The corpus and the
-indexes are kept under runs/bench; --rebuild makes the indexes, and their build times, anew.
+by engine, so that a slow minute of the machine falls on all of them; medians over the rounds.
+ Times are CPU time, so that other processes do not count.  Where an engine can be set in several
+ways, each is tried on the first queries of a set, and the fastest is taken and printed.  The
+corpus and the indexes are kept under runs/bench; --rebuild makes the indexes, and their build
+times, anew.
 """
 
 import argparse

@@ -38,7 +38,7 @@ OPENINGS = (
 
 
 def vocabulary() -> list[str]:
-    """Function words, then pronounceable made-up ones: short for frequent words, longer for rare."""
+    """Function words, then pronounceable made-up ones, the longer the rarer."""
     words = list(dict.fromkeys(FUNCTION_WORDS))
     taken = set(words)
     syllables = [c + v for c in [*"bcdfghjklmnprstvwz", "ch", "st"] for v in "aeiou"]
