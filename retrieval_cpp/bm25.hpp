@@ -47,7 +47,7 @@ public:
         std::uint32_t below = 65536;
         for (std::size_t round = std::max<std::size_t>(kFirstRound, top.k()); below > threshold_; round *= 8) {
             const auto left = kernels_.estimate_at_least(bounds_.data(), bounds_.size(), static_cast<std::uint16_t>(threshold_));
-            if (below <= 65535 && left > bounds_.size() / kLargePart) return visit_windows(below);
+            if (round >= bounds_.size() / 64 && left > bounds_.size() / kLargePart) return visit_windows(below);
             const std::uint32_t least = std::max(threshold_, bound_of_best(round, below));
             visit_blocks(least, below);
             below = least;
@@ -55,7 +55,7 @@ public:
     }
 
 private:
-    static constexpr std::size_t kFirstRound = 16, kLargePart = 4;
+    static constexpr std::size_t kFirstRound = 16, kLargePart = 4, kLeastPart = 16, kCandidates = 64;
     static constexpr std::size_t kMostTerms = 4096;  // more leave too few of 65,536 units to each
 
     // A term as it is scored: which of the vectors below it is in, and where.
@@ -169,38 +169,50 @@ private:
             const auto i = static_cast<std::uint32_t>(__builtin_ctzll(found));
             candidates_.push_back({block * kBlock + i, sums[i]});
         }
-        if (candidates_.size() >= std::max<std::size_t>(kTogether, top_->k())) score_candidates();
+        if (candidates_.size() >= std::max(kCandidates, 8 * top_->k())) score_candidates();
     }
 
-    // Scores the candidates, best sums first, as long as they matter.
+    // Scores the candidates in growing parts, the best sums first, as long as they matter.
     void score_candidates() {
-        std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
-            return a.sum != b.sum ? a.sum > b.sum : a.document < b.document;
-        });
-        for (const Candidate& c : candidates_) {
-            if (c.sum < threshold_) break;
-            score(c.document);
+        for (std::size_t part = std::max<std::size_t>(kLeastPart, top_->k()); !candidates_.empty(); part *= 2) {
+            const auto gone = [&](const Candidate& c) { return c.sum < threshold_; };
+            candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), gone), candidates_.end());
+            const std::size_t count = std::min(part, candidates_.size());
+            const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(count);
+            std::nth_element(candidates_.begin(), end, candidates_.end(), [](const Candidate& x, const Candidate& y) { return x.sum > y.sum; });
+            std::sort(candidates_.begin(), end, [](const Candidate& x, const Candidate& y) { return x.document < y.document; });
+            score(count);
+            candidates_.erase(candidates_.begin(), end);
         }
-        candidates_.clear();
     }
 
-    void score(std::uint32_t document) {
-        const float norm = index_.norm(document);
-        float score = 0;
+    // Scores the first candidates, whose documents ascend, term by term in the query's order.
+    void score(std::size_t count) {
+        scores_.assign(count, 0);
         for (const Scored& t : terms_) {
-            const std::uint8_t code = t.kind == Scored::kDense ? dense_[t.place].code(document)
-                                    : t.kind == Scored::kCommon ? common_[t.place].code(document) : rare_[t.place].code(document);
-            if (code == 0) continue;
-            const std::uint32_t tf = code == kEscape ? index_.tf(t.term, document, code) : tf_of_code(code, norm);
-            score += t.weight * impact(tf, norm);
+            switch (t.kind) {
+                case Scored::kDense: add_scores(t, dense_[t.place], count); break;
+                case Scored::kCommon: add_scores(t, common_[t.place], count); break;
+                case Scored::kRare: rare_[t.place].cursor = 0; add_scores(t, rare_[t.place], count); break;
+            }
         }
-        top_->push(score, document);
+        for (std::size_t i = 0; i < count; ++i) top_->push(scores_[i], candidates_[i].document);
         if (!std::isinf(top_->threshold())) {
             threshold_ = static_cast<std::uint32_t>(std::max(1.0, std::floor(top_->threshold() * scale_ - slack_)));
         }
     }
 
-    static constexpr std::size_t kTogether = 64;  // candidates that are sorted at once, at least
+    template <class Term>
+    void add_scores(const Scored& t, Term& postings, std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::uint32_t document = candidates_[i].document;
+            const std::uint8_t code = postings.code(document);
+            if (code == 0) continue;
+            const float norm = index_.norm(document);
+            const std::uint32_t tf = code == kEscape ? index_.tf(t.term, document, code) : tf_of_code(code, norm);
+            scores_[i] += t.weight * impact(tf, norm);
+        }
+    }
 
     const BM25Index& index_;
     const BM25Kernels& kernels_;
@@ -215,6 +227,7 @@ private:
     std::vector<std::uint16_t> bounds_;
     std::vector<std::uint32_t> visit_;
     std::vector<Candidate> candidates_;
+    std::vector<float> scores_;  // of the candidates being scored
     alignas(64) std::uint16_t sums_[kWindow];
 };
 

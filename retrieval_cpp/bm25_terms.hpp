@@ -90,9 +90,9 @@ struct RareTerm {
             bounds[block] = static_cast<std::uint16_t>(bounds[block] + share_of(greatest, scaled));
         }
     }
-    std::uint8_t code(std::uint32_t document) const {
-        const std::uint32_t p = seek(documents[cursor] <= document ? cursor : 0, document);
-        return documents[p] == document ? codes[p] : std::uint8_t{0};
+    std::uint8_t code(std::uint32_t document) {
+        cursor = seek(cursor, document);
+        return documents[cursor] == document ? codes[cursor] : std::uint8_t{0};
     }
 };
 
