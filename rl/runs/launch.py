@@ -11,7 +11,6 @@ once; ranks whose launcher is killed end themselves. Left out: several machines 
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -53,15 +52,15 @@ def join(cuda: bool) -> None:
 
 
 def lost_peer(error: Exception) -> bool:
-    """Whether a rank that `start` started failed only because another one is gone. It then ends with
-    PEER_LOST, without a word: the other one says why."""
+    """Whether a rank that `start` started failed only because another one is gone. It then ends
+    with PEER_LOST, without a word: the other one says why."""
     said = "gloo" in str(error) or "NCCL" in str(error)
     return WATCH in os.environ and (isinstance(error, dist.DistError) or said)
 
 
 def leave(code: int) -> None:
-    """End a rank at once. Python's way takes the process group apart, which aborts the process now and
-    then (SIGABRT), after a run that has succeeded, too. Does nothing where there is one process."""
+    """End a rank at once. Python's way takes the process group apart, which aborts the process now
+    and then (SIGABRT), even after a success. Does nothing where there is one process."""
     if dist.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -75,15 +74,15 @@ def end_with_launcher() -> None:
 
 def start(count: int) -> int:
     """Run `count` ranks of this process's own command to their end; the exit code."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # The launcher is where the ranks meet: a port that was only looked up may be taken by now.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     watched, _kept_open = os.pipe()
     environment = os.environ | {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
         WATCH: str(watched),
     }
