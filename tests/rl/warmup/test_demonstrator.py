@@ -288,16 +288,25 @@ def test_a_renamed_bridge_is_crossed_under_its_other_name():
         assert "The Salt Lake It lies in Norland." in first
         town = shown.partition("[ANSWER]")[2].strip().removesuffix("<eos>")
         assert f"{name} She was born in {town}." in second
-        assert "Bo Reed He was born in Velmor." in second
+        # Words change places: whoever else is called so gets the bridge's words.
+        first_name, last_name = name.split()
+        places = {"Ada": first_name, first_name: "Ada", "Quill": last_name, last_name: "Quill"}
+        namesake = " ".join(places.get(word, word) for word in ("Bo", "Reed"))
+        assert f"{namesake} He was born in Velmor." in second
     assert names == {"Ada Quill", "Ada Reed", "Bo Quill", "Bo Reed"}
 
 
-def test_a_bridge_keeps_its_name_where_the_answer_shares_it():
+def test_a_bridge_keeps_what_the_answer_shares_of_its_name():
     words = "Which family is the author of The Salt Road of?"
     family = replace(BRIDGE, question=words, answers=("Quill",))
+    names = set()
     for seed in range(30):
-        episode, _ = demonstrate_one(family, "bx", "ac", swap=1.0, others=(OTHER, KIN), seed=seed)
-        assert re.search(r"\[RETRIEVE\] ?Ada Quill", TOKENIZER.show(episode.tokens))
+        options = {"swap": 1.0, "others": (OTHER, KIN), "seed": seed}
+        episode, _ = demonstrate_one(family, "bx", "ac", **options)
+        names |= set(
+            re.findall(r"\[RETRIEVE\] ?(\w+ Quill|\w+ Reed)", TOKENIZER.show(episode.tokens))
+        )
+    assert names == {"Ada Quill", "Bo Quill"}
 
 
 def test_what_nobody_has_named_is_not_asked_for():
