@@ -1,5 +1,4 @@
-"""GAE against the double sum of the paper and numbers worked by hand; what others earn; both
-branches; whitening."""
+"""GAE against the double sum of the paper and numbers worked by hand; what others earn; whitening."""
 
 import math
 
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl import ACTIONS, Episode, Part
-from rl.advantages import generalized_advantages, paired_decision_advantages, token_rewards, whiten
+from rl.advantages import generalized_advantages, token_rewards, whiten
 
 from .oracle import slow_advantages
 from .tiny import QUESTIONS
@@ -129,19 +128,3 @@ def test_the_penalty_of_a_malformed_action_of_others_is_counted_once():
     assert token_rewards(episode, (Part.DECISION,)) == [-1.0]
     assert token_rewards(episode, (Part.QUERY,)) == []
     assert sum(token_rewards(episode, ACTIONS)) == episode.reward == -1.0
-
-
-# --------------------------------------------------------------- both branches
-
-
-def test_paired_advantages_by_hand():
-    """P = .8: R = 1.8 after retrieving and .5 without, so E = 1.54 and the advantages are .26 and
-    -1.04."""
-    returns = torch.tensor([1.8, 9.0, 9.0, 0.5, 9.0])  # the decisions are tokens 0 and 3
-    log_probs = torch.tensor([0.8, 0.3, 0.3, 0.2, 0.3]).log()
-    advantages = torch.tensor([7.0, 1.0, 2.0, 7.0, 3.0])
-    result = paired_decision_advantages(advantages, returns, log_probs, torch.tensor([0, 3]))
-    torch.testing.assert_close(result, torch.tensor([0.26, 1.0, 2.0, -1.04, 3.0]))
-    torch.testing.assert_close(
-        result[0] * 0.8 + result[3] * 0.2, torch.tensor(0.0), atol=1e-6, rtol=0
-    )
