@@ -1,4 +1,4 @@
-"""GAE against the double sum of the paper and numbers worked by hand; what others earn; whitening."""
+"""GAE against the double sum of the paper and numbers by hand; what others earn; whitening."""
 
 import math
 
