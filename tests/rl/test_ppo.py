@@ -429,6 +429,17 @@ def test_adaptive_beta_by_hand(kl, factor):
 # --------------------------------------------------------------- both branches
 
 
+def test_paired_advantages_by_hand():
+    """P = .8: R = 1.8 after retrieving and .5 without, so E = 1.54 and the advantages are .26 and
+    -1.04."""
+    returns = torch.tensor([1.8, 9.0, 9.0, 0.5, 9.0])  # the decisions are tokens 0 and 3
+    log_probs = torch.tensor([0.8, 0.3, 0.3, 0.2, 0.3]).log()
+    advantages = torch.tensor([7.0, 1.0, 2.0, 7.0, 3.0])
+    result = paired_decision_advantages(advantages, returns, log_probs, torch.tensor([0, 3]))
+    close(result, torch.tensor([0.26, 1.0, 2.0, -1.04, 3.0]), 1e-6)
+    close(result[0] * 0.8 + result[3] * 0.2, torch.tensor(0.0), 1e-6)
+
+
 def test_paired_experience():
     """Both branches: weights 2 pi, decisions against the policy's own mixture of returns, text
     against the value head."""
@@ -547,7 +558,7 @@ def hand_made(parts, log_probs, old, advantages, weight, entropy=None):
 @pytest.mark.parametrize(
     "part, factor", [(Part.QUERY, 1.0), (Part.ANSWER, 1.0), (Part.DECISION, 2)]
 )
-def test_the_clipped_loss_by_hand(ratio, advantage, loss, slope, weight, part, factor):
+def test_policy_loss_by_hand(ratio, advantage, loss, slope, weight, part, factor):
     log_prob = torch.tensor([math.log(0.3 * ratio)], requires_grad=True)
     made = hand_made([part], log_prob, [0.3], [advantage], [weight])
     config = replace(PLAIN, decision_weight=2.0, clip=0.2)

@@ -82,10 +82,16 @@ def wait_for(condition, seconds: float) -> bool:
     return True
 
 
-def pids(directory: Path, count: int = 2) -> list[int]:
+def pids(directory: Path, count: int = 2, launcher: subprocess.Popen | None = None) -> list[int]:
     """The processes of the ranks, once all work together."""
     files = [directory / f"pid{rank}" for rank in range(count)]
-    assert wait_for(lambda: all(f.exists() and f.read_text() for f in files), 120)
+
+    def there() -> bool:
+        if launcher and launcher.poll() is not None:
+            pytest.fail(f"the launcher has ended: {launcher.communicate()}")
+        return all(f.exists() and f.read_text() for f in files)
+
+    assert wait_for(there, 120)
     time.sleep(0.5)
     return [int(file.read_text()) for file in files]
 
@@ -108,7 +114,7 @@ def test_ranks_work_together_and_only_the_first_speaks(start, tmp_path, count):
 @pytest.mark.parametrize("rank, busy", [(1, "reduce_for_ever()"), (0, "time.sleep(600)")])
 def test_a_killed_rank_ends_all(start, tmp_path, rank, busy):
     launcher = start(busy)
-    processes = pids(tmp_path)
+    processes = pids(tmp_path, 2, launcher)
     os.kill(processes[rank], signal.SIGKILL)
     assert ended(launcher) == (137, [f"error: rank {rank} of 2 was ended by SIGKILL"])
     assert not any(alive(pid) for pid in processes)
@@ -117,7 +123,7 @@ def test_a_killed_rank_ends_all(start, tmp_path, rank, busy):
 def test_a_rank_that_ignores_its_end_is_killed(start, tmp_path):
     body = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)"
     launcher = start(body)
-    processes = pids(tmp_path)
+    processes = pids(tmp_path, 2, launcher)
     os.kill(processes[1], signal.SIGKILL)
     assert ended(launcher, 20)[0] == 137
     assert not any(alive(pid) for pid in processes)
@@ -126,7 +132,7 @@ def test_a_rank_that_ignores_its_end_is_killed(start, tmp_path):
 @pytest.mark.parametrize("busy", ["reduce_for_ever()", "time.sleep(600)"])
 def test_an_interrupt_ends_all_with_one_line(start, tmp_path, busy):
     launcher = start(busy)
-    processes = pids(tmp_path)
+    processes = pids(tmp_path, 2, launcher)
     launcher.send_signal(signal.SIGINT)
     line = "stopped; the same command goes on from the last save"
     assert ended(launcher) == (130, [line])
@@ -135,7 +141,7 @@ def test_an_interrupt_ends_all_with_one_line(start, tmp_path, busy):
 
 def test_a_terminated_launcher_terminates_its_ranks(start, tmp_path):
     launcher = start("reduce_for_ever()")
-    processes = pids(tmp_path)
+    processes = pids(tmp_path, 2, launcher)
     launcher.send_signal(signal.SIGTERM)
     assert ended(launcher) == (143, ["error: rank 0 of 2 was ended by SIGTERM"])
     assert not any(alive(pid) for pid in processes)
@@ -144,7 +150,7 @@ def test_a_terminated_launcher_terminates_its_ranks(start, tmp_path):
 @pytest.mark.parametrize("busy", ["reduce_for_ever()", "time.sleep(600)"])
 def test_a_killed_launcher_takes_its_ranks_along(start, tmp_path, busy):
     launcher = start(busy)
-    processes = pids(tmp_path)
+    processes = pids(tmp_path, 2, launcher)
     launcher.send_signal(signal.SIGKILL)
     assert wait_for(lambda: not any(alive(pid) for pid in processes), 10)
 
@@ -154,7 +160,7 @@ def test_the_error_of_one_rank_is_shown(start, tmp_path, rank):
     launcher = start(
         f'if ranks.rank() == {rank}: raise UsageError("no such thing")\nreduce_for_ever()'
     )
-    processes = pids(tmp_path)
+    processes = pids(tmp_path, 2, launcher)
     assert ended(launcher) == (2, ["error: no such thing"])
     assert not any(alive(pid) for pid in processes)
 
