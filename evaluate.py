@@ -16,26 +16,26 @@ carry their name in the file's. Left out: training, choosing anything on test.
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
-from rl.runs.info import run_info
-from rl.runs.launch import launch
-from rl.runs.precision import DTYPES, choose_dtype, precision
-from rl.runs.progress import progress
 
 from data.world import Question
-from model.checkpoint import is_checkpoint, weights_sha256, write_json
+from model import is_checkpoint, weights_sha256, write_json
 from model.pretrained import open_policy
 from rl import Decoding, Episode, RagEnv, Reward, ranks, rollout
 from rl.report import page
 from rl.report.results import OWN, Group, Result, episode_record, played, questions_sha256
-from rl.report.summary import METRICS, by_slice, paired_interval, summarize, table
+from rl.report.summary import table
 from rl.report.sweep import SHOWN, sweep
-from rl.report.text import as_json, as_text, questions_of
+from rl.report.text import COLUMNS, as_json, as_text, comparison, questions_of, traces
+from rl.rollout import FORCED
 from rl.runs.flags import DEVICES, UsageError, arg, flag, main, parse, share
+from rl.runs.info import run_info
+from rl.runs.launch import launch
+from rl.runs.precision import DTYPES, choose_dtype, precision
+from rl.runs.progress import progress
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import differences, plain, read_json
 from rl.study.study import StudyArgs, compare
@@ -51,7 +51,9 @@ class Args(RetrieverArgs, StudyArgs):
     rows: int = arg(0, "first questions only, 0 = all", "what")
     k: int = arg(0, "passages per retrieval, 0: the checkpoint's", "what")
     quota: int = arg(0, "retrievals per question, 0: the checkpoint's")
-    force: str = arg("", "first decision: answer, retrieve, or question (as the query)", "decoding")
+    force: str = arg(
+        "", "first decision; question: as the query", "decoding", choices=("", *FORCED)
+    )
     sample: bool = arg(False, "sample text and decision at temperature 1, as in training")
     threshold: float = share(0.5, "retrieve when P([RETRIEVE]) exceeds this")
     seed: int = arg(0, "seed of --sample")
@@ -59,9 +61,7 @@ class Args(RetrieverArgs, StudyArgs):
     report: str = arg("", "write this HTML file", "output")
     show: int = arg(3, "episodes to print at the end", "output")
     ask: str | None = field(
-        default=None,
-        metadata={"help": "a question, or - for lines of stdin; the last checkpoint answers"}
-        | {"type": str},
+        default=None, metadata={"help": "a question, or - for lines of stdin", "type": str}
     )
     json: bool = arg(False, "with --ask: one JSON object per question and nothing else")
     batch_size: int = arg(512, "questions per batch", "machine", least=1)
@@ -78,22 +78,16 @@ BASELINES = {
     RETRIEVE: Decoding(force="retrieve"),
     OWN: GREEDY,
 }
-COLUMNS = ("rows", *METRICS)
 
 
 def decoding_of(args: Args) -> Decoding:
+    """Raises UsageError."""
     if args.force and args.sample:
         raise UsageError("--force and --sample exclude each other")
     if args.threshold != 0.5 and (args.force or args.sample):
-        raise UsageError(
-            "--threshold is for the policy's own greedy decisions; "
-            "it goes with neither --force nor --sample"
-        )
-    temperature, force = float(args.sample), args.force or None
-    try:
-        return Decoding(temperature, args.sample, args.threshold, force=force)
-    except ValueError as error:
-        raise UsageError(f"--{error}") from None
+        raise UsageError("--threshold goes with neither --force nor --sample")
+    force = args.force or None
+    return Decoding(float(args.sample), args.sample, args.threshold, force=force)
 
 
 def file_suffix(decoding: Decoding) -> str:
@@ -172,26 +166,6 @@ class Evaluation:
 # ------------------------------------------------------------------------------------------ output
 
 
-def print_comparison(episodes: dict[tuple[str, str], list[Episode]]) -> None:
-    """All rows, the own decisions per slice, and the last checkpoint's minus the others'."""
-    print(table([(f"{c}: {row}", summarize(e)) for (c, row), e in episodes.items()], COLUMNS))
-    own = {c: e for (c, row), e in episodes.items() if row == OWN}
-    slices = {c: by_slice(e) for c, e in own.items()}
-    names = dict.fromkeys(name for parts in slices.values() for name in parts)
-    rows = [(f"{c}: {name}", parts[name]) for name in names for c, parts in slices.items()]
-    if rows:
-        print(f"\n{OWN}, per slice\n{table(rows, COLUMNS)}")
-    if len(own) < 2:
-        return
-    last = list(own)[-1]
-    rewards = [e.reward for e in own[last]]
-    print(f"\nmean reward of {last}, {OWN}, minus that of ... (paired bootstrap, 95 %)")
-    for (c, row), others in episodes.items():
-        if row.startswith("always") or (row == OWN and c != last):
-            difference = paired_interval(rewards, [e.reward for e in others])
-            print("  {:<44}{:+.3f} [{:+.3f}, {:+.3f}]".format(f"{c}: {row}", *difference))
-
-
 def print_sweep(evaluation: Evaluation, episodes: dict[str, list[Episode]]) -> None:
     """The sweep's table; all of it goes to a .sweep.json."""
 
@@ -208,16 +182,6 @@ def print_sweep(evaluation: Evaluation, episodes: dict[str, list[Episode]]) -> N
     shown = [(label, m) for label, m in shown if m["threshold"] in SHOWN]
     print(f"\n{evaluation.checkpoint}: threshold sweep ({file})")
     print(table(shown + list(swept["points"].items()), COLUMNS))
-
-
-def print_traces(records: Sequence[dict], count: int) -> None:
-    """Episodes of each slice in turn."""
-    slices: dict[str, list[dict]] = {}
-    for record in records:
-        slices.setdefault(record["slice"], []).append(record)
-    for i in range(min(count, len(records))):
-        of_slice = list(slices.values())[i % len(slices)]
-        print("\n" + as_text(of_slice[i // len(slices) % len(of_slice)]))
 
 
 def ask(evaluation: Evaluation, decoding: Decoding) -> None:
@@ -240,6 +204,12 @@ def ask(evaluation: Evaluation, decoding: Decoding) -> None:
 
 def check(args: Args) -> Decoding:
     """The decoding of a command line whose flags go together. Raises UsageError."""
+    if args.compare:
+        studied = {"compare", *(f.name for f in fields(StudyArgs))}
+        for f in fields(Args):
+            if f.name not in studied and getattr(args, f.name) != f.default:
+                name = flag(f.name)
+                raise UsageError(f"{name} does not go with --compare, whose systems are fixed")
     decoding = decoding_of(args)
     if args.json and args.ask is None:
         raise UsageError("--json goes with --ask")
@@ -274,15 +244,10 @@ def open_all(args: Args) -> list[Evaluation]:
 
 def evaluate() -> None:
     args = parse(Args, __doc__)
-    if args.compare:
-        studied = {"compare", *(f.name for f in fields(StudyArgs))}
-        for f in fields(Args):
-            if f.name not in studied and getattr(args, f.name) != f.default:
-                name = flag(f.name)
-                raise UsageError(f"{name} does not go with --compare, whose systems are fixed")
-        return compare(args)
     decoding = check(args)
-    launch(1 if args.ask is not None else args.ranks, args.device)
+    if args.compare:
+        return compare(args)
+    launch(args.ranks if args.ask is None else 1, args.device)
     evaluations = open_all(args)
     if args.ask is not None:
         return ask(evaluations[0], decoding)
@@ -303,7 +268,7 @@ def evaluate() -> None:
     last = list(results.values())[-1]
     if cut := last.about["truncated_questions"]:
         print(f"{cut} questions were longer than the context and were cut")
-    print_comparison(episodes)
+    print(comparison(episodes))
     group = Group(about, results)
     for evaluation in evaluations:
         if args.sweep:
@@ -311,7 +276,7 @@ def evaluate() -> None:
         file = evaluation.path(".sweep.json")
         if args.report and file.exists() and not differences(read_json(file), evaluation.about):
             group.sweeps[evaluation.checkpoint] = read_json(file)
-    print_traces(last.records, args.show)
+    print(traces(last.records, args.show))
     print("\nresults: " + ", ".join(str(e.path(".json", decoding)) for e in evaluations))
     if args.report and ranks.rank() == 0:
         page.write(Path(args.report), page.render(group, names))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from data.world import Question
-from model.checkpoint import weights_sha256
+from model import weights_sha256
 from model.pretrained import add_adapters, open_policy, trained_modules, without_adapters
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, rollout
 from rl.experience import penalised_rewards, score_rollout, with_advantages

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from data.world import Question
-from model import Config, Policy, Tokenizer
-from model.checkpoint import weights_sha256
+from model import Config, Policy, Tokenizer, weights_sha256
 from model.pretrained import add_adapters, open_pretrained, trained_modules
 from rl import Decoding, Episode, RagEnv, Reward, collate, ranks, rollout
 from rl.episode import Batch, Part

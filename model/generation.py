@@ -1,9 +1,9 @@
 """Decoding of ragged batches with a KV cache that is continued across the turns of an episode.
 
-A `Session` is a batch of token sequences together with their cache. `feed` appends a ragged chunk to
-every row and yields the logits after it; `generate` looks ahead from there without moving the session,
-so that a turn is fed back with the observation that answers it, in one chunk. Nothing here knows what
-the tokens mean. Left out on purpose: top-k, top-p, beams (PPO has to score what was sampled).
+A `Session` is a batch of token sequences with their cache. `feed` appends a ragged chunk to every
+row; `generate` looks ahead from there without moving the session, so that a turn is fed back with
+the observation that answers it, in one chunk. Nothing here knows what the tokens mean.
+Left out on purpose: top-k, top-p, beams (PPO has to score what was sampled).
 
 Shapes: B rows, T longest chunk, S cache slots, V vocabulary.
 """
@@ -20,7 +20,7 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator | None
     """Next tokens int64 [B] from float32 [B, V]; temperature 0 is greedy."""
     if temperature == 0:
         return logits.max(-1).indices  # three times as fast as argmax on a CPU
-    # One uniform number a row against the cumulative distribution; multinomial draws one per token.
+    # One uniform number a row against the cumulative distribution; multinomial draws V of them.
     cumulative = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
     device = generator.device if generator else logits.device
     uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=device)
@@ -37,7 +37,7 @@ class Session:
     @classmethod
     def start(cls, policy, chunks: list[list[int]]) -> "Session":
         """A session of a Policy whose rows begin with these tokens."""
-        cache = Cache.empty(policy.config, len(chunks), 0, policy.model.dtype, policy.device)
+        cache = Cache.empty(policy.config, len(chunks), policy.model.dtype, policy.device)
         length = torch.zeros(len(chunks), dtype=torch.long, device=policy.device)
         return cls(policy, cache, length, None).feed(chunks)
 
@@ -46,23 +46,22 @@ class Session:
         return Session(self.policy, self.cache.select(rows), self.length[rows], self.logits[rows])
 
     def feed(self, chunks: list[list[int]]) -> "Session":
-        """The session after one non-empty chunk more in every row. ValueError beyond the context."""
+        """The session after one more non-empty chunk a row. ValueError beyond the context."""
         device, context = self.length.device, self.policy.config.max_position_embeddings
         count = torch.tensor([len(chunk) for chunk in chunks], device=device)
         if int((self.length + count).max()) > context:
             raise ValueError(f"an episode exceeds the context of {context} tokens")
         # Rows of similar length together: little padding, and activations that fit into a core's
-        # cache. Padding writes into slots that the row has not reached: unseen, later overwritten.
+        # cache. Padding writes into slots that the row has not reached: unseen, overwritten later.
         order = count.argsort(stable=True)
         cache = self.cache.grow(int(self.length.max()) + int(count.max()))
         logits = []
-        for rows in order.split(FEED_ROWS):
-            group = [chunks[row] for row in rows.tolist()]
-            width = max(map(len, group))
-            padded = [chunk + [0] * (width - len(chunk)) for chunk in group]
-            tokens = torch.tensor(padded, device=device)
-            last = (count[rows] - 1)[:, None]
-            logits.append(self._logits(tokens, Past(cache, self.length[rows], rows), last))
+        for rows in order.split(FEED_ROWS if device.type == "cpu" else len(order)):
+            width = int(count[rows].max())
+            padded = [chunks[row] + [0] * (width - len(chunks[row])) for row in rows.tolist()]
+            past = Past(cache, self.length[rows], rows)
+            last = count[rows, None] - 1
+            logits.append(self._logits(torch.tensor(padded, device=device), past, last))
         return Session(self.policy, cache, self.length + count, torch.cat(logits)[order.argsort()])
 
     def generate(
@@ -75,28 +74,28 @@ class Session:
     ) -> list[list[int]]:
         """What every row writes after its `first` token (int64 [B]), <eos> included where reached.
 
-        A row writes at most `budgets` tokens (one number, or int64 [B]: one per row, at least 1). The
-        session itself does not move: slots beyond `length` are scratch space.
+        A row writes at most `budgets` tokens: one number, or one a row (int64 [B], at least 1).
+        The session itself does not move: slots beyond `length` are scratch space.
         """
-        rows, last, length = None, first, self.length
+        rows, last, length = torch.arange(len(first), device=first.device), first, self.length
         budgets = torch.as_tensor(budgets, device=first.device).expand(len(first))
         longest = int(budgets.max())
         written = torch.full((len(first), longest), eos, device=first.device)
         cache = self.cache.grow(int(length.max()) + longest)
         for step in range(longest):
-            logits = self._logits(last[:, None], Past(cache, length, rows))
-            last, length = sample(logits, temperature, generator), length + 1
-            written[slice(None) if rows is None else rows, step] = last
-            left = budgets if rows is None else budgets[rows]
-            going = ((last != eos) & (left > step + 1)).nonzero().squeeze(-1)
-            if not len(going):
+            everyone = len(rows) == len(first)
+            past = Past(cache, length, None if everyone else rows)
+            last = sample(self._logits(last[:, None], past), temperature, generator)
+            written[rows, step] = last
+            going = (last != eos) & (budgets[rows] > step + 1)
+            if not going.any():
                 break
-            if len(going) < len(last):  # finished rows go at once; the cache's rows are picked
-                rows = going if rows is None else rows[going]
-                last, length = last[going], length[going]
-        texts = [text[:budget] for text, budget in zip(written.tolist(), budgets.tolist())]
+            # Rows that have finished go at once: the cache stays, the others' rows are picked.
+            rows, last, length = rows[going], last[going], length[going] + 1
+        texts = zip(written.tolist(), budgets.tolist(), strict=True)
+        texts = [text[:budget] for text, budget in texts]
         return [text[: text.index(eos) + 1] if eos in text else text for text in texts]
 
     def _logits(self, tokens: Tensor, past: Past, last: Tensor | None = None) -> Tensor:
-        """Append tokens [B, T] to the past; float32 [B, V] after column last [B, 1] (None: T is 1)."""
+        """float32 [B, V] after tokens [B, T] behind a past; after column last [B, 1] of them."""
         return self.policy.logits(self.policy.model(tokens, last, past)[-1][:, 0])

@@ -1,9 +1,9 @@
 """The policy: one decoder that decides, writes queries and answers, with a value head beside it.
 
-The value head reads the trunk but never trains it: its inputs are detached. Sharing gradients would let
-value errors of a 1M-parameter trunk disturb what it remembers; reading three depths gives the head the
-plan of the last layers and the words of the question (the causal mean of the first layer) at once.
-Left out on purpose: files (checkpoint.py), adapters (they attach from outside: pretrained/lora.py).
+The value head reads the trunk but never trains it: its inputs are detached. Sharing gradients would
+let value errors of a 1M-parameter trunk disturb what it remembers; reading three depths gives the
+head the plan of the last layers and the words of the question (the causal mean of the first).
+Left out on purpose: files (checkpoint.py), adapters (attached from outside, pretrained/lora.py).
 
 Shapes: B batch, T tokens, V vocabulary, D width, N selected positions.
 """
@@ -55,17 +55,17 @@ class Policy(nn.Module):
         return self.logits(states[-1]), self.value_head(self.value_features(states))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [..., D] -> float32 [..., V], in the weights' dtype under any autocast."""
+        """Final hidden states [..., D] -> float32 [..., V], in the weights' dtype."""
         with torch.autocast(hidden.device.type, enabled=False):
             return (self.lm_head or self.model.embed_tokens).logits(hidden)
 
     def value_features(
         self, states: list[Tensor], at: tuple = (), last: Tensor | None = None
     ) -> Tensor:
-        """Layer states [B, T, D] -> detached float32 [B, T, 3 D]: last, one before, mean of the first.
+        """Detached float32 [B, T, 3 D] of layer states: last, one before, mean of the first.
 
-        `at`, an index (rows [N], columns [N]), computes them there alone: [N, 3 D]; `last` [N, D] is
-        the last state there, for a pass that has no other columns of it.
+        With `at`, an index (rows [N], columns [N]), only there: [N, 3 D]; `last` [N, D] is the last
+        state there, for a pass that computed no others.
         """
         last = states[-1][at] if last is None else last
         before, first = states[-2 if len(states) > 1 else -1][at], states[0].detach()
@@ -75,13 +75,12 @@ class Policy(nn.Module):
         return torch.cat([F.layer_norm(x, x.shape[-1:]) for x in parts], -1)
 
     def session(self, prompts: list[list[int]]) -> Session:
-        """Decoding that begins with these tokens, one row a prompt. ValueError beyond the context."""
+        """Decoding whose rows begin with these tokens. ValueError beyond the context."""
         return Session.start(self, prompts)
 
     def for_inference(self) -> "Policy":
-        """A frozen copy whose layers hold their weights in the dtype of the autocast around this call,
-        to be run without it (a tenth more episodes per second); embedding and logits stay float32.
-        The policy itself where nothing would change."""
+        """A frozen copy whose layers have the dtype of the autocast around this call, to be run
+        without it: a tenth faster. Embedding and logits stay float32."""
         dtype = self.model.dtype
         layers = [*self.model.layers.parameters(), *self.model.norm.parameters()]
         if all(p.dtype == dtype for p in layers):

@@ -1,9 +1,10 @@
 """The state of an unfinished training run: weights, optimizers, buffers and counters.
 
-A single safetensors file, replaced atomically, so that there is no moment at which a kill leaves halves
-of two states behind. No pickle. Left out on purpose: what the state means (its owner says that).
+A single safetensors file, replaced atomically: at no moment does a kill leave halves of two states
+behind. No pickle. Left out on purpose: what the state means (its owner knows).
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.checkpoint import atomic_write, check_finite
-from model.config import CheckpointError
+from model.checkpoint import check_finite
+from model.files import CheckpointError, atomic_write
 
 STATE_FILE = "training.safetensors"
 
@@ -65,10 +66,10 @@ def load_state(
     except (KeyError, ValueError, IndexError):
         raise CheckpointError(f"{path}: not a readable training state ({name!r})") from None
     for name, module in modules.items():
-        try:
-            module.load_state_dict(weights[name])
-        except RuntimeError:
-            raise CheckpointError(f"{path}: its weights are not those of this {name}") from None
+        fits = {key: x.shape for key, x in weights[name].items()}
+        if fits != {key: x.shape for key, x in module.state_dict().items()}:
+            raise CheckpointError(f"{path}: its weights are not those of this {name}")
+        module.load_state_dict(weights[name])
     for name, optimizer in optimizers.items():
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states[name], "param_groups": groups})
@@ -89,3 +90,14 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict, dict[str, Tensor]]:
             return facts, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable training state ({error})") from None
+
+
+def weights_sha256(directory: str | Path) -> str:
+    """Hash of the weight files of a checkpoint; "" where there are none."""
+    digest = hashlib.sha256()
+    files = sorted(Path(directory).glob("*model*.safetensors"))
+    for path in files:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest() if files else ""

@@ -1,11 +1,9 @@
-"""A tokenizer with the eight tokens of the episode format: a byte-level BPE trained on the world it will
-speak about. (A pretrained checkpoint's own, to which they are added: model/pretrained/tokens.py.)
+"""A tokenizer with the eight tokens of the episode format: a byte-level BPE trained on the world.
 
-Ours gives every piece of text a leading space, so that a name is the same tokens in a question, a title,
-a query and an answer: copying is then one token for one token. A pretrained one keeps its family's rule:
-transformers knows Qwen2's by heart and would not read another from the file. Text is never searched for
-special tokens: a passage that contains "[ANSWER]" or "<eos>" is plain text, and cannot speak in the
-policy's name.
+Ours gives every piece of text a leading space, so that a name is the same tokens in a question, a
+title, a query and an answer: copying is then one token for one token. A pretrained one keeps its
+family's rule (pretrained/tokens.py). Text is never searched for special tokens: a passage that
+contains "[ANSWER]" or "<eos>" is plain text, and cannot speak in the policy's name.
 """
 
 import json
@@ -15,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from model.config import CheckpointError, read_json
+from model.files import CheckpointError, read_json
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<obs>", "</obs>", "<sep>", "[RETRIEVE]", "[ANSWER]")
 ROLES = ("pad_token", "bos_token", "eos_token")  # these may have other names in a pretrained one
@@ -33,7 +31,7 @@ class Tokenizer:
         self.pad, self.bos, self.eos = ids[:3]
         self.obs, self.obs_end, self.sep = ids[3:6]
         self.retrieve, self.answer = ids[6:]
-        for name, own in zip(names, ids):
+        for name, own in zip(names, ids, strict=True):
             if own in self.encode(name):
                 raise CheckpointError(
                     f"the tokenizer turns the plain text {name!r} into the special token"
@@ -73,11 +71,11 @@ class Tokenizer:
         return self.backend.decode(ids, skip_special_tokens=False)
 
     def save(self, directory: Path) -> None:
-        """tokenizer.json, and the tokenizer_config.json with which transformers gives the same ids."""
+        """tokenizer.json, and a tokenizer_config.json with which transformers agrees."""
         self.backend.save(str(directory / "tokenizer.json"))
-        fields = dict(zip(ROLES, self.names)) | {
+        fields = dict(zip(ROLES, self.names[:3], strict=True)) | {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "additional_special_tokens": list(self.names[len(ROLES) :]),
+            "additional_special_tokens": list(self.names[3:]),
             "split_special_tokens": True,
             "clean_up_tokenization_spaces": False,
         }
@@ -90,9 +88,10 @@ class Tokenizer:
         backend = open_backend(path)
         config = path.with_name(CONFIG)
         declared = read_json(config) if config.exists() else {}
-        names = [str(declared.get(role, name)) for role, name in zip(ROLES, SPECIAL)]
+        named = zip(ROLES, SPECIAL[:3], strict=True)
         try:
-            return cls(backend, (*names, *SPECIAL[len(ROLES) :]))
+            names = [str(declared.get(role, name)) for role, name in named]
+            return cls(backend, (*names, *SPECIAL[3:]))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
 

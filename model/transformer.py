@@ -1,14 +1,11 @@
 """A Llama-type decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU, and the options
-of its relatives (biases, query/key norms, Llama 3's rope scaling; see config.py).
+of its relatives (biases, query/key norms), under the parameter names of Hugging Face's Llama.
 
-Parameter names are those of Hugging Face's Llama, so checkpoints travel both ways. Left out on
-purpose: dropout, sliding windows. One code path serves training (no cache) and decoding (a cache).
+One code path serves training and decoding with a cache. Left out on purpose: dropout, windows.
 
 Shapes: B batch, T new tokens, A columns whose output is wanted, S cached slots, V vocabulary,
-D width, H query heads, K key/value heads, G = H / K query heads per key/value head, E head dimension.
-
-Sources: Llama (arXiv 2302.13971), RoPE (2104.09864), GQA (2305.13245), SwiGLU (2002.05202),
-Llama 3 (2407.21783), Qwen3 (2505.09388).
+D width, H query heads, K key/value heads, G = H / K, E head dimension.
+Sources: Llama (arXiv 2302.13971), RoPE (2104.09864), GQA (2305.13245), SwiGLU (2002.05202).
 """
 
 import math
@@ -19,37 +16,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from model.config import Config, RopeScaling
+from model.config import Config
 
 
 class Cache(NamedTuple):
-    """Keys and values of a ragged batch, one pair [B, S, K, E] per layer; a token's slot is its position.
+    """Keys and values of a ragged batch, each [layers, B, S, K, E]; a token's slot is its position.
 
     So `slot <= position of the query` is the whole attention mask: slots that a row has not reached
     yet are never seen, and a row continues across turns by writing where it stopped.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    keys: Tensor
+    values: Tensor
 
     @classmethod
-    def empty(cls, config: Config, rows: int, slots: int, dtype: torch.dtype, device) -> "Cache":
-        shape = (rows, slots, config.num_key_value_heads, config.head_dim)
-        layers = range(config.num_hidden_layers)
-        return cls(
-            *([torch.zeros(shape, dtype=dtype, device=device) for _ in layers] for _ in "kv")
-        )
+    def empty(cls, config: Config, rows: int, dtype: torch.dtype, device) -> "Cache":
+        shape = (config.num_hidden_layers, rows, 0, config.num_key_value_heads, config.head_dim)
+        return cls(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
 
     def select(self, rows: Tensor) -> "Cache":
         """The cache of some of its rows (int64 [b]), copied."""
-        return Cache(*([x.index_select(0, rows) for x in side] for side in self))
+        return Cache(*(x.index_select(1, rows) for x in self))
 
     def grow(self, slots: int) -> "Cache":
         """The same cache with at least `slots` slots."""
-        extra = slots - self.keys[0].shape[1]
-        if extra <= 0:
-            return self
-        return Cache(*([F.pad(x, (0, 0, 0, 0, 0, extra)) for x in side] for side in self))
+        extra = max(0, slots - self.keys.shape[2])
+        return Cache(*(F.pad(x, (0, 0, 0, 0, 0, extra)) for x in self)) if extra else self
 
 
 class Past(NamedTuple):
@@ -72,34 +64,15 @@ class RMSNorm(nn.Module):
         return x * (scale * self.weight.to(x.dtype))
 
 
-class Rope(nn.Module):
-    """Rotary positions with the half-split pairing of Llama: dimension i turns with i + E/2."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        exponent = -torch.arange(0, config.head_dim, 2).float() / config.head_dim
-        frequency = config.rope_theta**exponent  # [E/2]
-        if config.rope_scaling:
-            frequency = stretched(frequency, config.rope_scaling)
-        self.register_buffer("frequency", frequency, persistent=False)
-
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """int64 [B or 1, T] -> cos and signed sin, each [B or 1, T, 1, E]."""
-        angle = (positions.float().unsqueeze(-1) * self.frequency).unsqueeze(2)
-        cos, sin = angle.cos(), angle.sin()
-        return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
-
-
-def stretched(frequency: Tensor, scaling: RopeScaling) -> Tensor:
-    """Llama 3: rotations slower than the original context are divided by `factor`, fast ones kept."""
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    turns = frequency * scaling.original_max_position_embeddings / (2 * math.pi)
-    keep = ((turns - low) / (high - low)).clamp(0, 1)  # between the two: interpolated
-    return frequency * (keep + (1 - keep) / scaling.factor)
+def rotation(positions: Tensor, frequency: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and signed sin, [B or 1, T, 1, E], at int64 [B or 1, T]; frequency in radians, [E/2]."""
+    angle = (positions.float().unsqueeze(-1) * frequency).unsqueeze(2)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, T, heads, E] turned by its position; cos, sin [B or 1, T, 1, E], the sign inside sin."""
+    """x [B, T, heads, E] turned by its position; Llama's pairing: dimension i with i + E/2."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
@@ -118,12 +91,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = 
     """`attend_plainly`, faster. mask None = causal.
 
     Whole episodes on a CPU take an explicit form: the backward pass of torch's fused kernel is ten
-    times slower there in bf16, and with the G query heads of a group as rows of one matmul no key is
-    repeated in memory. It holds without gradients as well: PPO's old and new log-probs round alike.
+    times slower there in bf16, and with a group's G query heads as rows of one matmul no key is
+    repeated in memory. Also without gradients, so that PPO's old and new log-probs round alike.
     """
     B, H, T, E = q.shape
     K, S = k.shape[1], k.shape[2]
-    if q.device.type != "cpu" or cached:
+    fused = cached if q.device.type == "cpu" else mask is None  # CUDA's has no mask for groups
+    if fused:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
@@ -138,7 +112,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = 
 
 
 class View(NamedTuple):
-    """How queries and keys are turned, which keys a query may look at, and what lies before them."""
+    """How queries and keys are turned, which keys a query may look at, and what came before."""
 
     queries: tuple[Tensor, Tensor]  # cos and sin, [B or 1, T or A, 1, E]
     keys: tuple[Tensor, Tensor]  # [B or 1, T, 1, E]
@@ -147,7 +121,7 @@ class View(NamedTuple):
     past: Past | None
 
     def with_past(self, layer: int, keys: Tensor, values: Tensor) -> list[Tensor]:
-        """Write [B, T, K, E] into the cache; keys and values of all that its rows hold, [B, S, K, E]."""
+        """New keys and values [B, T, K, E] behind the cached ones -> all of them, [B, S, K, E]."""
         if self.past is None:
             return [keys, values]
         cache, _, rows = self.past
@@ -205,7 +179,7 @@ class Layer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, view: View, layer: int, columns: Tensor | None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; at columns int64 [B, A] alone where they are given, [B, A, D]."""
+        """x [B, T, D] -> [B, T, D]; with columns int64 [B, A] only these, [B, A, D]."""
         out = x if columns is None else take(x, columns)
         context = self.input_layernorm(x)
         queries = context if columns is None else take(context, columns)
@@ -220,7 +194,7 @@ def take(x: Tensor, columns: Tensor) -> Tensor:
 
 
 class TokenTable(nn.Embedding):
-    """A row [D] per token, used both ways: the embedding of a token, and the logit of the next one."""
+    """A row [D] per token, used both ways: embedding of a token, and weights of its logit."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> float32 [..., V], multiplied in the dtype of the weights."""
@@ -228,7 +202,7 @@ class TokenTable(nn.Embedding):
 
 
 class Transformer(nn.Module):
-    """Embedding, layers, final norm. Returns the residual stream of every layer, for the value head."""
+    """Embedding, layers, final norm. Returns every layer's residual stream, for the value head."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -236,13 +210,13 @@ class Transformer(nn.Module):
         self.embed_tokens = TokenTable(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rope = Rope(config)
+        self.register_buffer("frequency", config.rope_frequency(), persistent=False)
         self.gradient_checkpointing = False  # recompute layers in the backward pass
         self.apply(self._initialise)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the layers compute in: autocast's dtype where it is on, else that of their weights."""
+        """What the layers compute in: autocast's dtype where it is on, else their weights'."""
         device = self.norm.weight.device.type
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)
@@ -259,11 +233,10 @@ class Transformer(nn.Module):
     ) -> list[Tensor]:
         """tokens int64 [B, T] -> [h_1, ..., h_(L-1), norm(h_L)], each [B, T, D].
 
-        Without a past the rows start at position 0 and attend causally; they are padded on the right,
-        which the causal mask hides from every real token. With one, row b continues row b of it.
-        `columns` int64 [B, A]: of the last layer only these are computed, [B, A, D] (its keys and
-        values, all): what nobody reads of the most expensive states is left out.
-        Raises ValueError beyond the context.
+        Without a past, rows start at position 0 and attend causally; padding on the right is hidden
+        from every real token. With one, row b continues row b of it. `columns` int64 [B, A]: of the
+        last layer only these are computed (of its keys and values, all), [B, A, D]; what nobody
+        reads is left out. Raises ValueError beyond the context.
         """
         T, device = tokens.shape[1], tokens.device
         x = self.embed_tokens(tokens).to(self.dtype)
@@ -274,7 +247,7 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"{T} tokens exceed the context of {self.config.max_position_embeddings}"
             )
-        turn = self.rope(positions, x.dtype)
+        turn = rotation(positions, self.frequency, x.dtype)
         slots = torch.arange(T if past is None else int(positions.max()) + 1, device=device)
         mask = None if past is None else slots <= positions[:, None, :, None]  # [B, 1, T, S]
         view, states = View(turn, turn, mask, positions, past), []
@@ -283,7 +256,7 @@ class Transformer(nn.Module):
             if chosen is not None:
                 at = take(positions, chosen)  # [B, A]
                 mask = slots <= at[:, None, :, None]  # [B, 1, A, S]
-                view = view._replace(queries=self.rope(at, x.dtype), mask=mask)
+                view = view._replace(queries=rotation(at, self.frequency, x.dtype), mask=mask)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, view, i, chosen, use_reentrant=False)
             else:

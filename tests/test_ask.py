@@ -141,7 +141,7 @@ def test_each_answer_comes_before_the_next_question_is_read(checkpoint, scripted
 
 @pytest.mark.parametrize("force, turns", [("question", 1), ("answer", 0)])
 def test_the_real_policy(checkpoint, force, turns):
-    """Its own retriever over its own world; a question has no answers here, and that is no fault."""
+    """Its own retriever over its own world; a question has no answers, and that is no fault."""
     record = json.loads(
         call(
             "evaluate",

@@ -36,7 +36,7 @@ def make_sets(
     of_split, drafts, questions = {}, [], {}
     for split, sizes in scale.groups.items():
         rng = Random(f"{name}/cast/{split}")
-        of_split[split] = groups.make_group(split, groups.Sizes(**sizes), names, rng)
+        of_split[split] = groups.make_group(split, sizes, names, rng)
         drafts += of_split[split].drafts(Random(f"{name}/sentences/{split}"))
     corpus = publish(drafts, "s", Random(f"{name}/corpus"))  # now facts know their passages
     for split, sizes in scale.groups.items():

@@ -26,7 +26,7 @@ from data.prepare.build import SPLITS, arrange, check_gold, read_corpora, read_s
 from data.prepare.download import download
 from data.prepare.flags import parse
 from data.prepare.sets import CORPORA, SETS, SOURCES, source_name
-from data.world import World, WorldError
+from data.world import World, WorldError, printable
 
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
 
@@ -187,25 +187,6 @@ def write_world(world: World, out: Path, report: dict) -> None:
 # ------------------------------------------------------------------------------ command line
 
 
-def describe(report: dict) -> str:
-    """A line for each entry that is not empty: "splits: 80 train, 10 dev, 10 test"."""
-    lines = []
-    for name, value in report.items():
-        if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
-            lines.append(describe({f"{name}, {key}": part for key, part in value.items()}))
-        elif isinstance(value, dict):
-            parts = [f"{_number(part)} {key}" for key, part in value.items()]
-            lines.append(f"{name}: {', '.join(parts)}".replace("_", " ") if parts else "")
-        else:
-            parts = [str(part) for part in value] if isinstance(value, list) else [_number(value)]
-            lines.append(f"{name.replace('_', ' ')}: {', '.join(parts)}" if parts else "")
-    return "\n".join(line for line in lines if line)
-
-
-def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def next_command(args: argparse.Namespace, report: dict) -> str:
     """What to type now: training where there is something to train on."""
     world = f"--world {args.out} --dataset {args.set}"
@@ -233,7 +214,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; whole downloads are kept", file=sys.stderr)
         return 130
-    print(f"{describe(report)}\n\nwrote {args.out}; next: {next_command(args, report)}")
+    for name, value in report.items():
+        print(printable(f"{name}: {json.dumps(value, ensure_ascii=False)}"))
+    print(f"\nwrote {args.out}; next: {next_command(args, report)}")
     return 0
 
 

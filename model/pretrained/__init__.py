@@ -1,4 +1,4 @@
-"""Other people's weights: opening, resizing, LoRA, sentence encoders. Used, not read: the core knows none of it."""
+"""Other people's weights: opening, resizing, LoRA, sentence encoders. The core knows none of it."""
 
 from model.pretrained.encoder import SentenceEncoder
 from model.pretrained.lora import (

@@ -22,7 +22,7 @@ from tokenizers.implementations import BertWordPieceTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import CheckpointError
+from model.files import CheckpointError
 
 FIXED = {
     "hidden_act": "gelu",

@@ -1,9 +1,10 @@
-"""LoRA (Hu et al., 2021, arXiv 2106.09685): y = W x + (alpha / r) B A x with W frozen, in the file layout of `peft`.
+"""LoRA (Hu et al., 2021, arXiv 2106.09685): y = W x + (alpha / r) B A x, W frozen; `peft`'s files.
 
-Every attention and MLP projection gets an adapter. New tokens need rows of their own: those rows of the embedding (and
-of an untied head) are trained as well, and nothing else of the two matrices; peft calls them trainable_token_indices.
-Adapters are float32 whatever the weights are. Left out: dropout, adapters that are switched or stacked; a saved
-adapter is added to its base when it is opened, so that a policy that plays is always a plain one.
+Every attention and MLP projection gets an adapter. New tokens need rows of their own: those rows of
+the embedding (and of an untied head) are trained as well, and nothing else of the two; peft calls
+them trainable_token_indices. Adapters are float32 whatever the weights are. Left out on purpose:
+dropout, adapters that are switched or stacked; a saved adapter is added to its base when it is
+opened, so that a policy that plays is always a plain one.
 """
 
 import json
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from model import checkpoint
 from model.checkpoint import read_tensors, save_tensors
-from model.config import CheckpointError
+from model.files import CheckpointError, read_json
 from model.policy import Policy
 from model.tokenizer import Tokenizer
 
@@ -27,22 +28,15 @@ ALPHA = 2  # alpha / r: the correction's scale
 
 
 class LoRALinear(nn.Linear):
-    """A frozen nn.Linear and its correction; B starts at 0, so nothing changes before the first step."""
+    """A frozen nn.Linear and its correction; B starts at 0: no change before the first step."""
 
     def __init__(self, base: nn.Linear, rank: int):
         nn.Module.__init__(self)
-        self.in_features, self.out_features, self.weight, self.bias = (
-            base.in_features,
-            base.out_features,
-            base.weight,
-            base.bias,
-        )
-        self.lora_A = nn.Linear(
-            base.in_features, rank, bias=False, device=base.weight.device, dtype=torch.float32
-        )
-        self.lora_B = nn.Linear(
-            rank, base.out_features, bias=False, device=base.weight.device, dtype=torch.float32
-        )
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        new = {"bias": False, "device": base.weight.device, "dtype": torch.float32}
+        self.lora_A = nn.Linear(base.in_features, rank, **new)
+        self.lora_B = nn.Linear(rank, base.out_features, **new)
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
 
@@ -52,9 +46,8 @@ class LoRALinear(nn.Linear):
         return y + ALPHA * correction.to(y.dtype)
 
     def merged(self) -> Tensor:
-        return (self.weight.float() + ALPHA * self.lora_B.weight @ self.lora_A.weight).to(
-            self.weight.dtype
-        )
+        correction = ALPHA * self.lora_B.weight @ self.lora_A.weight
+        return (self.weight.float() + correction).to(self.weight.dtype)
 
 
 class TrainedRows(nn.Module):
@@ -105,10 +98,7 @@ def add_adapters(policy: nn.Module, rank: int, new: list[int]) -> None:
 
 
 def without_adapters(policy: Policy) -> Policy:
-    """The policy as it was before its adapters, frozen: the KL reference. It shares all weights: no copy.
-
-    (Of a policy without adapters it is a view of the policy itself.)
-    """
+    """The policy as it was before its adapters, the KL reference. It shares all weights."""
     return _plain(policy, policy.state_dict())
 
 
@@ -122,7 +112,7 @@ def merged(policy: Policy) -> Policy:
 def _plain(policy: Policy, state: dict[str, Tensor]) -> Policy:
     with torch.device("meta"):
         plain = Policy(policy.config)
-    plain.model.rope = policy.model.rope
+    plain.model.frequency = policy.model.frequency
     plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
     return plain.eval().requires_grad_(False)
 
@@ -139,16 +129,14 @@ def trained_modules(policy: nn.Module) -> dict[str, nn.Module]:
 
 def _peft_tensors(policy: nn.Module) -> dict[str, nn.Parameter]:
     """The trained parameters of the decoder under the names that peft gives them."""
-    parameters = {
-        name: p
-        for name, p in policy.named_parameters()
-        if ".lora_" in name or name.endswith(".rows")
-    }
-    return {
-        f"base_model.model.{name.removesuffix('rows')}"
-        + ("token_adapter.trainable_tokens_delta" if name.endswith(".rows") else ""): p
-        for name, p in parameters.items()
-    }
+    found = {}
+    for name, parameter in policy.named_parameters():
+        if ".lora_" in name:
+            found[f"base_model.model.{name}"] = parameter
+        elif name.endswith(".rows"):
+            table = name.removesuffix("rows")
+            found[f"base_model.model.{table}token_adapter.trainable_tokens_delta"] = parameter
+    return found
 
 
 def save_policy(
@@ -188,33 +176,24 @@ def save_adapters(policy: nn.Module, base: Path, folder: Path) -> None:
 
 
 def read_adapter_config(directory: Path) -> tuple[Path, int, list[int]]:
-    """(base directory, rank, ids of the trained rows). Raises CheckpointError for what `save_adapters` does not write."""
+    """(base directory, rank, ids of the trained rows). CheckpointError for what is not ours."""
     path = directory / CONFIG
-    try:
-        fields = json.loads(path.read_text())
-        base, rank, rows = (
-            Path(fields["base_model_name_or_path"]),
-            fields["r"],
-            fields.get("trainable_token_indices") or {},
-        )
-        expected = {
-            "peft_type": "LORA",
-            "bias": "none",
-            "lora_alpha": ALPHA * rank,
-            "use_dora": False,
-            "use_rslora": False,
-            "modules_to_save": None,
-        }
-        odd = next(
-            (name for name, value in expected.items() if fields.get(name, value) != value), None
-        )
-        ids = list(rows.get("embed_tokens", []))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a readable adapter_config.json ({error!r})") from None
-    if odd or set(fields.get("target_modules") or ()) != set(TARGETS):
-        odd = odd or "target_modules"
+    fields = read_json(path)
+    rank, base = fields.get("r"), Path(str(fields.get("base_model_name_or_path")))
+    rows = fields.get("trainable_token_indices") or {}
+    ids = rows.get("embed_tokens", []) if isinstance(rows, dict) else None
+    if type(rank) is not int or not 0 < rank < 2**16 or not isinstance(ids, list):
+        raise CheckpointError(f"{path}: not a readable adapter_config.json (r = {rank!r:.40})")
+    expected = {"peft_type": "LORA", "bias": "none", "lora_alpha": ALPHA * rank}
+    expected |= {"use_dora": False, "use_rslora": False, "modules_to_save": None}
+    odd = [name for name, value in expected.items() if fields.get(name, value) != value]
+    targets = fields.get("target_modules")
+    if not isinstance(targets, list) or sorted(map(str, targets)) != sorted(TARGETS):
+        odd.append("target_modules")
+    if odd:
         raise CheckpointError(
-            f"{path}: {odd} = {fields.get(odd)!r} is not supported; merge the adapter with peft first"
+            f"{path}: {odd[0]} = {fields.get(odd[0])!r:.80} is not supported; "
+            "merge the adapter with peft first"
         )
     if not (base / "config.json").is_file():
         raise CheckpointError(
@@ -224,15 +203,10 @@ def read_adapter_config(directory: Path) -> tuple[Path, int, list[int]]:
 
 
 @torch.no_grad()
-def merge_saved(policy: nn.Module, directory: Path, rank: int, ids: list[int]) -> None:
-    """Add the adapters of a directory to their plain base, in place. Raises CheckpointError."""
-    plain = {name: module for name, module in policy.named_modules()}
+def merge_saved(policy: Policy, directory: Path, rank: int, ids: list[int]) -> Policy:
+    """A plain policy: this one with the adapters of a directory added. Raises CheckpointError."""
     add_adapters(policy, rank, ids)
     own = _peft_tensors(policy)
     for name, tensor in read_tensors(directory / WEIGHTS, own, torch.float32).items():
         own[name].copy_(tensor)
-    for name, module in adapted(policy).items():
-        plain[name].weight = nn.Parameter(module.merged())
-        parent, _, last = name.rpartition(".")
-        setattr(policy.get_submodule(parent), last, plain[name])
-    policy.requires_grad_(True)
+    return merged(policy).requires_grad_(True)

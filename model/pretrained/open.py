@@ -1,7 +1,8 @@
-"""A policy that starts from somebody else's checkpoint: its tokenizer learns our tokens, its embedding gets their rows.
+"""Any checkpoint becomes a policy: ours, adapters over a base, shards, a foreign one to start from.
 
-A new row is the mean of the old ones (Hewitt, 2021, "Initializing new word embeddings for pretrained language models"):
-no new token then outweighs the old ones in the softmax before it has been trained.
+A foreign tokenizer learns our tokens and the embedding gets their rows, each the mean of the old
+ones (Hewitt, 2021, "Initializing new word embeddings for pretrained language models"): no new token
+then outweighs the old ones in the softmax before it has been trained.
 """
 
 from dataclasses import replace
@@ -38,7 +39,7 @@ def open_model(
     if (directory / lora.CONFIG).exists():
         base, rank, ids = lora.read_adapter_config(directory)
         policy = open_model(base, "cpu", dtype)
-        lora.merge_saved(policy, directory, rank, ids)
+        policy = lora.merge_saved(policy, directory, rank, ids)
     else:
         policy = read_decoder(directory, dtype)
     return complete(policy, directory, device)
@@ -47,32 +48,33 @@ def open_model(
 def open_pretrained(
     directory: str | Path, dtype: torch.dtype, context: int
 ) -> tuple[Policy, Tokenizer, list[int]]:
-    """Policy on the CPU, tokenizer, ids of the new tokens. The context is at most `context` positions: tables and
-    rollouts are no longer than they need to be. Raises CheckpointError."""
+    """Policy on the CPU with at most `context` positions, its tokenizer, ids of the new tokens.
+
+    Raises CheckpointError.
+    """
     policy = open_model(directory, dtype=dtype)
     tokenizer, new = adapt_tokenizer(directory)
     if new:
         resize(policy, max(len(tokenizer), policy.config.vocab_size), new)
-    config = replace(
-        policy.config,
-        vocab_size=policy.model.embed_tokens.num_embeddings,
-        max_position_embeddings=min(context, policy.config.max_position_embeddings),
+    rows, positions = (
+        policy.model.embed_tokens.num_embeddings,
+        policy.config.max_position_embeddings,
     )
+    positions = min(context, positions)
+    config = replace(policy.config, vocab_size=rows, max_position_embeddings=positions)
     policy.config = policy.model.config = config
     return policy, tokenizer, new
 
 
 def resize(policy: Policy, rows: int, new: list[int]) -> None:
-    """Give the embedding (and the untied head) `rows` rows; those of `new` and all beyond the old ones become the mean.
+    """Give the embedding (and the untied head) `rows` rows; the new ones are the mean.
 
-    Families keep unused rows behind their vocabulary: a new token may fall on one of them, and they are no part of the mean.
+    Families keep unused rows behind their vocabulary: a new token may fall on one of them, and they
+    are no part of the mean.
     """
     for module in filter(None, (policy.model.embed_tokens, policy.lm_head)):
         old = module.weight.data
         mean = old[: min(new)].float().mean(0).to(old.dtype)
         weight = torch.cat([old, mean.repeat(rows - len(old), 1)])
         weight[new] = mean
-        module.weight = nn.Parameter(weight)
-    policy.model.embed_tokens.num_embeddings = rows
-    if policy.lm_head:
-        policy.lm_head.num_embeddings = rows
+        module.weight, module.num_embeddings = nn.Parameter(weight), rows

@@ -5,14 +5,14 @@ from pathlib import Path
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from model.config import read_json
+from model.files import read_json
 from model.tokenizer import CONFIG, ROLES, SPECIAL, Tokenizer, open_backend
 
 
 def adapt_tokenizer(directory: str | Path) -> tuple[Tokenizer, list[int]]:
     """The tokenizer of a checkpoint directory and the ids of the tokens that were added to it.
 
-    <pad>, <bos> and <eos> are the ones that its files declare, if they are three different ones; new
+    <pad>, <bos> and <eos> are those that its files declare, if they are three different ones; new
     ones otherwise. Raises CheckpointError that names the file.
     """
     directory = Path(directory)

@@ -1,4 +1,4 @@
-"""The decoder of other people's checkpoint directories: whole or in shards, with what some writers repeat.
+"""The decoder in other people's directories: whole or in shards, with what some writers repeat.
 
 Left out on purpose: pickled weights, quantised weights.
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from model.checkpoint import empty_policy, fill, read_tensors
-from model.config import CheckpointError, read_json
+from model.checkpoint import empty_policy, read_tensors
+from model.files import CheckpointError, read_json
 from model.policy import Policy
 from model.pretrained.families import read_config
 
@@ -27,14 +27,16 @@ def read_decoder(directory: Path, dtype: torch.dtype | None) -> Policy:
     own = policy.trunk_state()
     for path, names in shards(directory, own, config.tie_word_embeddings).items():
         ignored = superfluous(names_in(path), config.tie_word_embeddings)
-        fill(policy, read_tensors(path, {name: own[name] for name in names}, dtype, ignored))
+        wanted = {name: own[name] for name in names}
+        tensors = read_tensors(path, wanted, dtype, ignored)
+        policy.load_state_dict(tensors, strict=False, assign=True)
     for parameter in policy.trunk_parameters():  # a file of several types: that of the embedding
         parameter.data = parameter.data.to(policy.dtype)
     return policy
 
 
 def shards(directory: Path, names: Iterable[str], tied: bool) -> dict[Path, set[str]]:
-    """The weight files of a directory, each with the tensors that it must hold. Raises CheckpointError."""
+    """The weight files of a directory, each with the tensors it must hold. CheckpointError."""
     path, names = directory / INDEX, set(names)
     if (directory / "model.safetensors").exists() or not path.exists():
         return {directory / "model.safetensors": names}

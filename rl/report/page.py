@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from model.checkpoint import atomic_write
+from model import atomic_write
 from rl.report.charts import grid, html_table, interval, percent
 from rl.report.curves import popularity, sweep_charts, training
 from rl.report.results import Group

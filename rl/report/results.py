@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.world import Passage, Question
-from model import Tokenizer
-from model.checkpoint import atomic_write, write_json
+from model import Tokenizer, atomic_write, write_json
 from rl import ranks
 from rl.episode import Episode, Part, Turn
 from rl.report.summary import METRICS, by_slice, summarize

@@ -7,11 +7,49 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from rl.episode import Episode
+from rl.report.results import OWN
+from rl.report.summary import METRICS, by_slice, paired_interval, summarize, table
 from rl.runs.flags import UsageError
 
+COLUMNS = ("rows", *METRICS)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def comparison(episodes: dict[tuple[str, str], Sequence[Episode]]) -> str:
+    """Tables of (checkpoint, row) -> episodes: all rows, the own decisions per slice, and the
+    last checkpoint's reward minus the others'."""
+    text = table([(f"{c}: {row}", summarize(e)) for (c, row), e in episodes.items()], COLUMNS)
+    own = {c: e for (c, row), e in episodes.items() if row == OWN}
+    slices = {c: by_slice(e) for c, e in own.items()}
+    names = dict.fromkeys(name for parts in slices.values() for name in parts)
+    rows = [(f"{c}: {name}", parts[name]) for name in names for c, parts in slices.items()]
+    if rows:
+        text += f"\n\n{OWN}, per slice\n{table(rows, COLUMNS)}"
+    if len(own) < 2:
+        return text
+    last = list(own)[-1]
+    rewards = [e.reward for e in own[last]]
+    text += f"\n\nmean reward of {last}, {OWN}, minus that of ... (paired bootstrap, 95 %)"
+    for (c, row), others in episodes.items():
+        if row.startswith("always") or (row == OWN and c != last):
+            difference = paired_interval(rewards, [e.reward for e in others])
+            text += "\n  {:<44}{:+.3f} [{:+.3f}, {:+.3f}]".format(f"{c}: {row}", *difference)
+    return text
+
+
+def traces(records: Sequence[dict], count: int) -> str:
+    """Episodes of each slice in turn."""
+    slices: dict[str | None, list[dict]] = {}
+    for record in records:
+        slices.setdefault(record["slice"], []).append(record)
+    shown, groups = [], list(slices.values())
+    for i in range(min(count, len(records))):
+        group = groups[i % len(groups)]
+        shown.append("\n" + as_text(group[i // len(groups) % len(group)]))
+    return "\n".join(shown)
 
 
 def as_text(record: dict) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from model.checkpoint import is_checkpoint, weights_sha256, write_json
+from model import is_checkpoint, weights_sha256, write_json
 from rl.runs.flags import UsageError
 from rl.runs.progress import progress
 from rl.runs.run import differences, read_json
@@ -88,7 +88,8 @@ def run_jobs(jobs: Sequence[Job], cores: int, poll: float = 0.5) -> None:
             while len(done) < len(jobs):
                 for job, ranks in startable(jobs, done, running, cores):
                     running[job] = Running(job.start(ranks), ranks, job.record())
-                bar.set_postfix_str(", ".join(job.out.name for job in running))
+                names = ", ".join(job.out.name for job in running)
+                bar.set_postfix_str(names, refresh=False)
                 time.sleep(poll)
                 ended = finished(running)
                 bar.update(len(ended))

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from data.world import Question
-from model import Policy, Tokenizer
-from model.checkpoint import weights_sha256, write_json
+from model import Policy, Tokenizer, weights_sha256, write_json
 from model.pretrained import open_policy
 from rl import ranks
 from rl.environment import RagEnv

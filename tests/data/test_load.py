@@ -196,7 +196,8 @@ def test_bad_question_line(directory, rows, message):
         ),
         (
             {"corpus.jsonl": lines(PASSAGE), "questions/popqa.jsonl": ""},
-            "/questions/popqa.jsonl: the name must be <set>.<split>.jsonl or <set>.<split>.jsonl.gz",
+            "/questions/popqa.jsonl: the name must be <set>.<split>.jsonl or"
+            " <set>.<split>.jsonl.gz",
         ),
     ],
 )
@@ -210,11 +211,13 @@ def test_bad_directory(directory, files, message):
     [
         (
             "no/such/place",
-            "no/such/place: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)",
+            "no/such/place: no such directory, and not a generated world (mini, mini:SEED,"
+            " tiny, tiny:SEED)",
         ),
         (
             "maxi:3",
-            "maxi:3: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)",
+            "maxi:3: no such directory, and not a generated world (mini, mini:SEED, tiny,"
+            " tiny:SEED)",
         ),
         ("mini:one", "world 'mini:one': the seed must be a whole number, as in 'mini:1'"),
         ("tiny:-1", "world 'tiny:-1': the seed must be a whole number, as in 'tiny:1'"),
@@ -325,7 +328,7 @@ def test_the_union_of_sets():
         questions={"a.dev": [Question("1", "?", ("x",))], "b.dev": [Question("1", "!", ("y",))]},
     )
     assert two.union("b, a", "dev") == [two.questions("b", "dev"), two.questions("a", "dev")]
-    with pytest.raises(WorldError, match="has no questions 'c.dev'; it has: a.dev, b.dev"):
+    with pytest.raises(WorldError, match=r"has no questions 'c.dev'; it has: a.dev, b.dev"):
         two.union("a,c", "dev")
     with pytest.raises(WorldError, match="one of them comes twice"):
         two.union("a,a", "dev")

@@ -305,7 +305,74 @@ def test_a_kill_at_any_moment_leaves_the_old_policy_the_new_one_or_none(
     assert seen == [new] and new != old
 
 
-# ------------------------------------------------------------------------------------------------- one file
+class Order:
+    """Records file operations below a directory in their order, by names relative to it."""
+
+    def __init__(self, monkeypatch, root: Path):
+        self.calls, self.root, self.names = [], root, {}
+        for name, paths in (("fsync", 0), ("replace", 2), ("unlink", 1), ("rmdir", 1)):
+            monkeypatch.setattr(os, name, self.recorded(name, getattr(os, name), paths))
+        opened = os.open
+
+        def open_(path, *args, **more):
+            descriptor = opened(path, *args, **more)
+            self.names[descriptor] = path
+            return descriptor
+
+        monkeypatch.setattr(os, "open", open_)
+
+    def short(self, path) -> str:
+        return os.path.relpath(path, self.root)
+
+    def recorded(self, name, real, paths):
+        def call(*args, **more):
+            if paths:
+                named = [str(Path(self.names.get(more.get("dir_fd"), ""), p)) for p in args[:paths]]
+            else:
+                named = [self.names[args[0]]]
+            self.calls.append((name, *map(self.short, named)))
+            return real(*args, **more)
+
+        return call
+
+    def __call__(self, *call) -> int:
+        assert call in self.calls, (call, self.calls)
+        return self.calls.index(call)
+
+
+def test_nothing_old_goes_before_the_new_is_durable(saved, monkeypatch):
+    """A power cut at any moment: every file is flushed before the first rename, and the directory
+    before the old files are deleted."""
+    order = Order(monkeypatch, saved)
+    save_policy(saved, tiny_policy(seed=1), TOKENIZER, {})
+    renames = [call for call in order.calls if call[0] == "replace"]
+    assert renames[0] == ("replace", "config.json", "staging.partial/old.config.json")
+    assert renames[-1] == ("replace", "staging.partial/config.json", "config.json")
+    for name in FILES:
+        assert order("fsync", f"staging.partial/{name}") < order(*renames[0])
+        moved = ("replace", f"staging.partial/{name}", name)
+        assert ("fsync", ".") in order.calls[order(*moved) : order(*moved) + 2]
+        assert order(*renames[-1]) + 1 < order("unlink", f"staging.partial/old.{name}")
+
+
+def test_one_file_is_durable_before_it_is_in_place(tmp_path, monkeypatch):
+    order = Order(monkeypatch, tmp_path)
+    write_json(tmp_path / "a.json", {})
+    save_state(tmp_path, {"policy": tiny_policy()}, {}, {}, {})
+    for name in ("a.json", state.STATE_FILE):
+        at = order("fsync", f"{name}.partial")
+        after = [("replace", f"{name}.partial", name), ("fsync", ".")]
+        assert order.calls[at + 1 : at + 3] == after
+
+
+def test_files_have_the_users_permissions(saved):
+    (saved / "mine").touch()
+    save_state(saved, {"policy": tiny_policy()}, {}, {}, {})
+    modes = {path.name: path.stat().st_mode for path in saved.iterdir() if path.is_file()}
+    assert set(modes.values()) == {modes["mine"]} and len(modes) == len(FILES) + 2
+
+
+# ------------------------------------------------------------------------------------ one file
 
 
 def test_write_json_is_atomic(tmp_path, monkeypatch):

@@ -144,6 +144,18 @@ def test_text_ends_with_eos_or_fills_the_budget():
     assert min(lengths) < 15 == max(lengths)
 
 
+def test_every_row_stops_at_its_own_budget():
+    """Greedy: what a row writes within its budget does not depend on the budgets of the others."""
+    prompts, first = [[1, i] for i in range(12)], torch.full((12,), 7)
+    budgets = torch.tensor([1, 15, 4, 9] * 3)
+    with torch.no_grad():
+        session = POLICY.session(prompts)
+        texts = session.generate(first, budgets, 0.0, EOS)
+        longest = session.generate(first, 15, 0.0, EOS)
+    assert texts == [text[:n] for text, n in zip(longest, budgets.tolist(), strict=True)]
+    assert {len(text) for text in texts} >= {1, 4, 9}
+
+
 def test_more_than_the_context_is_refused():
     with torch.no_grad():
         session = Session.start(POLICY, [[3] * 40, [3] * 60])

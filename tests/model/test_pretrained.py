@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model import CheckpointError, Tokenizer, load_policy, save_policy
-from model.pretrained import open_model, open_pretrained
+from model import CheckpointError, Tokenizer, save_policy
+from model.pretrained import open_model, open_policy, open_pretrained
 from model.pretrained.tokens import adapt_tokenizer
 from model.tokenizer import SPECIAL
 
@@ -222,7 +222,7 @@ def test_what_we_write_opens_in_transformers(tmp_path, dtype):
     save_policy(tmp_path / "ours", policy, tokenizer, {})
     theirs, opened = (
         AutoModelForCausalLM.from_pretrained(tmp_path / "ours"),
-        load_policy(tmp_path / "ours")[0],
+        open_policy(tmp_path / "ours")[0],
     )
     assert (
         theirs.dtype == opened.dtype == dtype

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from model import CheckpointError, Config, Policy, Session
 from model.checkpoint import save_tensors
 from model.pretrained import open_model
-from model.transformer import attend
+from model.transformer import attend, attend_plainly
 
 from .tiny import tiny_config, tiny_policy
 
@@ -98,6 +98,8 @@ def test_attention_on_a_cpu_is_the_one_used_elsewhere(kv_heads, masked):
         q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
     )
     torch.testing.assert_close(attend(q, k, v, mask), other, atol=1e-5, rtol=1e-5)
+    mask = torch.ones(9, 9, dtype=torch.bool).tril()[None, None] if mask is None else mask
+    torch.testing.assert_close(attend_plainly(q, k, v, mask), other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [1, 3])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rl.diagnostics import class_means, explained_variance
 
 from rl.advantages import generalized_advantages, whiten
-from rl.diagnostics import class_means, explained_variance
 
 from .oracle import slow_advantages
 

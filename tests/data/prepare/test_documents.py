@@ -58,7 +58,8 @@ def test_a_folder(tmp_path):
         "empty.txt": "\n",
         ".hidden/x.txt": "no",
         "notes.pdf": "no",
-        "c.html": "<html><head><title> A  page </title><style>p {}</style><script>if (a < b) x()</script></head><body><h1>Head</h1>"
+        "c.html": "<html><head><title> A  page </title><style>p {}</style><script>if (a < b)"
+        " x()</script></head><body><h1>Head</h1>"
         "<p>One &amp; <b>two</b>.<p>Three<br>four<script>no()</script></body></html>",
         "d.HTM": "<h1>Only <i>head</i></h1><div>body</div>",
     }

@@ -1,4 +1,6 @@
-"""Question sets and corpora in their published layouts: hand-written samples, and the real files that are at hand."""
+"""Question sets and corpora in their published layouts: hand-written samples, and the real files
+that are at hand.
+"""
 
 import gzip
 import io
@@ -9,8 +11,8 @@ import zipfile
 import pytest
 
 from data import Passage, Question, WorldError, contains_answer, exact_match
-from data.prepare.records import json_list, records
 from data.prepare.formats import READERS, read_corpus, read_questions
+from data.prepare.records import json_list, records
 from rl.warmup.teacher import subject_of
 from tests.shared import shared_path
 
@@ -45,7 +47,7 @@ def error(action) -> str:
     return str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------- question sets
+# ----------------------------------------------------------------------------- question sets
 
 
 HOTPOT = {
@@ -177,7 +179,8 @@ AMBIGUOUS = {
             [
                 Question(
                     "7-980",
-                    "The sun is responsible for (A) puppies learning new tricks (B) plants sprouting",
+                    "The sun is responsible for (A) puppies learning new tricks (B) plants"
+                    " sprouting",
                     ("plants sprouting", "B"),
                 )
             ],
@@ -212,7 +215,9 @@ AMBIGUOUS = {
         (
             "popqa",
             "popQA.tsv.gz",
-            'id\tprop\tobj\ts_pop\tquestion\tpossible_answers\n42\toccupation\tpol\t142\tWhat is X\'s occupation?\t"[""pol"", ""p.""]"\n',
+            "id\tprop\tobj\ts_pop\tquestion\tpossible_answers\n"
+            "42\toccupation\tpol\t142\tWhat is X's occupation?\t"
+            '"[""pol"", ""p.""]"\n',
             [
                 Question(
                     "42",
@@ -282,7 +287,7 @@ def test_question_sets(write, set_name, name, rows, expected):
 
 @pytest.mark.parametrize("set_name", ["hotpotqa", "2wikimultihopqa"])
 def test_paragraphs_that_come_with_hotpotqa_and_2wiki(write, set_name):
-    [(where, asked)] = read_questions(
+    [(_where, asked)] = read_questions(
         set_name, write("dev.json", [{**HOTPOT, "evidences": [], "entity_ids": "Q1_Q2"}])
     )
     texts = {p.id: (p.title, p.text) for p in asked.passages}
@@ -315,7 +320,9 @@ def test_paragraphs_that_come_with_musique_and_openbookqa(write):
 
 
 def test_multiple_choice_in_metrics_and_teacher(write):
-    """Text and letter are right, other letters are not; a letter in a passage is no evidence; options are no subject."""
+    """Text and letter are right, other letters are not; a letter in a passage is no evidence;
+    options are no subject.
+    """
     [question] = questions("openbookqa", write("x.jsonl", [OPENBOOK]))
     assert [
         exact_match(answer, question.answers)
@@ -357,7 +364,8 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "ambignq",
             "x.json",
             [{**AMBIGUOUS, "annotations": [{"type": "noAnswer"}]}],
-            ":record 1: an annotation's type must be 'singleAnswer' or 'multipleQAs', not 'noAnswer'",
+            ":record 1: an annotation's type must be 'singleAnswer' or 'multipleQAs', not"
+            " 'noAnswer'",
         ),
         (
             "hotpotqa",
@@ -369,7 +377,8 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "hotpotqa",
             "x.json",
             [{**HOTPOT, "context": [["title"]]}],
-            ":record 1: 'context' must hold [title, sentences] and 'supporting_facts' [title, sentence number]",
+            ":record 1: 'context' must hold [title, sentences] and 'supporting_facts'"
+            " [title, sentence number]",
         ),
         ("hotpotqa", "x.json", [{**HOTPOT, "context": {}}], ":record 1: 'context' must be a list"),
         (
@@ -443,7 +452,7 @@ def test_bad_question_files(write, set_name, name, content, problem):
     assert error(lambda: questions(set_name, file)) == f"{file}{problem}"
 
 
-# ------------------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize(
@@ -510,16 +519,15 @@ def test_members_of_archives(tmp_path):
         archive.addfile(info, io.BytesIO(data))
     for file in (tmp_path / "x.zip/Main/train.jsonl", tmp_path / "x.tar.gz/train.jsonl"):
         assert list(records(file)) == [(f"{file}:1", {"a": 1})]
-    for name in ("x.zip", "x.tar.gz"):
-        assert (
-            error(lambda: list(records(tmp_path / name / "dev.jsonl")))
-            == f"{tmp_path / name}: holds no file dev.jsonl"
-        )
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
-        assert (
-            error(lambda: list(records(tmp_path / name / "train.jsonl")))
-            == f"{tmp_path / name}/train.jsonl:1: cannot be read: damaged or cut off"
-        )
+    for archive in (tmp_path / "x.zip", tmp_path / "x.tar.gz"):
+        with pytest.raises(WorldError) as caught:
+            list(records(archive / "dev.jsonl"))
+        assert str(caught.value) == f"{archive}: holds no file dev.jsonl"
+        archive.write_bytes(archive.read_bytes()[:60])
+        with pytest.raises(WorldError) as caught:
+            list(records(archive / "train.jsonl"))
+        problem = "cannot be read: damaged or cut off"
+        assert str(caught.value) == f"{archive}/train.jsonl:1: {problem}"
 
 
 @pytest.mark.parametrize("name", ["x.jsonl.gz", "x.json.gz", "x.csv.gz", "x.tsv.gz"])
@@ -534,7 +542,7 @@ def test_torn_gz_and_a_directory_in_place_of_a_file(tmp_path, name):
     assert error(lambda: list(records(folder))) == f"{folder}:1: cannot be read: Is a directory"
 
 
-# ------------------------------------------------------------------------------------------------- corpora
+# ----------------------------------------------------------------------------------- corpora
 
 
 @pytest.mark.parametrize(
@@ -580,7 +588,7 @@ def test_bad_corpora(write, name, content, problem):
     assert error(lambda: list(read_corpus(file))) == f"{file}{problem}"
 
 
-# ------------------------------------------------------------------------------------------------- the real files
+# ---------------------------------------------------------------------------- the real files
 
 
 @pytest.mark.parametrize(

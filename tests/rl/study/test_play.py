@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from rl.runs.precision import precision
 
 from data import World
 from model import save_policy
 from model.pretrained import open_policy
 from rl import Decoding, RagEnv, rollout
+from rl.runs.precision import precision
 from rl.study.play import PlayArgs, Player, best_threshold, confidences
 from rl.study.roles import Roles
 from rl.study.systems import SYSTEMS, System

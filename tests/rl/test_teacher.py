@@ -1,4 +1,6 @@
-"""The weak teacher: what it asks, how often, what it never gives away; and the sampler of training questions."""
+"""The weak teacher: what it asks, how often, what it never gives away; and the sampler of training
+questions.
+"""
 
 from collections import Counter
 
@@ -10,7 +12,7 @@ from data.metrics import answerable, gold_passage, stated
 from rl.warmup.sampler import QuestionSampler
 from rl.warmup.teacher import TEACHER, Teacher, keywords_of, subject_of, template_of
 
-# ------------------------------------------------------------------------------------------------- the subject
+# ------------------------------------------------------------------------------- the subject
 
 
 @pytest.mark.parametrize(
@@ -42,13 +44,14 @@ def test_subject_by_hand(question, subject):
     assert subject_of(question) == subject
 
 
-# ------------------------------------------------------------------------------------------------- keywords
+# ---------------------------------------------------------------------------------- keywords
 
 
 PASSAGE = Passage(
     "p",
     "Ada Quill",
-    "Ada Quill was born in Caldis, a harbour of the north, and wrote. She wrote The Salt Road in Caldis-by-Sea.",
+    "Ada Quill was born in Caldis, a harbour of the north, and wrote. She wrote The Salt"
+    " Road in Caldis-by-Sea.",
 )
 
 
@@ -108,7 +111,7 @@ def test_no_training_question_of_a_world_has_a_leaking_keyword(world):
     assert checked > 50
 
 
-# ------------------------------------------------------------------------------------------------- queries
+# ----------------------------------------------------------------------------------- queries
 
 
 def asked(
@@ -135,12 +138,13 @@ UNKNOWN = Question("u", "In which city was Ada Zed born?", ("Caldis",), relation
 
 
 def teacher() -> Teacher:
-    return Teacher(*zip(*BIRTH, *WROTE, UNKNOWN))
+    return Teacher(*zip(*BIRTH, *WROTE, UNKNOWN, strict=False))
 
 
 def test_keywords_of_a_template_by_hand():
-    """Weight = share x log(share / overall share). native: 1 x log(1 / .5); coast: .5 x log(.5 / .25), half of that. "old"
-    is everywhere and tells nothing; "rare" occurs once and is no habit."""
+    """Weight = share x log(share / overall share). native: 1 x log(1 / .5); coast: .5 x log(.5 /
+    .25), half of that. "old" is everywhere and tells nothing; "rare" occurs once and is no habit.
+    """
     keywords = {
         template: (words, shares.tolist())
         for template, (words, shares) in teacher().keywords.items()
@@ -152,9 +156,9 @@ def test_keywords_of_a_template_by_hand():
 
 
 def test_templates():
-    template = lambda question, relation=None: template_of(
-        Question("q", question, ("x",), relation=relation)
-    )
+    def template(question, relation=None):
+        return template_of(Question("q", question, ("x",), relation=relation))
+
     assert (
         template("In which city was Ada Quill born?")
         == template("In which city was Bo Reed born?")
@@ -237,12 +241,14 @@ def test_queries_of_a_world_are_plain_deterministic_and_do_not_leak(name):
         ],
     )
     assert len(mind.keywords) > 10
-    ask = lambda seed: [
-        mind.query(q, np.random.default_rng([seed, i])) for i, q in enumerate(questions)
-    ]
+
+    def ask(seed):
+        rngs = (np.random.default_rng([seed, i]) for i in range(len(questions)))
+        return [mind.query(q, rng) for q, rng in zip(questions, rngs, strict=True)]
+
     queries = ask(0)
     assert queries == ask(0) != ask(1) and {type(query) for query in queries} == {str}
-    for query, question in zip(queries, questions):
+    for query, question in zip(queries, questions, strict=False):
         if query != question.question:
             added = query.removeprefix(subject_of(question.question))
             assert not {
@@ -250,12 +256,15 @@ def test_queries_of_a_world_are_plain_deterministic_and_do_not_leak(name):
             } & set(normalize_answer(added).split())
 
 
-# ------------------------------------------------------------------------------------------------- gold and answerable
+# ----------------------------------------------------------------------- gold and answerable
 
 
 def test_gold_passage():
     rows = {"a": 4, "b": 7}
-    find = lambda gold: gold_passage(Question("q", "?", ("x",), gold_passages=gold), rows)
+
+    def find(gold):
+        return gold_passage(Question("q", "?", ("x",), gold_passages=gold), rows)
+
     assert (find(("b", "a")), find(("nowhere", "a")), find(()), find(None), find(("nowhere",))) == (
         7,
         4,
@@ -327,7 +336,7 @@ def test_a_follow_up_is_about_its_subject_and_never_the_question():
     )
 
 
-# ------------------------------------------------------------------------------------------------- the sampler
+# ------------------------------------------------------------------------------- the sampler
 
 
 def pool(popular: int, others: int) -> list[Question]:
@@ -343,9 +352,10 @@ def ids(questions) -> list[str]:
 
 def test_the_sampler_is_a_pure_function_of_seed_step_and_stream():
     questions = pool(20, 80)
-    draw = lambda seed=0, step=3, stream=0: ids(
-        QuestionSampler([questions], 0.4, seed).draw(64, step, stream)
-    )
+
+    def draw(seed=0, step=3, stream=0):
+        return ids(QuestionSampler([questions], 0.4, seed).draw(64, step, stream))
+
     assert draw() == draw()
     used = QuestionSampler([questions], 0.4, 0)
     for step in (9, 1, 2):

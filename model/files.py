@@ -1,0 +1,71 @@
+"""Files: written durably, read with suspicion.
+
+What replaces a file is written beside it, flushed to the disk, then renamed: neither a kill nor a
+power cut leaves half a file, and nothing old goes before the new is safe.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+UMASK = os.umask(0o077)
+os.umask(UMASK)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; one line that names the file."""
+
+
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
+    """Let write(temporary path) make a file and put it in the place of `path`. Raises OSError."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        write(temporary)
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:  # the second: that library's "disk full"
+        raise not_written(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, now with the permissions of the user's umask, or a directory to the disk."""
+    if path.is_file():
+        os.chmod(path, 0o666 & ~UMASK)  # safetensors' files are for their owner alone
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def not_written(path: Path, error: Exception) -> OSError:
+    return OSError(f"{path}: could not be written ({error}); what was there before is kept")
+
+
+def write_json(path: Path, value) -> None:
+    atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
+
+
+def read_json(path: Path, kind: type = dict):
+    """The `kind` in a JSON file from outside, of bounded size and depth. Raises CheckpointError."""
+    try:
+        if path.stat().st_size > 2**26:
+            raise ValueError("larger than 64 MB")
+        value = json.loads(path.read_bytes())
+        level = [value]
+        for _ in range(32):
+            nested = [x for x in level if isinstance(x, (dict, list))]
+            level = [y for x in nested for y in (x.values() if isinstance(x, dict) else x)]
+        if level:
+            raise ValueError("nested deeper than 32 levels")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not readable JSON ({error})") from None
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{path}: not a JSON {'object' if kind is dict else kind.__name__}")
+    return value
