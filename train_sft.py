@@ -119,7 +119,6 @@ class WarmUp:
 
     def __init__(self, args: Args):
         self.args = args
-        torch.manual_seed(args.seed)
         self.world, index, retriever = open_world(args.world, args)
         budgets = (args.passage_tokens, args.query_tokens, args.answer_tokens)
         retriever = RetrieverInfo(**retriever)
@@ -133,6 +132,7 @@ class WarmUp:
     def build(self) -> None:
         """Tokenizer, policy, optimizers: seconds of work, for a run that is not finished."""
         args = self.args
+        torch.manual_seed(args.seed)  # here: an encoder for the retriever draws, where it is new
         self.policy, self.tokenizer = self.open_init() if args.init else self.new_policy()
         self.policy.to(args.device).model.gradient_checkpointing = args.checkpointing
         self.optimizers = make_optimizers(self.policy, args)

@@ -20,6 +20,7 @@ import pytest
 import torch
 import torch._dynamo  # what the first optimizer of a process imports: a second, here paid once
 
+import train_sft
 from rl.runs.polyak import PolyakMean
 from tests.shared import ROOT
 from tests.test_scripts import call
@@ -113,6 +114,20 @@ def test_the_same_arguments_twice_are_the_same_bits(whole, tmp_path, script):
     argv = SFT if script == "sft" else ["--init", whole / "sft", *PPO]
     assert call(script, *argv, *ONE, "--out", tmp_path / script).code == 0
     same(tmp_path / script, whole / script)
+
+
+def test_what_a_new_retriever_draws_does_not_matter(whole, tmp_path, monkeypatch):
+    """A sentence encoder is trained once, by rank 0 alone; every other start finds it."""
+    real = train_sft.open_world
+
+    def drawing(*args):
+        opened = real(*args)
+        torch.rand(7)
+        return opened
+
+    monkeypatch.setattr(train_sft, "open_world", drawing)
+    assert call("sft", *SFT, *ONE, "--out", tmp_path / "sft").code == 0
+    same(tmp_path / "sft", whole / "sft")
 
 
 # Saves after every step: 5 of read, 1 at the boundary, 3 of mix. The log: 5 steps, dev, probe,
