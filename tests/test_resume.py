@@ -217,10 +217,10 @@ def finish(script: str, argv: list, out: Path) -> str:
 
 @pytest.mark.parametrize("script", ["sft", "ppo"])
 def test_killed_from_outside(whole, tmp_path, script):
-    """The plain command, a SIGKILL when two lines have been logged, the plain command again."""
+    """The plain command, a SIGKILL when three lines have been logged, the plain command again."""
     out = tmp_path / script
     argv = [*(SFT if script == "sft" else ["--init", whole / "sft", *PPO]), *ONE]
-    victim = start_until(2, script, argv, out)
+    victim = start_until(3, script, argv, out)  # of PPO: dev, and two iterations
     victim.kill()
     assert victim.wait() == -signal.SIGKILL
     assert "resuming" in finish(script, argv, out)
