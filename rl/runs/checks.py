@@ -12,6 +12,7 @@ from pathlib import Path
 from data.metrics import gold_passage, stated
 from data.world import Question, World
 from model import Tokenizer
+from model.checkpoint import existing
 from rl import ranks
 from rl.environment import RagEnv
 from rl.runs.flags import UsageError, flag
@@ -35,7 +36,9 @@ def check_sft(args) -> None:
 
 
 def check_ppo(args) -> None:
+    """Raises UsageError, and CheckpointError where --init is none: before ranks are started."""
     check_init(args)
+    existing(args.init)
     if args.temperature == 0:
         raise UsageError("--temperature must be above 0: training samples")
 
