@@ -43,7 +43,7 @@ from rl.runs.progress import progress
 # What does not change what is learnt; --init is compared by content.
 STATELESS = (
     "out",
-    "threads",
+    "ranks",
     "save_seconds",
     "fresh",
     "device",
