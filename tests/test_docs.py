@@ -56,6 +56,12 @@ def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 130
 
 
+def test_the_example_question_is_one_of_the_mini_world():
+    [asked] = re.findall(r'--ask "([^"]+)"', README.read_text())
+    assert asked in {q.question for q in World.open("mini").questions("popqa", "test")}
+    assert f"<bos> {asked}\n" in README.read_text()
+
+
 def test_the_core_is_at_most_nine_files():
     reading = README.read_text().partition("## Read it in this order")[2].partition("\n## ")[0]
     files = re.findall(r"^\| `([^`]+)` \|", reading, flags=re.MULTILINE)
