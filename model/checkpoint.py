@@ -10,7 +10,7 @@ other people's checkpoints, shards, adapters (pretrained/), unfinished training 
 import json
 import os
 import shutil
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from model.config import Config
-from model.files import CheckpointError, not_written, read_json, sync
+from model.files import CheckpointError, not_written, read_json, sync, unreadable
 from model.files import atomic_write as atomic_write  # for whoever looks for it here
 from model.policy import Policy, ValueHead
 from model.tokenizer import Tokenizer
@@ -109,8 +109,9 @@ def load_policy(directory: str | Path, device: str = "cpu") -> tuple[Policy, Tok
     Raises CheckpointError that names what is missing, unknown or misshapen.
     """
     directory = existing(directory)
-    policy = empty_policy(Config.load(directory / "config.json"))
-    tensors = read_tensors(directory / "model.safetensors", policy.trunk_state())
+    path = directory / "model.safetensors"
+    policy = empty_policy(Config.load(directory / "config.json"), names_in(path), path)
+    tensors = read_tensors(path, policy.trunk_state())
     policy.load_state_dict(tensors, strict=False, assign=True)
     return complete(policy, directory, device), *read_companions(directory, policy)
 
@@ -125,18 +126,21 @@ def existing(directory: str | Path) -> Path:
     return directory
 
 
-def empty_policy(config: Config) -> Policy:
-    """A policy whose decoder is shapes alone: no time and memory for weights that are replaced."""
+def empty_policy(config: Config, names: Iterable[str], path: Path) -> Policy:
+    """A policy of shapes alone, to be compared with a file's tensors before anything is built."""
+    layers = {name.split(".")[2] for name in names if name.startswith("model.layers.")}
+    if len(layers) < config.num_hidden_layers:
+        many = config.num_hidden_layers
+        raise CheckpointError(f"{path}: {len(layers)} layers, where config.json says {many}")
     with torch.device("meta"):
-        policy = Policy(config)
-    policy.model.frequency = config.rope_frequency()
-    policy.value_head = ValueHead(config.hidden_size)
-    return policy
+        return Policy(config)
 
 
 def complete(policy: Policy, directory: Path, device: str | torch.device) -> Policy:
-    """The policy with the value head of a directory; one that starts at 0 where it holds none."""
-    path, head = directory / "value_head.safetensors", policy.value_head
+    """Add to a decoder the value head of its directory, or one that starts at 0."""
+    policy.model.frequency = policy.config.rope_frequency()
+    policy.value_head = head = ValueHead(policy.config.hidden_size)
+    path = directory / "value_head.safetensors"
     if path.exists():
         head.load_state_dict(read_tensors(path, head.state_dict(), torch.float32))
     return policy.to(device).eval()
@@ -157,7 +161,8 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """The tensors of a safetensors file; names and shapes must be those of `own`, values finite.
 
-    dtype None keeps bf16 and turns all else into float32. Raises CheckpointError.
+    All names and shapes are compared before any tensor is read. dtype None keeps bf16 and turns all
+    else into float32. Raises CheckpointError.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -165,19 +170,18 @@ def read_tensors(
             for name in sorted(own.keys() ^ names):
                 kind = "missing" if name in own else "unknown"
                 raise CheckpointError(f"{path}: {kind} tensor {name!r}")
-            return {name: _read(path, name, file, own[name].shape, dtype) for name in own}
+            for name in own:
+                found, shape = file.get_slice(name).get_shape(), list(own[name].shape)
+                if found != shape:
+                    raise CheckpointError(f"{path}: {name!r} has shape {found}, expected {shape}")
+            return {name: _read(path, name, file, dtype) for name in own}
     except CheckpointError:
         raise
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found") from None
     except Exception as error:  # safetensors raises its own class for torn and foreign files
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
+        raise unreadable(path, "a readable safetensors file", error) from None
 
 
-def _read(path: Path, name: str, file, shape: torch.Size, dtype: torch.dtype | None) -> Tensor:
-    found = file.get_slice(name).get_shape()
-    if found != list(shape):
-        raise CheckpointError(f"{path}: {name!r} has shape {found}, expected {list(shape)}")
+def _read(path: Path, name: str, file, dtype: torch.dtype | None) -> Tensor:
     tensor = file.get_tensor(name)
     if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise CheckpointError(f"{path}: {name!r} has the unsupported type {tensor.dtype}")
@@ -185,3 +189,12 @@ def _read(path: Path, name: str, file, shape: torch.Size, dtype: torch.dtype | N
         raise CheckpointError(f"{path}: {name!r} holds NaN or infinite weights")
     kept = torch.bfloat16 if tensor.dtype == torch.bfloat16 else torch.float32
     return tensor.to(dtype or kept, copy=True)  # a copy: the file itself may be mapped into memory
+
+
+def names_in(path: Path) -> set[str]:
+    """The names of a file's tensors. Raises CheckpointError."""
+    try:
+        with safe_open(path, "pt") as file:
+            return set(file.keys())
+    except Exception as error:
+        raise unreadable(path, "a readable safetensors file", error) from None

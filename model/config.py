@@ -56,6 +56,8 @@ class Config:
             raise ValueError(
                 f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
             )
+        if heads * self.head_dim >= 2**30:
+            raise ValueError(f"{heads} heads of {self.head_dim} dimensions are too many")
         if self.head_dim % 2:
             raise ValueError(f"the head dimension {self.head_dim} must be even: RoPE rotates pairs")
 
@@ -87,7 +89,7 @@ class Config:
             for name, ours in {**FIXED, "rope_scaling": None}.items():
                 if given.get(name, ours) != ours:
                     raise ValueError(f"{name} = {given[name]!r:.40} is not supported")
-            if given["model_type"] not in ARCHITECTURES:
+            if str(given["model_type"]) not in ARCHITECTURES:
                 raise ValueError(f"model_type is {given['model_type']!r:.40}")
             return cls(**{field.name: given[field.name] for field in fields(cls)})
         except KeyError as error:
@@ -97,7 +99,7 @@ class Config:
 
 
 def check_numbers(values, prefix: str = "") -> None:
-    """Every int and float of a dataclass is positive and finite, every bool a bool. ValueError."""
+    """Every number of a dataclass is positive and not absurd, every bool a bool. ValueError."""
     for field in fields(values):
         name, value = prefix + field.name, getattr(values, field.name)
         if field.type is bool and not isinstance(value, bool):
@@ -105,6 +107,7 @@ def check_numbers(values, prefix: str = "") -> None:
         if field.type not in (int, float) or (value == 0 and name == "head_dim"):
             continue
         kinds = (int,) if field.type is int else (int, float)
-        if type(value) not in kinds or not 0 < value < 2**31:
-            whole = "whole " if field.type is int else ""
-            raise ValueError(f"{name} = {value!r:.40} is not a positive {whole}number")
+        limit = 2**10 if name == "num_hidden_layers" else 2**30
+        if type(value) not in kinds or not 0 < value < limit:
+            kind = "whole number" if field.type is int else "number"
+            raise ValueError(f"{name} = {value!r:.40} is not a positive {kind} below {limit}")

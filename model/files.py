@@ -52,6 +52,16 @@ def write_json(path: Path, value) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
 
 
+def unreadable(path: Path, kind: str, error: Exception) -> CheckpointError:
+    """What to say of a file that is not `kind`."""
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"{path}: not found")
+    if path.is_file() and path.open("rb").read(40).startswith(b"version https://git-lfs"):
+        problem = "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+        return CheckpointError(f"{path}: {problem}")
+    return CheckpointError(f"{path}: not {kind} ({error!s:.200})")
+
+
 def read_json(path: Path, kind: type = dict):
     """The `kind` in a JSON file from outside, of bounded size and depth. Raises CheckpointError."""
     try:
@@ -65,7 +75,7 @@ def read_json(path: Path, kind: type = dict):
         if level:
             raise ValueError("nested deeper than 32 levels")
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable JSON ({error})") from None
+        raise unreadable(path, "readable JSON", error) from None
     if not isinstance(value, kind):
         raise CheckpointError(f"{path}: not a JSON {'object' if kind is dict else kind.__name__}")
     return value

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from model.files import CheckpointError, read_json
+from model.files import CheckpointError, read_json, unreadable
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<obs>", "</obs>", "<sep>", "[RETRIEVE]", "[ANSWER]")
 ROLES = ("pad_token", "bos_token", "eos_token")  # these may have other names in a pretrained one
@@ -97,8 +97,12 @@ class Tokenizer:
 
 
 def open_backend(path: Path) -> Backend:
-    """Raises CheckpointError that names the file."""
+    """A tokenizer.json, its padding and cutting switched off. CheckpointError names the file."""
     try:
-        return Backend.from_file(str(path))
+        backend = Backend.from_file(str(path))
     except Exception as error:  # the backend raises bare Exception for missing and foreign files
-        raise CheckpointError(f"{path}: not a readable tokenizer.json ({error})") from None
+        found = FileNotFoundError() if not path.exists() else error
+        raise unreadable(path, "a readable tokenizer.json", found) from None
+    backend.no_truncation()
+    backend.no_padding()
+    return backend

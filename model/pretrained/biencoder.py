@@ -1,10 +1,10 @@
-"""A small sentence encoder trained from scratch on questions and passages that answer them (DPR: Karpukhin et al., 2020, arXiv 2004.04906).
+"""A small sentence encoder trained from scratch on questions and the passages that answer them.
 
-Each step draws questions, one right and one hard wrong passage for each, and asks every question to pick its own passage
-out of all of the batch: in-batch negatives. One network reads both sides (DPR has two: with so few questions, what it learns
-about the words of one side has to serve the other). Left out: distillation, cross-batch negatives, dropout.
-
-Shapes: B questions of a step, 2 B passages, T tokens, D width.
+DPR (Karpukhin et al., 2020, arXiv 2004.04906): each step draws questions, one right and one hard
+wrong passage for each, and asks every question to pick its own out of all of the batch: in-batch
+negatives. One network reads both sides (DPR has two: with so few questions, what it learns about
+the words of one side has to serve the other). Left out on purpose: distillation, cross-batch
+negatives, dropout. Shapes: B questions of a step, 2 B passages, T tokens, D width.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,7 @@ class BiEncoderConfig:
 
 @dataclass(frozen=True)
 class Example:
-    """A question, the passages that answer it and ones that only look as if they did (rows of the corpus)."""
+    """A question, passages that answer it, and ones that look as if they did (corpus rows)."""
 
     question: str
     right: tuple[int, ...]
@@ -46,30 +46,29 @@ class Example:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Backend:
-    """Lower-case byte-level BPE between [CLS] and [SEP]. Not BERT's WordPiece, whose trainer numbers the tokens differently every time."""
+    """Lower-case byte-level BPE between [CLS] and [SEP]: WordPiece's trainer is random."""
     backend = Backend(models.BPE())
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    backend.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(SPECIAL),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
-    backend.post_processor = processors.BertProcessing(
-        ("[SEP]", backend.token_to_id("[SEP]")), ("[CLS]", backend.token_to_id("[CLS]"))
-    )
+    backend.train_from_iterator(texts, trainer)
+    ends = [(token, backend.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    backend.post_processor = processors.BertProcessing(*ends)
     return backend
 
 
 def contrastive_loss(
     questions: Tensor, passages: Tensor, also_right: Tensor, temperature: float
 ) -> Tensor:
-    """Cross-entropy of picking passage i for question i. questions [B, D], passages [P, D] of unit length, P >= B;
-    also_right bool [B, P]: passages that answer the question too, which are neither its target nor wrong."""
+    """Cross-entropy of picking passage i for question i; both of unit length, [B, D] and [P, D].
+
+    also_right bool [B, P]: passages that answer the question too, neither its target nor wrong.
+    """
     scores = (questions @ passages.T / temperature).masked_fill(also_right, -torch.inf)
     return F.cross_entropy(scores, torch.arange(len(questions), device=scores.device))
 
@@ -77,18 +76,29 @@ def contrastive_loss(
 def draw(
     examples: Sequence[Example], passages: int, config: BiEncoderConfig, step: int
 ) -> tuple[list[str], np.ndarray, Tensor]:
-    """Questions of one step, rows of their passages int64 [2 B] (right ones first), and also_right bool [B, 2 B]."""
+    """A step's questions, its passages int64 [2 B] (right ones first), also_right bool [B, 2 B]."""
     rng = np.random.default_rng([config.seed, step])
-    chosen = [
-        examples[i]
-        for i in rng.choice(len(examples), min(config.questions, len(examples)), replace=False)
-    ]
+    count = min(config.questions, len(examples))
+    chosen = [examples[i] for i in rng.choice(len(examples), count, replace=False)]
     right = [rng.choice(e.right) for e in chosen]
     wrong = [rng.choice(e.wrong) if e.wrong else rng.integers(passages) for e in chosen]
     rows = np.array(right + wrong)
     also = np.array([np.isin(rows, e.right) for e in chosen])
-    also[range(len(chosen)), range(len(chosen))] = False
+    also[range(count), range(count)] = False
     return [e.question for e in chosen], rows, torch.from_numpy(also)
+
+
+def new_network(config: BiEncoderConfig, vocab_size: int) -> Encoder:
+    """Random weights, a pure function of the config."""
+    width, sizes = config.hidden_size, (config.layers, config.heads, config.max_tokens)
+    network = Encoder(EncoderConfig(vocab_size, width, 4 * width, *sizes))
+    generator = torch.Generator().manual_seed(config.seed)
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            module.weight.data = 0.02 * torch.randn(module.weight.shape, generator=generator)
+        if isinstance(module, nn.Linear):
+            module.bias.data.zero_()
+    return network
 
 
 def train_biencoder(
@@ -98,24 +108,9 @@ def train_biencoder(
     device: str = "cpu",
     progress: Callable[[float], None] = lambda loss: None,
 ) -> SentenceEncoder:
-    """Minutes on a CPU; a pure function of its arguments. `progress` is called with the loss of each step."""
+    """Minutes on a CPU; a pure function of its arguments. `progress` gets the loss of each step."""
     backend = train_tokenizer([*passages, *(e.question for e in examples)], config.vocab_size)
-    network = Encoder(
-        EncoderConfig(
-            backend.get_vocab_size(),
-            config.hidden_size,
-            4 * config.hidden_size,
-            config.layers,
-            config.heads,
-            config.max_tokens,
-        )
-    )
-    generator = torch.Generator().manual_seed(config.seed)
-    for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            module.weight.data = 0.02 * torch.randn(module.weight.shape, generator=generator)
-        if isinstance(module, nn.Linear):
-            module.bias.data.zero_()
+    network = new_network(config, backend.get_vocab_size())
     encoder = SentenceEncoder(network.to(device).train(), backend)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
     warmup = max(1, config.steps // 20)
@@ -125,10 +120,9 @@ def train_biencoder(
     )
     for step in range(config.steps):
         questions, rows, also_right = draw(examples, len(passages), config, step)
-        vectors = [
-            network(*encoder.batch(texts)) for texts in (questions, [passages[i] for i in rows])
-        ]
-        loss = contrastive_loss(*vectors, also_right.to(device), config.temperature)
+        asked = network(*encoder.batch(questions))
+        answers = network(*encoder.batch([passages[i] for i in rows]))
+        loss = contrastive_loss(asked, answers, also_right.to(device), config.temperature)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -50,7 +50,7 @@ def read_config(path: Path) -> Config:
     """Config of a `config.json`, ours or theirs. CheckpointError for what is not computed."""
     given = read_json(path)
     family = given.get("model_type")
-    if family not in ARCHITECTURES:
+    if str(family) not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise CheckpointError(f"{path}: model_type is {family!r:.40}, expected one of {known}")
     try:

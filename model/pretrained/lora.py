@@ -182,7 +182,8 @@ def read_adapter_config(directory: Path) -> tuple[Path, int, list[int]]:
     rank, base = fields.get("r"), Path(str(fields.get("base_model_name_or_path")))
     rows = fields.get("trainable_token_indices") or {}
     ids = rows.get("embed_tokens", []) if isinstance(rows, dict) else None
-    if type(rank) is not int or not 0 < rank < 2**16 or not isinstance(ids, list):
+    sound = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)
+    if type(rank) is not int or not 0 < rank < 2**16 or not sound:
         raise CheckpointError(f"{path}: not a readable adapter_config.json (r = {rank!r:.40})")
     expected = {"peft_type": "LORA", "bias": "none", "lora_alpha": ALPHA * rank}
     expected |= {"use_dora": False, "use_rslora": False, "modules_to_save": None}
@@ -195,16 +196,20 @@ def read_adapter_config(directory: Path) -> tuple[Path, int, list[int]]:
             f"{path}: {odd[0]} = {fields.get(odd[0])!r:.80} is not supported; "
             "merge the adapter with peft first"
         )
-    if not (base / "config.json").is_file():
-        raise CheckpointError(
-            f"{path}: base_model_name_or_path = {str(base)!r} holds no checkpoint"
-        )
-    return base, rank, ids
+    for folder in (directory / base.name, directory.resolve().parent / base.name):
+        if (folder / "config.json").is_file():
+            return folder, rank, ids
+    raise CheckpointError(
+        f"{path}: base_model_name_or_path = {str(base)!r:.200} holds no checkpoint of that name, "
+        "neither inside this directory nor beside it"
+    )
 
 
 @torch.no_grad()
 def merge_saved(policy: Policy, directory: Path, rank: int, ids: list[int]) -> Policy:
     """A plain policy: this one with the adapters of a directory added. Raises CheckpointError."""
+    if max(ids, default=0) >= policy.config.vocab_size:
+        raise CheckpointError(f"{directory / CONFIG}: no row {max(ids)} in the embedding")
     add_adapters(policy, rank, ids)
     own = _peft_tensors(policy)
     for name, tensor in read_tensors(directory / WEIGHTS, own, torch.float32).items():

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from model.checkpoint import complete, existing, read_companions
+from model.files import CheckpointError
 from model.policy import Policy
 from model.pretrained import lora
-from model.pretrained.tokens import adapt_tokenizer
+from model.pretrained.tokens import adapt_tokenizer, check_tokenizer
 from model.pretrained.weights import read_decoder
 from model.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ def open_policy(
     Policy (adapters merged), tokenizer, run.json ({} where absent). Raises CheckpointError.
     """
     policy = open_model(directory, device, dtype)
+    check_tokenizer(Path(directory))
     return policy, *read_companions(Path(directory), policy)
 
 
@@ -38,7 +40,7 @@ def open_model(
     directory = existing(directory)
     if (directory / lora.CONFIG).exists():
         base, rank, ids = lora.read_adapter_config(directory)
-        policy = open_model(base, "cpu", dtype)
+        policy = complete(read_decoder(base, dtype), base, "cpu")
         policy = lora.merge_saved(policy, directory, rank, ids)
     else:
         policy = read_decoder(directory, dtype)
@@ -54,6 +56,11 @@ def open_pretrained(
     """
     policy = open_model(directory, dtype=dtype)
     tokenizer, new = adapt_tokenizer(directory)
+    if len(tokenizer) > policy.config.vocab_size + 2**10:
+        raise CheckpointError(
+            f"{directory}/tokenizer.json: {len(tokenizer)} tokens do not fit the "
+            f"{policy.config.vocab_size} rows of the embedding"
+        )
     if new:
         resize(policy, max(len(tokenizer), policy.config.vocab_size), new)
     rows, positions = (

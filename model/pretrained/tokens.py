@@ -1,12 +1,19 @@
-"""The tokenizer of a pretrained checkpoint, to which the tokens of the episode format are added."""
+"""Other people's tokenizers: checked, and taught the tokens of the episode format.
 
+Left out on purpose: SentencePiece's own files (tokenizer.model), tokenizers that are Python code.
+"""
+
+import json
+import re
 from pathlib import Path
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from model.files import read_json
+from model.files import CheckpointError, read_json
 from model.tokenizer import CONFIG, ROLES, SPECIAL, Tokenizer, open_backend
+
+SLOW = re.compile(r"\)[*+{]")  # a repeated group: backtracking without end
 
 
 def adapt_tokenizer(directory: str | Path) -> tuple[Tokenizer, list[int]]:
@@ -16,10 +23,38 @@ def adapt_tokenizer(directory: str | Path) -> tuple[Tokenizer, list[int]]:
     ones otherwise. Raises CheckpointError that names the file.
     """
     directory = Path(directory)
+    check_tokenizer(directory)
     backend = open_backend(directory / "tokenizer.json")
-    backend.no_truncation()
-    backend.no_padding()
     return add_tokens(backend, declared_tokens(directory, backend))
+
+
+def check_tokenizer(directory: Path) -> None:
+    """CheckpointError for a tokenizer.json whose rules make texts explode or take for ever."""
+    path = directory / "tokenizer.json"
+    if not path.exists() and (directory / "tokenizer.model").exists():
+        raise CheckpointError(
+            f"{directory}/tokenizer.model: SentencePiece files are not opened; have transformers "
+            "save it as tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    content = read_json(path)
+    rules = [content.get("normalizer"), content.get("pre_tokenizer")]
+    if len(json.dumps(rules)) > 2**14:
+        raise CheckpointError(f"{path}: more than 16 kB of rules")
+    growth = 1.0
+    for rule in rules:  # grows: every rule inside a sequence follows
+        inner = rule.values() if isinstance(rule, dict) else rule
+        rules += [x for x in inner if isinstance(x, (dict, list))] if inner else []
+        if not isinstance(rule, dict):
+            continue
+        pattern = str(rule.get("Regex", ""))
+        if SLOW.search(pattern):
+            raise CheckpointError(f"{path}: the pattern {pattern!r:.80} may take for ever")
+        if rule.get("type") == "Replace":
+            found = rule.get("pattern")
+            whole = found.get("String") if isinstance(found, dict) else None
+            growth *= max(1, len(str(rule.get("content"))) / (len(whole) if whole else 0.5))
+    if growth > 8:
+        raise CheckpointError(f"{path}: its normalizer makes texts {growth:.3g} times as long")
 
 
 def add_tokens(backend: Backend, declared: dict[str, str]) -> tuple[Tokenizer, list[int]]:
