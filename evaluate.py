@@ -14,27 +14,17 @@ carry their name in the file's. Left out: training, choosing anything on test.
 """
 
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-
-import torch
 
 from data.world import Question
 from model import is_checkpoint, weights_sha256, write_json
 from model.checkpoint import existing
 from model.pretrained import open_policy
-from rl import Decoding, Episode, RagEnv, Reward, ranks, rollout
+from rl import Decoding, Episode, RagEnv, Reward, ranks
 from rl.report import page
-from rl.report.results import (
-    DIRECT,
-    OWN,
-    RETRIEVE,
-    Group,
-    Result,
-    episode_record,
-    played,
-    questions_sha256,
-)
+from rl.report.evaluation import Evaluation
+from rl.report.results import DIRECT, OWN, RETRIEVE, Group, Result
 from rl.report.sweep import sweep, sweep_table
 from rl.report.text import answer_all, as_json, as_text, comparison, printable, traces
 from rl.rollout import FORCED
@@ -42,7 +32,6 @@ from rl.runs.flags import DEVICES, UsageError, arg, flag, main, parse, share
 from rl.runs.info import run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, choose_dtype, precision
-from rl.runs.progress import progress
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import differences, plain, read_json
 from rl.study.study import StudyArgs, compare
@@ -53,7 +42,7 @@ class Args(RetrieverArgs, StudyArgs):
     compare: bool = arg(False, "train and compare whole systems; hours", "study (--compare)")
     checkpoint: str = arg("", "checkpoints, comma-separated; empty: runs/sft, runs/ppo", "what")
     world: str = arg("", "world; empty: the one the checkpoint was trained on", "what")
-    dataset: str = arg("", "question sets; empty: those of the checkpoint", "what")
+    dataset: str = arg("", "question set, or several: a,b; empty: as trained", "what")
     split: str = arg("test", "split of the question set")
     rows: int = arg(0, "first questions only, 0 = all", "what")
     k: int = arg(0, "passages per retrieval, 0: the checkpoint's", "what")
@@ -69,7 +58,9 @@ class Args(RetrieverArgs, StudyArgs):
     sweep: bool = arg(False, "figures of every threshold on P([RETRIEVE])", "output")
     report: str = arg("", "write this HTML file", "output")
     show: int = arg(3, "episodes to print at the end", "output")
-    ask: str | None = arg(None, "a question, or - for lines of stdin", kind=str)
+    ask: str | None = field(
+        default=None, metadata={"help": "a question, or - for lines of stdin", "type": str}
+    )
     json: bool = arg(False, "with --ask: one JSON object per question and nothing else")
     batch_size: int = arg(512, "questions per batch", "machine", least=1)
     dtype: str = arg("auto", "of multiplications", choices=DTYPES)
@@ -86,112 +77,78 @@ BASELINES = {
 }
 
 
-class Evaluation:
-    """One checkpoint with its world, ready to play any decoding."""
+class Checkpoint:
+    """A checkpoint in the environment of a command line, ready to play any decoding."""
 
-    def __init__(self, checkpoint: str, args: Args):
-        self.label = checkpoint  # in tables; with its costs where they differ
-        self.policy, self.tokenizer, made = open_policy(checkpoint, args.device)
-        info = run_info(made, checkpoint)
-        args = replace(args, dataset=args.dataset or info.dataset or "popqa")
-        self.args, self.checkpoint = args, checkpoint
-        self.world, index, self.retriever = open_world(args.world, args, info)
-        costs = {name: getattr(args, name) for name in ("retrieval_cost", "malformed_cost")}
-        given = {name: cost for name, cost in costs.items() if cost >= 0}
+    def __init__(self, name: str, args: Args):
+        """Raises UsageError, CheckpointError, WorldError."""
+        self.name, self.args = name, args
+        self.label = name  # in tables; with its costs where they differ
+        policy, tokenizer, made = open_policy(name, args.device)
+        info = run_info(made, name)
+        world, index, retriever = open_world(args.world, args, info)
+        costs = {cost: getattr(args, cost) for cost in ("retrieval_cost", "malformed_cost")}
+        given = {cost: value for cost, value in costs.items() if value >= 0}
         self.reward = Reward(**asdict(info.reward) | given)
-        self.env = RagEnv(
-            self.world,
-            index,
-            args.k or info.k,
-            args.quota or info.quota or None,
-            self.reward,
-            info.passage_tokens,
-            info.query_tokens,
-            info.answer_tokens,
-        )
+        tokens = info.passage_tokens, info.query_tokens, info.answer_tokens
+        k, quota = args.k or info.k, args.quota or info.quota or None
+        env = RagEnv(world, index, k, quota, self.reward, *tokens)
+        about = {"retriever": retriever, "checkpoint": name, "weights_sha256": weights_sha256(name)}
+        machine = args.device, args.dtype, args.batch_size, args.seed
+        self.evaluation = Evaluation(policy, tokenizer, env, about, *machine)
+        self.asked = args.dataset or info.dataset or "popqa", args.split
         self.questions = []
-        if not args.ask:
-            sets = self.world.union(args.dataset, args.split)
+        if args.ask is None:
+            sets = world.union(*self.asked)
             self.questions = [q for questions in sets for q in questions][: args.rows or None]
             if not self.questions:
-                where = f"world {self.world.name}"
-                raise UsageError(f"{args.dataset}.{args.split} of {where} has no questions")
-        self.about = {
-            "world": self.world.name,
-            "set": args.dataset,
-            "split": args.split,
-            "rows": len(self.questions),
-            "retriever": self.retriever,
-            "k": self.env.k,
-            "quota": self.env.quota,
-            "reward": asdict(self.reward),
-            "corpus_sha256": self.world.corpus_sha256,
-            "questions_sha256": questions_sha256(self.questions),
-            "weights_sha256": weights_sha256(checkpoint),
-            "checkpoint": checkpoint,
-        }
+                raise UsageError(f"{'.'.join(self.asked)} of world {world.name} is empty")
+        self.about = self.evaluation.depends_on(self.asked, self.questions)
 
     def path(self, ending: str, decoding: Decoding = GREEDY) -> Path:
         """Results of other decodings than the policy's own greedy decisions carry their name."""
-        name = f"{self.world.name}.{self.args.dataset}.{self.args.split}"
+        name = ".".join([self.about["world"], *self.asked])
         if decoding.force:
             name += f".force-{decoding.force}"
         elif decoding.sample_decision:
             name += ".sample"
         elif decoding.threshold != 0.5:
             name += f".threshold-{decoding.threshold:g}"
-        return Path(self.checkpoint) / "eval" / f"{name}{ending}"
-
-    def rollout(self, questions, decoding, update=lambda finished: None) -> list[Episode]:
-        generator = torch.Generator().manual_seed(self.args.seed)
-        parts = self.policy, self.tokenizer, self.env, questions, decoding, generator
-        with precision(self.args.device, self.args.dtype):
-            return rollout(*parts, self.args.batch_size, update)
+        return Path(self.name) / "eval" / f"{name}{ending}"
 
     def play(self, row: str, decoding: Decoding, reuse: bool) -> tuple[list[Episode], Result]:
-        """All questions, with result files; `reuse`: what is there and current is read."""
-        name = f"{self.label}: {row}"
-        with progress(len(self.questions), name, "question", leave=False) as bar:
-            return played(
-                self.path(".json", decoding),
-                self.about | {"decoding": asdict(decoding)},
-                self.questions,
-                lambda: self.rollout(self.questions, decoding, bar.update),
-                lambda episodes: list(map(self.record, episodes)),
-                reuse,
-            )
-
-    def record(self, e: Episode) -> dict:
-        return episode_record(e, self.world.corpus, self.tokenizer)
+        file, name = self.path(".json", decoding), f"{self.label}: {row}"
+        return self.evaluation.play(file, self.asked, self.questions, decoding, reuse, name)
 
 
-def print_sweep(evaluation: Evaluation, episodes: dict[str, list[Episode]]) -> None:
+def print_sweep(checkpoint: Checkpoint, episodes: dict[str, list[Episode]]) -> None:
     """The sweep's table; all of it goes to a .sweep.json."""
 
     def replay(threshold: float) -> list[Episode]:
         decoding = Decoding(threshold=threshold)
-        return evaluation.play(f"threshold {threshold:g}", decoding, reuse=False)[0]
+        return checkpoint.play(f"threshold {threshold:g}", decoding, reuse=False)[0]
 
-    again = replay if evaluation.env.quota > 1 else None
+    again = replay if checkpoint.about["quota"] > 1 else None
     swept = sweep(episodes, DIRECT, RETRIEVE, again)
-    file = evaluation.path(".sweep.json")
+    file = checkpoint.path(".sweep.json")
     if ranks.rank() == 0:
-        write_json(file, plain(evaluation.about | swept))
-    print(f"\n{evaluation.label}: threshold sweep ({file})\n{sweep_table(swept)}")
+        write_json(file, plain(checkpoint.about | swept))
+    print(f"\n{checkpoint.label}: threshold sweep ({file})\n{sweep_table(swept)}")
 
 
-def ask(evaluation: Evaluation, decoding: Decoding) -> None:
+def ask(evaluation: Evaluation, args: Args, decoding: Decoding) -> None:
     """Answer --ask, each question as it comes."""
-    with precision(evaluation.args.device, evaluation.args.dtype):
+    with precision(args.device, args.dtype):
         evaluation.policy = evaluation.policy.for_inference()  # once, not for every question
 
     def answer(question: Question) -> dict:
         start = time.perf_counter()
-        [episode] = evaluation.rollout([question], decoding)
-        record = evaluation.record(episode) | {"truncated": episode.truncated}
-        return record | {"seconds": round(time.perf_counter() - start, 4)}
+        [episode] = evaluation.answer([question], decoding)
+        [record] = evaluation.records([episode], decoding)
+        seconds = round(time.perf_counter() - start, 4)
+        return record | {"truncated": episode.truncated, "seconds": seconds}
 
-    answer_all(evaluation.args.ask, answer, as_json if evaluation.args.json else as_text)
+    answer_all(args.ask, answer, as_json if args.json else as_text)
 
 
 def check(args: Args) -> Decoding:
@@ -224,21 +181,21 @@ def checkpoints_of(args: Args) -> list[str]:
     return [str(existing(name)) for name in names]
 
 
-def open_all(names: list[str], args: Args) -> list[Evaluation]:
+def open_all(names: list[str], args: Args) -> list[Checkpoint]:
     """All checkpoints, before anything is played. Raises UsageError, CheckpointError."""
-    evaluations = [Evaluation(name, args) for name in names]
-    first = evaluations[0].about
+    checkpoints = [Checkpoint(name, args) for name in names]
+    first = checkpoints[0].about
     same = {name: first[name] for name in ("world", "questions_sha256", "corpus_sha256")}
-    for other in evaluations[1:]:
+    for other in checkpoints[1:]:
         if differences(other.about, same):
-            pair = f"{names[0]} and {other.checkpoint}"
+            pair = f"{names[0]} and {other.name}"
             advice = "give --world and --dataset"
             raise UsageError(f"{pair} were trained on different worlds or sets; {advice}")
-    if len({e.reward for e in evaluations}) > 1:
-        for e in evaluations:
-            costs = f"retrieval cost {e.reward.retrieval_cost:g}"
-            e.label += f" ({costs}, malformed cost {e.reward.malformed_cost:g})"
-    return evaluations
+    if len({c.reward for c in checkpoints}) > 1:
+        for c in checkpoints:
+            costs = f"retrieval cost {c.reward.retrieval_cost:g}"
+            c.label += f" ({costs}, malformed cost {c.reward.malformed_cost:g})"
+    return checkpoints
 
 
 def evaluate() -> None:
@@ -250,39 +207,39 @@ def evaluate() -> None:
     launch(args.ranks if args.ask is None else 1, args.device)
     args.dtype = choose_dtype(args.dtype, args.device)
     if args.ask is not None:
-        return ask(Evaluation(names[-1], args), decoding)
-    evaluations = open_all(names, args)
+        return ask(Checkpoint(names[-1], args).evaluation, args, decoding)
+    checkpoints = open_all(names, args)
     rows = BASELINES
     if decoding != GREEDY:
         rows = {f"force {args.force}" if args.force else OWN: decoding}
-    about = evaluations[0].about
+    about = checkpoints[0].about
     header = (
         "evaluate: world {world}, set {set}, split {split}, {rows} questions, ".format(**about)
         + "{}, k = {k}, quota {quota}; ".format(about["retriever"]["retriever"], **about)
         + f"{'sampled' if args.sample else 'greedy'}; reward "
         + "{exact_match:g} EM + {f1:g} F1 - {retrieval_cost:g} per retrieval - "
         "{malformed_cost:g} if malformed; checkpoints ".format(**about["reward"])
-        + ", ".join(e.label for e in evaluations)
+        + ", ".join(c.label for c in checkpoints)
     )
     print(printable(header))
     episodes, results, reuse = {}, {}, bool(args.report) and not args.sweep
-    for evaluation in evaluations:
+    for checkpoint in checkpoints:
         for row, how in rows.items():
-            key = evaluation.label, row
-            episodes[key], results[key] = evaluation.play(row, how, reuse)
+            key = checkpoint.label, row
+            episodes[key], results[key] = checkpoint.play(row, how, reuse)
     last = list(results.values())[-1]
     if cut := last.about["truncated_questions"]:
         print(f"{cut} questions were longer than the context and were cut")
-    print(comparison(episodes, {e.checkpoint: e.about["reward"] for e in evaluations}))
+    print(comparison(episodes))
     group = Group(about, results)
-    for evaluation in evaluations:
+    for checkpoint in checkpoints:
         if args.sweep:
-            print_sweep(evaluation, {row: episodes[evaluation.label, row] for row in rows})
-        file = evaluation.path(".sweep.json")
-        if args.report and file.exists() and not differences(read_json(file), evaluation.about):
-            group.sweeps[evaluation.label] = read_json(file)
+            print_sweep(checkpoint, {row: episodes[checkpoint.label, row] for row in rows})
+        file = checkpoint.path(".sweep.json")
+        if args.report and file.exists() and not differences(read_json(file), checkpoint.about):
+            group.sweeps[checkpoint.label] = read_json(file)
     print(traces(last.records, args.show))
-    print("\nresults: " + ", ".join(str(e.path(".json", decoding)) for e in evaluations))
+    print("\nresults: " + ", ".join(str(c.path(".json", decoding)) for c in checkpoints))
     if args.report and ranks.rank() == 0:
         page.write(Path(args.report), page.render(group, list(map(Path, names))))
 

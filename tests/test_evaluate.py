@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-import evaluate
 from model import save_policy
+from rl.report import evaluation
 from tests.model.tiny import tiny_config, tiny_policy
 from tests.rl.tiny import TOKENIZER, world
 from tests.test_scripts import call, message
@@ -62,7 +62,7 @@ def test_two_costs_in_one_table_are_labelled(checkpoint):
 
 
 def test_all_checkpoints_are_opened_before_the_first_is_played(checkpoint, monkeypatch, tmp_path):
-    monkeypatch.setattr(evaluate, "rollout", pytest.fail)
+    monkeypatch.setattr(evaluation, "rollout", pytest.fail)
     good, torn = checkpoint("good"), checkpoint("torn")
     (torn / "model.safetensors").write_bytes(b"no tensors")
     bad = [f"{tmp_path}/none", "", torn]
@@ -80,13 +80,13 @@ def test_worlds_that_differ_need_a_world(checkpoint, tmp_path):
 
 def test_the_report_reads_what_is_current_and_plays_the_rest(checkpoint, monkeypatch, tmp_path):
     policy, played = checkpoint("policy"), []
-    rollout = evaluate.rollout
+    rollout = evaluation.rollout
 
     def counted(policy, tokenizer, env, questions, decoding, *rest):
         played.append(decoding.force)
         return rollout(policy, tokenizer, env, questions, decoding, *rest)
 
-    monkeypatch.setattr(evaluate, "rollout", counted)
+    monkeypatch.setattr(evaluation, "rollout", counted)
     table = run("--checkpoint", policy)
     assert played == ["answer", "question", "retrieve", None]
     again = run("--checkpoint", policy, "--report", tmp_path / "x.html")

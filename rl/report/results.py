@@ -1,25 +1,22 @@
 """What an evaluation leaves on disk: a .json of figures and, beside it, a .jsonl of every episode.
 
-A result says what it is about: world, set, split, rows, decoding, the weights' hash. Results that
-are about the very same questions form a `Group`, in which policies can be compared in pairs.
-Left out: which results somebody wants; rl.runs.run.differences compares them with what is wanted.
+Results on the very same questions form a `Group`, in which policies can be compared in pairs.
+Left out: how results come about (evaluation.py).
 """
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from data.world import Passage, Question
-from model import Tokenizer, atomic_write, write_json
-from rl import ranks
+from model import Tokenizer
 from rl.episode import Episode, Part, Turn
-from rl.report.summary import METRICS, by_slice, policy_calls, summarize
+from rl.report.summary import policy_calls
 from rl.runs.flags import UsageError
-from rl.runs.run import differences, plain, read_json
+from rl.runs.run import differences, read_json
 
 DIRECT, RETRIEVE = "direct only", "always retrieve, own query"  # rows of the two forced branches
 OWN = "own decision"  # the row of a table that is the policy as it decides, greedy
@@ -99,42 +96,6 @@ def episode_of(record: dict, question: Question) -> Episode:
     return Episode(
         question, parts=parts, rewards=reward, turns=turns, exact_match=record["em"], **figures
     )
-
-
-def played(
-    file: Path,
-    about: dict,
-    questions: Sequence[Question],
-    play: Callable[[], list[Episode]],
-    records: Callable[[list[Episode]], list[dict]],
-    reuse: bool,
-) -> tuple[list[Episode], Result]:
-    """Play the questions and write the result (rank 0): first the .jsonl, then `file`, the .json.
-
-    about: all that the result depends on; where `reuse` and `file` is about the same, it is read
-    instead, and its episodes have no tokens. Raises UsageError, OSError.
-    """
-    result = read_result(file, about) if reuse else None
-    if result is not None:
-        pairs = zip(result.records, questions, strict=True)
-        return [episode_of(record, question) for record, question in pairs], result
-    start = time.perf_counter()
-    episodes = play()
-    figures = summarize(episodes)
-    about = about | {
-        "metrics": {name: figures[name] for name in METRICS},
-        "slices": by_slice(episodes),
-        "truncated_questions": sum(e.truncated for e in episodes),
-        "seconds": time.perf_counter() - start,
-    }
-    result = Result(plain(about), plain(records(episodes)))
-    if ranks.rank() == 0:
-        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in result.records)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        jsonl = file.with_suffix(".jsonl")
-        atomic_write(jsonl, lambda path: path.write_text(lines, encoding="utf-8"))
-        write_json(file, result.about)
-    return episodes, result
 
 
 def questions_sha256(questions: Sequence[Question]) -> str:
