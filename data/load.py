@@ -115,7 +115,7 @@ def _read_corpus(file: Path) -> list[Passage]:
         raise WorldError(f"{file}: the corpus is empty")
     if long:
         about = (
-            f"a word of more than {LONGEST_WORD:,} characters is cut; such passages: {len(long)}"
+            f"a word of more than {LONGEST_WORD:,} characters is cut; so in {len(long)} passages"
         )
         print(printable(f"{long[0]}: {about}"), file=sys.stderr)
     return corpus

@@ -53,10 +53,11 @@ def table(file: Path, columns: Iterable[str] = ()) -> Records:
     """
     lines = text_lines(file)
     number, first = next((line for line in lines if line[1].strip()), (1, ""))
-    start = number  # the header's line; afterwards the last line of the last good record
+    start, number = number, number - 1  # the header's line, the last line of the last good record
     kind = "tab" if ending(file) == ".tsv" else "comma"
     try:
-        kind, header = _header(first, f"{file}:{number}", kind, set(columns))
+        kind, header = _header(first, f"{file}:{start}", kind, set(columns))
+        number = start
         reader = csv.reader((line for _, line in lines), delimiter=DELIMITERS[kind], strict=True)
         for row in reader:
             where = f"{file}:{start + reader.line_num}"

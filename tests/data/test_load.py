@@ -191,6 +191,26 @@ def test_bad_question_line(directory, rows, message):
             "/world.json:1: 'quota' must be a whole number of at least 0 and at most 1000",
         ),
         (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"k": 1000000000}'},
+            "/world.json:1: 'k' must be a whole number of at least 1 and at most 1000",
+        ),
+        (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"quota": true}'},
+            "/world.json:1: 'quota' must be a whole number of at least 0 and at most 1000",
+        ),
+        (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"name": ".."}'},
+            "/world.json:1: 'name' must be a file's name of at most 100 characters",
+        ),
+        (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"name": "a\\u001b[2J"}'},
+            "/world.json:1: 'name' must be a file's name of at most 100 characters",
+        ),
+        (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"license": ["MIT"]}'},
+            "/world.json:1: 'license' must be a string",
+        ),
+        (
             {"corpus.jsonl": lines(PASSAGE), "world.json": '{"name": "../x"}'},
             "/world.json:1: 'name' must hold no slash: results are files of this name",
         ),
@@ -204,6 +224,29 @@ def test_bad_question_line(directory, rows, message):
 def test_bad_directory(directory, files, message):
     root = directory(files)
     assert error(lambda: World.open(root)) == f"{root}{message}"
+
+
+@pytest.mark.parametrize("name", ["s.test.jsonl", "s.test.jsonl.gz"])
+def test_a_file_without_questions_and_a_folder_in_its_place(directory, name):
+    root = directory({"corpus.jsonl": lines(PASSAGE), f"questions/{name}": "\n\n"})
+    file = root / "questions" / name
+    world = World.open(root)
+    assert error(lambda: world.questions("s", "test")) == f"{file}: holds no questions"
+    file.unlink()
+    file.mkdir()
+    world = World.open(root)
+    assert error(lambda: world.questions("s", "test")) == (
+        f"{file}:1: cannot be read: Is a directory"
+    )
+
+
+def test_one_unicode_form(directory):
+    asked = {**QUESTION, "question": "Wo liegt Mo\u0308ln?", "gold_passages": ["p\u0061\u0308"]}
+    passage = {"id": "p\u00e4", "title": "Mo\u0308ln", "text": "Mo\u0308ln."}
+    root = directory({"corpus.jsonl": lines(passage), "questions/s.test.jsonl": lines(asked)})
+    world = World.open(root)
+    assert world.corpus == [Passage("p\u00e4", "M\u00f6ln", "M\u00f6ln.")]
+    assert world.questions("s", "test")[0].question == "Wo liegt M\u00f6ln?"
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,43 @@ def test_overlap_is_removed_and_said(tmp_path, out, corpus, capsys):
         assert f"{line}\n" in printed
 
 
+def test_duplicates_that_contradict_each_other_are_counted(tmp_path, out, corpus, capsys):
+    def answered(id, question, *answers):
+        return {"id": id, "question": question, "answers": answers}
+
+    train = rows(
+        tmp_path / "train.jsonl",
+        answered("a", "Who?", "Ann", "A."),
+        answered("b", " who?", "the ann"),
+        answered("c", "Where?", "here"),
+        answered("d", "Where?", "there"),
+        answered("e", "Where?", "here"),
+        answered("f", "When?", "now"),
+    )
+    test = rows(tmp_path / "test.jsonl", answered("g", "When?", "then"), answered("h", "?", "x"))
+    files = [f"train={train}", f"test={test}"]
+    assert run("nq", "--from", *files, "--corpus", corpus, "--out", out) == 0
+    assert "\ncontradicting_duplicates: 2\n" in capsys.readouterr().out
+
+
+def test_remarks_on_documents_are_printed(own, out, tmp_path, capsys):
+    (tmp_path / "docs/scan.pdf").touch()
+    (tmp_path / "docs/\x1b.txt").write_text("x" * 1001)
+    assert run(*own) == 0
+    printed, progress = capsys.readouterr()
+    assert (
+        'remarks: {"left out: .pdf": 1, "words of more than 1,000 characters, cut: '
+        '\\u001b.txt": 1}\n'
+    ) in printed
+    assert "\x1b.txt" not in printed + progress
+
+
+def test_a_path_that_no_disk_takes(own, tmp_path, capsys):
+    own[2] = tmp_path / ("x" * 300)
+    assert run(*own) == 2
+    assert capsys.readouterr().err == f"error: {own[2]}: File name too long\n"
+
+
 def test_dev_is_carved_from_train_without_its_test_questions():
     questions = [Question(str(i), f"q{i}", ("a",)) for i in range(40)]
     splits, dropped = arrange({"train": questions, "test": questions[:10]}, 0.1, 0.1)

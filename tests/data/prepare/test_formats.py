@@ -4,7 +4,6 @@ that are at hand.
 
 import gzip
 import io
-import json
 import tarfile
 import zipfile
 
@@ -15,25 +14,6 @@ from data.prepare.formats import READERS, read_corpus, read_questions
 from data.prepare.records import json_list, records
 from rl.warmup.teacher import subject_of
 from tests.shared import shared_path
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes a file: rows as JSON lines or, for *.json, as a list; text as it is; *.gz zipped."""
-
-    def write(name, content):
-        if not isinstance(content, (str, bytes)):
-            content = (
-                json.dumps(content)
-                if ".json" in name and ".jsonl" not in name
-                else "".join(json.dumps(row) + "\n" for row in content)
-            )
-        data = content.encode() if isinstance(content, str) else content
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-        return tmp_path / name
-
-    return write
 
 
 def questions(set_name, file):
