@@ -316,7 +316,8 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
     sft = trained / "sft"
     assert (
         message("evaluate", "--checkpoint", sft, "--force", "maybe")
-        == "--force must be answer, retrieve or question, not 'maybe'"
+        == "argument --force: invalid choice: 'maybe' (choose from '', 'answer', 'retrieve',"
+        " 'question') (--help lists what there is)"
     )
     assert (
         message("evaluate", "--checkpoint", sft, "--force", "answer", "--sample")
