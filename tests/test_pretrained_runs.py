@@ -213,7 +213,7 @@ def test_ppo_of_adapters_has_the_warm_up_as_reference(adapters, tmp_path, monkey
 @pytest.mark.parametrize(
     "flags, problem",
     [
-        (["--vocab-size", "99"], "--vocab-size is for a new policy; --init brings its own"),
+        (["--vocab-size", "999"], "--vocab-size is for a new policy; --init brings its own"),
         (["--muon-lr", ".1"], "--muon-lr is for a new policy"),
         (["--context", "5000"], "--context 5000: "),
         (["--merge"], "--merge needs --lora-rank"),

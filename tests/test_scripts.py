@@ -336,7 +336,7 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
     )
     assert (
         message("ppo", "--init", sft, "--out", sft)
-        == f"--out {sft} is --init: the warm-up checkpoint would be overwritten"
+        == f"--out {sft} is --init: the checkpoint would be overwritten"
     )
     assert message("sft", "--world", "tiny", "--hidden-size", "30", "--out", tmp_path / "out") == (
         "hidden_size 30 is not a multiple of num_attention_heads 4"
@@ -932,7 +932,7 @@ def test_rewards_token_by_token_add_up(evaluated):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--dtype", "fp32"], ["--dtype", "fp32", "--quota", 2, "--rows", 100]]
+    "flags", [["--dtype", "fp32"], ["--dtype", "fp32", "--quota", 2, "--rows", 40]]
 )
 def test_the_sweep_is_what_each_threshold_plays(evaluated, tmp_path, flags):
     """fp32: in bf16 a greedy tie may fall otherwise in a batch of other rows."""
@@ -951,7 +951,10 @@ def test_the_sweep_is_what_each_threshold_plays(evaluated, tmp_path, flags):
         ]
         [point] = [m for m in swept["curve"] if m["threshold"] == threshold]
         assert {name: point[name] for name in played} == pytest.approx(played, nan_ok=True)
-    assert len({m["retrieval"] for m in swept["curve"]}) > 2, "a curve"
+    # With two retrievals every threshold is played: few of them, and this policy's P([RETRIEVE])
+    # may lie between two neighbours.
+    most = 1 if "--quota" in flags else 2
+    assert len({m["retrieval"] for m in swept["curve"]}) > most, "a curve"
     [middle] = [m for m in swept["curve"] if m["threshold"] == 0.5]
     assert middle == {"threshold": 0.5} | swept["points"]["own decision"]
     assert (
