@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 PEER_LOST = 75  # exit code of a rank that only noticed that another one is gone
+NOTICE = 3.0  # seconds in which other ranks fail alike, or notice, before they are asked to
 GRACE = 8.0  # seconds for a rank to end by itself before it is killed
 WATCH = "SMARTRAG_LAUNCHER"  # environment: the pipe that closes when the launcher is gone
 
@@ -121,13 +122,15 @@ def send(processes: list[subprocess.Popen], number: int) -> None:
 def wait(processes: list[subprocess.Popen], errors: list) -> int:
     """Wait for all ranks; once one has failed, the others have GRACE seconds. The exit code of the
     rank that failed first for a reason of its own, which is said in one line if rank 0 did not."""
-    deadline = None
+    failed_at, asked = None, False
     while any(process.poll() is None for process in processes):
-        if deadline is None and any(process.poll() for process in processes):
-            deadline = time.monotonic() + GRACE
-            time.sleep(0.5)  # the others notice by themselves
+        if failed_at is None and any(process.poll() for process in processes):
+            failed_at = time.monotonic()
+        waited = 0.0 if failed_at is None else time.monotonic() - failed_at
+        if waited > NOTICE and not asked:
             send(processes, signal.SIGTERM)
-        if deadline and time.monotonic() > deadline:
+            asked = True
+        if waited > GRACE:
             send(processes, signal.SIGKILL)
         time.sleep(0.05)
     codes = [process.returncode for process in processes]
