@@ -33,6 +33,7 @@ from rl.runs.launch import launch
 from rl.runs.polyak import PolyakMean
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import Clock, say
+from rl.runs.questions import train_and_dev
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.runs.streams import Stream
@@ -46,8 +47,8 @@ class Args(RetrieverArgs, PPOConfig):
     init: str = arg("runs/sft", "warm-up checkpoint, and the KL reference", "world and run")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world of --init")
     dataset: str = arg("", "question set, or the union of several; empty: those of --init")
-    k: int = arg(0, "passages per retrieval, 0: the world's")
-    quota: int = arg(0, "retrievals per question, 0: the world's")
+    k: int = arg(0, "passages per retrieval, 0: those of --init, or the world's")
+    quota: int = arg(0, "retrievals per question, 0: those of --init, or the world's")
     out: str = arg("runs/ppo", "where the checkpoints and the log go")
     seed: int = arg(0, "seed of questions, sampling and minibatches")
     fresh: bool = arg(False, "discard what --out holds and start over")
@@ -133,15 +134,16 @@ class Trainer:
         """World, environment, questions: the warm-up's where the flags do not say otherwise."""
         args = self.args
         args.dataset = args.dataset or info.dataset or "popqa"
-        name = args.world or info.open_world or "mini"
+        name = args.world or info.open_world
         self.world, index, retriever = open_world(name, args, info)
         weights = (args.exact_match, args.f1, args.retrieval_cost, args.malformed_cost)
         info = replace(info, open_world=name, dataset=args.dataset, reward=RewardInfo(*weights))
+        info = replace(info, k=args.k or info.k, quota=args.quota or info.quota)
         self.info = replace(info, open_retriever=RetrieverInfo(**retriever))
         budgets = (info.passage_tokens, info.query_tokens, info.answer_tokens)
-        quota, reward = args.quota or None, Reward(*weights)
-        self.env = RagEnv(self.world, index, args.k, quota, reward, *budgets)
-        sets, dev = (self.world.union(args.dataset, split) for split in ("train", "dev"))
+        quota, reward = info.quota or None, Reward(*weights)
+        self.env = RagEnv(self.world, index, info.k, quota, reward, *budgets)
+        sets, dev = train_and_dev(self.world, args.dataset)
         rows = -(-args.eval_rows // len(dev))
         self.dev = [q for questions in dev for q in questions[:rows]]
         self.sampler = QuestionSampler(sets, args.popular_share, args.seed)

@@ -30,6 +30,7 @@ from rl.runs.info import RetrieverInfo, RunInfo
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import say
+from rl.runs.questions import train_and_dev
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.scoring import by_length, score
@@ -122,11 +123,13 @@ class WarmUp:
         self.world, index, retriever = open_world(args.world, args)
         budgets = (args.passage_tokens, args.query_tokens, args.answer_tokens)
         retriever = RetrieverInfo(**retriever)
-        self.info = RunInfo(args.world, args.dataset, *budgets, open_retriever=retriever)
+        given = {"quota": args.quota, "open_retriever": retriever}
+        self.info = RunInfo(args.world, args.dataset, *budgets, **given)
         self.env = RagEnv(self.world, index, 0, args.quota or None, Reward(), *budgets)
-        self.curriculum = Curriculum(self.world.union(args.dataset, "train"), args)
+        sets, dev = train_and_dev(self.world, args.dataset)
+        self.curriculum = Curriculum(sets, args)
         self.questions = self.curriculum.questions
-        self.dev = [q for questions in self.world.union(args.dataset, "dev") for q in questions]
+        self.dev = [q for questions in dev for q in questions]
         self.phase, self.first = "read", 0  # the phase, and its first step that is still to do
 
     def build(self) -> None:

@@ -30,7 +30,7 @@ def _option(default, help: str, **limits):
 
 @dataclass
 class PPOConfig:
-    clip: float = _option(0.2, "clip range of the ratio")
+    clip: float = _option(0.2, "clip range of the ratio", least=1e-6)
     gamma: float = _option(1.0, "discount", most=1)
     lam: float = _option(1.0, "GAE lambda; 1 is Monte Carlo against the value head", most=1)
     epochs: int = _option(1, "passes over each rollout", least=1)
@@ -40,7 +40,7 @@ class PPOConfig:
     decision_weight: float = _option(2.0, "loss weight of decisions")
     decision_entropy: float = _option(0.1, "entropy bonus of decisions")
     text_entropy: float = _option(0.0, "entropy bonus of text")
-    max_grad_norm: float = _option(1.0, "the gradient is cut to this norm")
+    max_grad_norm: float = _option(1.0, "the gradient is cut to this norm", least=1e-6)
     target_kl: float = _option(0.1, "end an update when its mean KL to the old policy exceeds this")
     value: bool = _option(True, "use the value head; without: the mean of the rollout as baseline")
     value_clip: float = _option(0.5, "how far a value may move in one update")

@@ -630,6 +630,28 @@ def test_the_next_command_works_when_it_is_pasted(world, tmp_path, sets, played)
     assert played in third and f"checkpoints {tmp_path}/a folder/my-ppo\n" in third
 
 
+def test_a_world_without_dev_questions_is_trained_and_evaluated_as_it_says(world, tmp_path):
+    for file in (world / "questions").glob("*.dev.jsonl"):
+        file.unlink()
+    questions = len((world / "questions/popqa.train.jsonl").read_text().splitlines())
+    first = call("sft", *SFT, *SHORT, "--world", world, "--out", tmp_path / "my-sft")
+    held = -(-questions // 10)
+    assert f"popqa has no dev questions: {held} of {questions} are held out" in first.out
+    assert f"popqa.train, {questions - held:,} questions" in first.out
+    second = pasted(first.out, *PPO, "--iterations", 1, "--value-warmup", 0)
+    assert f"popqa has no dev questions: {held} of {questions} are held out" in second
+    assert "set popqa, split test, " in pasted(second)
+
+
+def test_a_quota_travels_from_the_warm_up_to_the_evaluation(tmp_path):
+    assert call("sft", *SFT, *SHORT, "--quota", 2, "--out", tmp_path / "sft").code == 0
+    short = [*PPO, "--iterations", 1, "--value-warmup", 0, "--k", 1]
+    result = call("ppo", "--init", tmp_path / "sft", *short, "--out", tmp_path / "ppo")
+    assert "k = 1, quota 2; " in result.out
+    result = call("evaluate", "--checkpoint", tmp_path / "ppo", "--rows", 4)
+    assert "k = 1, quota 2; " in result.out
+
+
 def test_other_arguments_are_an_error_that_shows_the_difference(trained):
     before = content(trained)
     tail = "; choose another --out, or --fresh to start over"

@@ -18,6 +18,7 @@ from rl.runs.flags import UsageError
 from rl.runs.info import RetrieverInfo
 from rl.runs.precision import precision
 from rl.runs.progress import progress
+from rl.runs.questions import train_and_dev
 
 CHUNK = 512  # passages per tick of the progress bar
 
@@ -84,7 +85,7 @@ def open_encoder(
 def trained_encoder(world: World, dataset: str, device: str, build: Callable) -> Path:
     """Directory of the bi-encoder of a world's training questions, trained by rank 0 where it is
     not in the cache."""
-    questions = [q for one in world.union(dataset, "train") for q in one]
+    questions = [q for one in train_and_dev(world, dataset)[0] for q in one]
     config, asked = BiEncoderConfig(), [[q.question, q.answers, q.gold_passages] for q in questions]
     directory = CACHE / f"encoder-{key(world.corpus_sha256, asked, repr(config))}"
 
