@@ -82,8 +82,9 @@ class Run:
         """Refuse a folder of somebody else, and lock it: rank 0 for its group."""
         if not self.out.is_dir():
             raise UsageError(f"--out {self.out} is not a folder")
-        ours = (is_ours(self.out) and not is_checkpoint(self.out)) or recorded_in(self.out)
-        if not ours and any(self.out.iterdir()):
+        begun = self.log_path.exists() and (self.out / STATE_FILE).exists()  # even if damaged
+        begun = begun or (is_ours(self.out) and not is_checkpoint(self.out))
+        if not begun and recorded_in(self.out) is None and any(self.out.iterdir()):
             raise UsageError(f"{self.out} is not empty, and no run made it; choose another --out")
         if ranks.rank() == 0:
             self._lock = lock(self.out)
