@@ -18,7 +18,7 @@ from data.world import Question
 from model import Policy, Tokenizer, weights_sha256, write_json
 from model.pretrained import open_policy
 from rl import ranks
-from rl.environment import RagEnv
+from rl.environment import RagEnv, Reward
 from rl.episode import Episode, collate
 from rl.report.evaluation import Evaluation
 from rl.report.results import Result
@@ -113,8 +113,8 @@ class Player:
     def result(self, system: System, set_name: str, split: str) -> tuple[list[Episode], Result]:
         """From disk when it is about these weights, questions and settings, else played now."""
         roles = Roles(*map(self.policy, system.roles), self.tokenizer.retrieve)
-        limit = self.info.passage_tokens
-        env = RagEnv(self.world, self.index, quota=system.quota, passage_tokens=limit)
+        budgets = self.info.passage_tokens, self.info.query_tokens, self.info.answer_tokens
+        env = RagEnv(self.world, self.index, 0, system.quota, Reward(), *budgets)
         weights = [self.weights(role) for role in system.roles]
         about = {"system": system.name, "weights_sha256": weights}
         evaluation = Confident(roles, self.tokenizer, env, about, self.args.device, self.args.dtype)
