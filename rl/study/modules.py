@@ -27,10 +27,7 @@ from data.metrics import answerable
 from data.world import Question
 from model import weights_sha256
 from model.pretrained import open_policy
-from rl import ranks
-from rl.environment import RagEnv, Reward
-from rl.episode import Episode, Part, collate
-from rl.rollout import Decoding, rollout
+from rl import Decoding, Episode, Part, RagEnv, Reward, collate, ranks, rollout, score
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, run_info
 from rl.runs.launch import launch
@@ -38,7 +35,7 @@ from rl.runs.precision import DTYPES, precision
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.runs.streams import Stream
-from rl.scoring import by_length, score
+from rl.scoring import by_length
 from rl.study.roles import Roles, open_with
 from rl.warmup.renaming import Renamer, RenamingEnv
 from rl.warmup.sampler import QuestionSampler
