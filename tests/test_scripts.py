@@ -319,13 +319,9 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
         == "argument --force: invalid choice: 'maybe' (choose from '', 'answer', 'retrieve',"
         " 'question') (--help lists what there is)"
     )
-    assert (
-        message("evaluate", "--checkpoint", sft, "--force", "answer", "--sample")
-        == "--force and --sample exclude each other"
-    )
-    assert "goes with neither --force nor --sample" in message(
-        "evaluate", "--checkpoint", sft, "--sample", "--threshold", ".3"
-    )
+    for pair in (["--force", "answer", "--sample"], ["--sample", "--threshold", ".3"]):
+        text = message("evaluate", "--checkpoint", sft, *pair)
+        assert text == "--force, --sample and --threshold exclude each other"
     assert (
         message("evaluate", "--compare", "--quota", "1")
         == "--quota does not go with --compare, whose systems are fixed"
@@ -761,8 +757,9 @@ def overlap(a: list[str], b: list[str]) -> float:
     return 2 * common / (len(a) + len(b)) if common else 0.0
 
 
-def recompute(records: list[dict], gold: dict[str, tuple]) -> dict[str, float]:
-    """Every metric from the episodes as they were written, without the project's own code."""
+def recompute(records: list[dict], gold: dict[str, tuple], given: int = 0) -> dict[str, float]:
+    """Every metric from the episodes as they were written, without the project's own code; given:
+    queries of an episode that the policy did not write."""
     totals, hits = Counter(), []
     for r in records:
         em = f1 = 0.0
@@ -781,6 +778,7 @@ def recompute(records: list[dict], gold: dict[str, tuple]) -> dict[str, float]:
             f1=f1,
             retrieval=float(bool(r["turns"])),
             queries=len(r["turns"]),
+            calls=sum(token in ("[RETRIEVE]", "[ANSWER]") for token, _ in r["tokens"]) - given,
             reward=reward,
             malformed=float(r["malformed"]),
             p_retrieve=r["p_retrieve"],
@@ -834,11 +832,13 @@ def test_the_result_has_the_documented_keys_and_follows_from_the_episodes(evalua
         for r, q in zip(records, questions, strict=True)
     )
     gold = {q.id: q.gold_passages for q in questions}
-    assert result["metrics"] == pytest.approx(recompute(records, gold), abs=1e-5)
+    given = int(suffix == ".force-question")
+    assert result["metrics"] == pytest.approx(recompute(records, gold, given), abs=1e-5)
     assert set(result["slices"]) == {"popular", "tail", "absent"}
     for name, figures in result["slices"].items():
         rows = [r for r in records if r["slice"] == name]
-        assert figures == pytest.approx(recompute(rows, gold) | {"rows": len(rows)}, abs=1e-5)
+        expected = recompute(rows, gold, given) | {"rows": len(rows)}
+        assert figures == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_fixture_is_worth_testing_on(evaluated):

@@ -1,5 +1,5 @@
-"""Separately trained modules: what joint training has to beat. Each starts from the warm-up and
-learns one part of an episode.
+"""Separately trained modules, which joint training has to beat. Each starts from the warm-up and
+learns one part of an episode, by a supervised step on what the frozen warm-up plays.
 
     python -m rl.study.modules KIND --init WARMUP --out DIR ...
 
@@ -8,18 +8,15 @@ learns one part of an episode.
     decision-right     retrieve where the direct answer is wrong (SKR; Wang et al., 2023)
     decision-reward    retrieve where that branch earned more, weighted by the difference, with
                        --query and --reader playing it
-The other rewriter, PPO against a frozen reader (Rewrite-Retrieve-Read; Ma et al., 2023), is
-train_ppo.py --learn query.
 
-Every step plays the frozen warm-up on fresh questions and makes one supervised step on the part in
-question, with the optimiser of PPO. Later decisions of an episode are learnt, by either decision
-module, from episodes that ended right.
-Left out: the environment's reward as a gradient; that is train_ppo.py.
+Later decisions of an episode are learnt, by either decision module, from episodes that ended right.
+Left out: the reward as a gradient. That is train_ppo.py, whose --learn query makes the other
+rewriter, PPO against a frozen reader (Rewrite-Retrieve-Read; Ma et al., 2023).
 """
 
 import copy
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,18 +27,15 @@ from data.metrics import answerable
 from data.world import Question
 from model import weights_sha256
 from model.pretrained import open_policy
-from rl import ranks
-from rl.environment import RagEnv
-from rl.episode import Episode, Part, collate
-from rl.rollout import Decoding, rollout
+from rl import Decoding, Episode, Part, RagEnv, Reward, collate, ranks, rollout, score
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
-from rl.runs.info import run_info
+from rl.runs.info import RetrieverInfo, run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.runs.streams import Stream
-from rl.scoring import by_length, score
+from rl.scoring import by_length
 from rl.study.roles import Roles, open_with
 from rl.warmup.renaming import Renamer, RenamingEnv
 from rl.warmup.sampler import QuestionSampler
@@ -69,7 +63,6 @@ class Args(RetrieverArgs):
     popular_share: float = share(0.45, "share of popular questions, where the world has slices")
     rename: float = share(1.0, "share of the other questions that are played under new names")
     lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
-    k: int = arg(0, "passages per retrieval, 0: the world's")
     quota: int = arg(0, "retrievals per question, 0: the world's")
     dtype: str = arg("auto", "of multiplications; weights and losses are fp32", choices=DTYPES)
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
@@ -79,10 +72,8 @@ class Args(RetrieverArgs):
 
 
 class Example(NamedTuple):
-    """An episode whose tokens of the module's part are learnt, and its weight in the loss."""
-
-    episode: Episode
-    weight: float = 1.0
+    episode: Episode  # whose tokens of the module's part are learnt
+    weight: float = 1.0  # in the loss
 
 
 class Module:
@@ -91,30 +82,25 @@ class Module:
         self.policy, self.tokenizer, made = open_policy(args.init, args.device)
         info = run_info(made, args.init)
         frozen = copy.deepcopy(self.policy).requires_grad_(False).eval()
-        others = [
-            open_with(path, self.tokenizer, args, flag) if path else frozen
-            for flag, path in (("--query", args.query), ("--reader", args.reader))
-        ]
-        self.roles = Roles(frozen, *others, frozen, self.tokenizer.retrieve)
+        query = open_with(args.query, self.tokenizer, args, "--query") if args.query else frozen
+        reader = open_with(args.reader, self.tokenizer, args, "--reader") if args.reader else frozen
+        self.roles = Roles(frozen, query, reader, frozen, self.tokenizer.retrieve)
         self.world, index, retriever = open_world(args.world, args, info)
-        self.env = RagEnv(
-            self.world, index, args.k, args.quota or None, passage_tokens=info.passage_tokens
-        )
+        budgets = info.passage_tokens, info.query_tokens, info.answer_tokens
+        self.env = RagEnv(self.world, index, info.k, args.quota or None, Reward(), *budgets)
         sets = self.world.union(args.dataset, "train")
         self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
         self.renamer = Renamer(self.sampler.questions, self.world.corpus)
         self.trunk = self.policy.trunk_parameters()
-        self.optimizer = torch.optim.AdamW(
-            self.trunk, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0
-        )
+        self.optimizer = torch.optim.AdamW(self.trunk, args.lr, (0.9, 0.95), weight_decay=0.0)
+        name, retriever = args.world or info.open_world, RetrieverInfo(**retriever)
+        info = replace(info, open_world=name, dataset=args.dataset, open_retriever=retriever)
         paths = {flag: getattr(args, flag) for flag in ("init", "query", "reader")}
         self.info = {
             "kind": kind,
             "world": self.world.name,
-            "open_world": args.world or info.open_world,
             "corpus_sha256": self.world.corpus_sha256,
-            "open_retriever": retriever,
-            "passage_tokens": self.env.passage_tokens,
+            **info.record(),
             **{f"{flag}_sha256": weights_sha256(path) for flag, path in paths.items() if path},
         }
 
@@ -127,8 +113,6 @@ class Module:
     ) -> list[Episode]:
         with precision(self.args.device, self.args.dtype):
             return rollout(self.roles, self.tokenizer, env, questions, decoding, generator)
-
-    # ------------------------------------------------------------------------- what is learnt
 
     def examples(
         self, env: RagEnv, questions: list[Question], generator: torch.Generator
@@ -175,8 +159,6 @@ class Module:
         token = self.tokenizer.retrieve if retrieve else self.tokenizer.answer
         decided.append([token], Part.DECISION)
         return Example(decided, weight)
-
-    # ------------------------------------------------------------------------- one step
 
     def step(self, number: int) -> dict:
         """A pure function of (arguments, weights and optimizer, number)."""

@@ -17,33 +17,19 @@ import torch
 from data.world import Question
 from model import Policy, Tokenizer, weights_sha256, write_json
 from model.pretrained import open_policy
-from rl import ranks
-from rl.environment import RagEnv
-from rl.episode import Episode, collate
+from rl import Decoding, Episode, RagEnv, Reward, collate, ranks, score
 from rl.report.evaluation import Evaluation
 from rl.report.results import Result
 from rl.report.summary import mean
-from rl.rollout import Decoding
 from rl.runs.flags import DEVICES, arg
 from rl.runs.info import run_info
 from rl.runs.precision import DTYPES, choose_dtype, precision
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import plain
-from rl.scoring import by_length, score
+from rl.scoring import by_length
+from rl.study import systems
 from rl.study.roles import Roles
-from rl.study.systems import (
-    CHOICES,
-    DIRECT,
-    RETRIEVE,
-    SYSTEMS,
-    Plan,
-    System,
-    compute,
-    jobs_of,
-    needed,
-    sets_of,
-    systems_of,
-)
+from rl.study.systems import CHOICES, System
 from rl.study.table import Played, seed_json
 
 
@@ -61,14 +47,14 @@ class PlayArgs(RetrieverArgs):
 def play(args: PlayArgs) -> None:
     """Play what is missing, and write the seed's figures (rank 0)."""
     player = Player(Path(args.out).parent, args)
-    trained, unseen = sets_of(player.world)
-    systems, threshold = {}, None
-    for system in systems_of(args.systems):
+    trained, unseen = systems.sets_of(player.world)
+    played, threshold = {}, None
+    for system in systems.systems_of(args.systems):
         sets = [name for name in (*trained, *unseen) if name in system.sets]
         if system.decoding is None:
-            systems[system], threshold = player.confidence(sets, trained)
+            played[system], threshold = player.confidence(sets, trained)
         else:
-            systems[system] = player.played(system, sets)
+            played[system] = player.played(system, sets)
     if ranks.rank() == 0:
         figures = {
             "world": player.world.name,
@@ -77,7 +63,7 @@ def play(args: PlayArgs) -> None:
             "trained": trained,
             "unseen": unseen,
             "confidence_threshold": threshold,
-            "systems": seed_json(systems, trained),
+            "systems": seed_json(played, trained),
         }
         write_json(player.folder / "figures.json", plain(figures))
 
@@ -103,7 +89,7 @@ class Player:
         _, self.tokenizer, made = open_policy(folder / "warm-up", args.device)
         self.info = run_info(made, folder / "warm-up")
         self.world, self.index, _ = open_world("", args, self.info)
-        self.jobs = jobs_of(0, folder, "", (), Plan())
+        self.jobs = systems.jobs_of(0, folder, "", (), systems.Plan())
         self.policy = cache(lambda job: open_policy(folder / job, args.device)[0])
         self.weights = cache(lambda job: weights_sha256(folder / job))
 
@@ -113,8 +99,8 @@ class Player:
     def result(self, system: System, set_name: str, split: str) -> tuple[list[Episode], Result]:
         """From disk when it is about these weights, questions and settings, else played now."""
         roles = Roles(*map(self.policy, system.roles), self.tokenizer.retrieve)
-        limit = self.info.passage_tokens
-        env = RagEnv(self.world, self.index, quota=system.quota, passage_tokens=limit)
+        budgets = self.info.passage_tokens, self.info.query_tokens, self.info.answer_tokens
+        env = RagEnv(self.world, self.index, 0, system.quota, Reward(), *budgets)
         weights = [self.weights(role) for role in system.roles]
         about = {"system": system.name, "weights_sha256": weights}
         evaluation = Confident(roles, self.tokenizer, env, about, self.args.device, self.args.dtype)
@@ -126,13 +112,14 @@ class Player:
         results = {name: self.result(system, name, "test") for name in sets}
         episodes = {name: episodes for name, (episodes, _) in results.items()}
         seconds = {name: per_question(result) for name, (_, result) in results.items()}
-        own = [job for job in needed(self.jobs, system.roles) if job.out.name != "warm-up"]
-        return Played(episodes, seconds, compute(own))
+        own = [job for job in systems.needed(self.jobs, system.roles) if job.out.name != "warm-up"]
+        return Played(episodes, seconds, systems.compute(own))
 
     def confidence(self, sets: Sequence[str], trained: Sequence[str]) -> tuple[Played, float]:
         """The confidence baseline: retrieve where the direct answer's confidence is below a
         threshold, which is chosen on the dev splits. From the episodes of its two branches."""
-        branches = [next(s for s in SYSTEMS if s.name == name) for name in (DIRECT, RETRIEVE)]
+        names = systems.DIRECT, systems.RETRIEVE
+        branches = [next(s for s in systems.SYSTEMS if s.name == name) for name in names]
         dev = []
         for name in trained:
             (direct, result), (retrieved, _) = (self.result(s, name, "dev") for s in branches)
@@ -146,7 +133,7 @@ class Player:
             triples = zip(direct, retrieved, unsure, strict=True)
             episodes[name] = [b if retrieve else a for a, b, retrieve in triples]
             seconds[name] = per_question(first) + mean(unsure) * per_question(second)
-        return Played(episodes, seconds, compute([])), threshold
+        return Played(episodes, seconds, systems.compute([])), threshold
 
 
 def per_question(result: Result) -> float:

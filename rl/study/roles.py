@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model import Config, Policy, Session, Tokenizer
 from model.pretrained import open_policy
-from rl.episode import ACTIONS, Part
+from rl import ACTIONS, Part
 from rl.runs.flags import UsageError
 
 LEARN = ",".join(part.name.lower() for part in ACTIONS)  # decision,query,answer

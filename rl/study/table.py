@@ -195,10 +195,16 @@ def tables(study: dict) -> tuple[list[Table], list[Table]]:
         with_joint = [*names, JOINT]
         shown += [pivot(f"{title}, {part}", study, with_joint, [part], figures) for part in where]
         if group != "sweep":
-            shown.append(differences(f"Joint minus the same: {title}", study, names, where))
+            shown.append(differences(f"Joint minus each: {title}", study, names, where))
         if group == "main":
-            shown.append(differences("The same: EM", study, names, where, "em"))
-            shown.append(differences("The same: unseen sets", study, names, first["unseen"]))
+            shown.append(
+                differences("Joint minus each, EM: main comparison", study, names, where, "em")
+            )
+            shown.append(
+                differences(
+                    "Joint minus each, unseen sets: main comparison", study, names, first["unseen"]
+                )
+            )
     others = [n for n, entry in systems.items() if entry["group"] not in ("quota", "sweep")]
     pages = [
         pivot(f"Per set and slice: {FORMS[f][0]}", study, others, parts, [f]) for f in OF_A_PART
