@@ -34,7 +34,6 @@ UNREADABLE = (
 )
 Records = Iterator[tuple[str, dict]]  # ("FILE:LINE", record)
 LONGEST_WORD = 1000  # characters
-_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}\S+")
 _PIECE = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
 _LFS = b"version https://git-lfs"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
@@ -216,14 +215,12 @@ def make_directory(directory: Path) -> None:
 # ------------------------------------------------------------------------ fields of a record
 
 
-def cut_words(text: str) -> tuple[str, int]:
-    """The text with words of at most LONGEST_WORD characters, and how many longer ones there were.
+def cut_words(text: str) -> str:
+    """The text with longer words cut into pieces of LONGEST_WORD characters.
 
     A picture in base64 is a word of megabytes, and a tokenizer's training grows with its square.
     """
-    if len(text) <= LONGEST_WORD or not (long := _LONG_WORD.findall(text)):
-        return text, 0
-    return _PIECE.sub(r"\g<0> ", text), len(long)
+    return _PIECE.sub(r"\g<0> ", text) if len(text) > LONGEST_WORD else text
 
 
 def nfc(text: str) -> str:

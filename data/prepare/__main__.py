@@ -79,8 +79,6 @@ class Inputs:
     def questions(self, set_name: str, entries: list[str]) -> list[tuple[str, Path]]:
         """(split, file) of --from, or of the set's own addresses; split "": not known."""
         known = SETS[set_name].splits if set_name in SETS else {}
-        if not entries:
-            return [(split, self.published(path)) for split, path in known.items()]
         files = []
         for split, name in map(split_of, entries):
             file = self.local(name)
@@ -96,7 +94,7 @@ class Inputs:
         if len({split == "" for split, _ in files}) > 1:
             advice = "name the split of every file or of none, as in train=FILE test=FILE"
             raise WorldError(f"--from: {advice}")
-        return files
+        return files or [(split, self.published(path)) for split, path in known.items()]
 
 
 def prepare_set(args: argparse.Namespace) -> tuple[World, dict]:

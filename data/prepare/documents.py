@@ -47,9 +47,9 @@ def read_documents(
             remarks["left out: binary"] += 1
             continue
         title, text = _read(file, nfc(decode(content, file)))
-        text, long = cut_words(text)
-        if long:
-            remarks[f"words of more than {LONGEST_WORD:,} characters, cut: {name}"] += long
+        text, whole = cut_words(text), text
+        if text != whole:
+            remarks[f"words of more than {LONGEST_WORD:,} characters cut in {name}"] += 1
         number = 0
         for number, passage in enumerate(cut(text, words), start=1):
             yield str(file), Passage(f"{name}#{number}", title, passage)
@@ -123,9 +123,7 @@ th tr ul"""
 
 
 class _Page(HTMLParser):
-    """The text of a page, with an empty line where a block begins or ends; scripts and styles are
-    no text.
-    """
+    """The text of a page, an empty line where a block begins or ends; scripts are no text."""
 
     BLOCKS = frozenset(_BLOCKS.split())
     SILENT = frozenset(("script", "style", "noscript", "template", "title", "head"))

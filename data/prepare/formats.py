@@ -130,9 +130,7 @@ def ambignq(row: dict, where: str) -> Iterable[Example]:
 
 
 def hotpotqa(row: dict, where: str) -> Iterable[Example]:
-    """HotpotQA and 2WikiMultihopQA: titled paragraphs in sentences; gold are those with a
-    supporting fact.
-    """
+    """HotpotQA, 2WikiMultihopQA: paragraphs in sentences; gold: those with a supporting fact."""
     passages, gold_titles = [], set()
     try:
         for title, parts in pairs(row, "context", where):

@@ -1,13 +1,11 @@
-"""PopQA (Mallen et al., ACL 2023, arXiv 2212.10511) as a *closed world*: official questions,
-generated passages.
+"""PopQA (Mallen et al., ACL 2023, arXiv 2212.10511) as a *closed world*: generated passages.
 
 Every PopQA question is one of 16 templates filled with a subject, so a question and its first
 answer give back the fact (subject, relation, object) that they were made from. Each fact becomes
 one short passage. The passages are generated from the answers: a figure measured here says how well
 a policy reads and retrieves, not what it would do over Wikipedia.
 
-read -> invert templates -> merge duplicates -> take test out of train -> carve dev -> write
-passages
+read -> invert templates -> merge duplicates -> take test from train -> carve dev -> passages
 
 Left out on purpose: Wikipedia text; aliases in passages (the reader copies the first answer); the
 popularity of objects.
@@ -25,9 +23,7 @@ from data.files import normalise, tidy
 from data.prepare.build import DEV_ROWS, Splits, contradictions, read_splits, word_counts
 from data.world import Passage, Question, World, WorldError
 
-POPULAR = (
-    10_000  # slice "popular": subjects with so many Wikipedia page views a month (s_pop) or more
-)
+POPULAR = 10_000  # monthly page views of the subject (s_pop) from which on it is "popular"
 
 
 class Relation(NamedTuple):
@@ -62,8 +58,7 @@ def read(file: Path) -> list[Question]:
 
 
 def invert(question: str) -> tuple[str, str] | None:
-    """(subject, relation) of a templated question; None if no template fits or the subject is
-    empty.
+    """(subject, relation) of a templated question; None if none fits or the subject is empty.
 
     Where two fit ("What is the capital of X's occupation?"), the one with more fixed text is meant.
     """
@@ -183,7 +178,12 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         "world": world.description,
         "read": _lengths(rows),
         "inverted": _lengths(inverted),
-        "not_inverted": _not_inverted(rows),
+        "not_inverted": [
+            f"{split} {row.id} {row.question!r}"
+            for split in rows
+            for row in rows[split]
+            if not invert(row.question)
+        ],
         "unique": _lengths(merged),
         "contradicting_duplicates": contradictions(rows),
         "overlap": {"unique_test_questions": len(merged["test"]), "also_in_train": overlap},
@@ -195,15 +195,6 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         "passage_kinds": kinds,
     }
     return world, report
-
-
-def _not_inverted(rows: Splits) -> list[str]:
-    return [
-        f"{split} {row.id} {row.question!r}"
-        for split in rows
-        for row in rows[split]
-        if not invert(row.question)
-    ]
 
 
 def _split(train: dict[str, Question], test: dict[str, Question], seed: int) -> Splits:

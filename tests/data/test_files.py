@@ -138,8 +138,7 @@ def test_words_that_are_pictures(tmp_path, capsys):
     """Cut into pieces, nothing lost, and the file is named; a question is refused."""
     picture = "QUJD" * 1000
     assert cut_words(f"a {picture} b {'x' * 1000} c") == (
-        f"a {picture[:1000]} {picture[:1000]} {picture[:1000]} {picture[:1000]} b {'x' * 1000} c",
-        1,
+        f"a {picture[:1000]} {picture[:1000]} {picture[:1000]} {picture[:1000]} b {'x' * 1000} c"
     )
     row = {"id": "p", "title": picture[:1001], "text": f"see {picture}."}
     (tmp_path / "corpus.jsonl").write_text(json.dumps(row) + "\n")
