@@ -27,7 +27,7 @@ from data.world import Question, WorldError
 ARCHIVES = (".zip", ".tar.gz", ".tgz")
 MB = 1_000_000
 LIMIT = 64  # megabytes of a line; also what a small file may unpack to
-RATIO = 100  # what a large file may unpack to, in its own sizes: text packs to a tenth or so
+RATIO = 30  # what a large file may unpack to, in its own sizes: text packs to a tenth or so
 UNREADABLE = (
     *(OSError, EOFError, zlib.error, struct.error, zipfile.BadZipFile, tarfile.TarError),
     *(RuntimeError, NotImplementedError),  # a member that is encrypted, or packed in another way
