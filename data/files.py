@@ -28,9 +28,9 @@ ARCHIVES = (".zip", ".tar.gz", ".tgz")
 MB = 1_000_000
 LIMIT = 64  # megabytes of a line; also what a small file may unpack to
 RATIO = 30  # what a large file may unpack to, in its own sizes: text packs to a tenth or so
-UNREADABLE = (
+UNREADABLE = (  # what Python's readers of archives raise where one is damaged or encrypted
     *(OSError, EOFError, zlib.error, struct.error, zipfile.BadZipFile, tarfile.TarError),
-    *(RuntimeError, NotImplementedError),  # a member that is encrypted, or packed in another way
+    *(RuntimeError, ArithmeticError, LookupError, UnicodeError),
 )
 Records = Iterator[tuple[str, dict]]  # ("FILE:LINE", record)
 LONGEST_WORD = 1000  # characters

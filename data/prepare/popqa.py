@@ -24,6 +24,8 @@ from data.prepare.build import DEV_ROWS, Splits, contradictions, read_splits, wo
 from data.world import Passage, Question, World, WorldError
 
 POPULAR = 10_000  # monthly page views of the subject (s_pop) from which on it is "popular"
+ABOUT = """official questions; passages generated from their answers, not Wikipedia. \
+Figures on it do not compare with figures over Wikipedia."""
 
 
 class Relation(NamedTuple):
@@ -167,9 +169,7 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         name="popqa-closed",
         license="MIT",
         source="PopQA, github.com/AlexTMallen/adaptive-retrieval (arXiv 2212.10511)",
-        description=f"PopQA as a closed world (seed {seed}): official questions; passages"
-        " generated from their answers, not Wikipedia. Figures on it do not compare with figures"
-        " over Wikipedia.",
+        description=f"PopQA as a closed world (seed {seed}): {ABOUT}",
         corpus=corpus,
         questions={f"popqa.{split}": questions for split, questions in splits.items()},
     )
@@ -180,8 +180,8 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         "inverted": _lengths(inverted),
         "not_inverted": [
             f"{split} {row.id} {row.question!r}"
-            for split in rows
-            for row in rows[split]
+            for split, questions in rows.items()
+            for row in questions
             if not invert(row.question)
         ],
         "unique": _lengths(merged),
