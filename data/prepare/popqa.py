@@ -178,12 +178,7 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         "world": world.description,
         "read": _lengths(rows),
         "inverted": _lengths(inverted),
-        "not_inverted": [
-            f"{split} {row.id} {row.question!r}"
-            for split, questions in rows.items()
-            for row in questions
-            if not invert(row.question)
-        ],
+        "not_inverted": _not_inverted(rows),
         "unique": _lengths(merged),
         "contradicting_duplicates": contradictions(rows),
         "overlap": {"unique_test_questions": len(merged["test"]), "also_in_train": overlap},
@@ -195,6 +190,11 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         "passage_kinds": kinds,
     }
     return world, report
+
+
+def _not_inverted(rows: Splits) -> list[str]:
+    pairs = ((split, row) for split in rows for row in rows[split] if not invert(row.question))
+    return [f"{split} {row.id} {row.question!r}" for split, row in pairs]
 
 
 def _split(train: dict[str, Question], test: dict[str, Question], seed: int) -> Splits:

@@ -95,17 +95,26 @@ def test_real_text_unpacks(tmp_path, small):
     assert sum(1 for _ in read_corpus(file)) == 40_000
 
 
-@pytest.mark.parametrize("place, byte", [(6, 1), (7, 8), (8, 99), (30, 0xFF)])
-def test_damaged_zip_headers(tmp_path, place, byte):
-    """Flags (encrypted; a name in UTF-8 that is none), method, name: Python raises what it likes."""
+@pytest.mark.parametrize(
+    "local, central",
+    [
+        ({6: 1}, {8: 1}),  # encrypted
+        ({8: 99}, {10: 99}),  # packed in an unknown way
+        ({7: 8, 30: 0xFF}, {}),  # a name in UTF-8 that is none
+    ],
+)
+def test_damaged_zip_headers(tmp_path, local, central):
+    """Python raises RuntimeError, NotImplementedError, UnicodeDecodeError: one line each."""
     file = packed(tmp_path / "x.zip", b"{}\n" * 50)
     content = bytearray((tmp_path / "x.zip").read_bytes())
     directory = content.index(b"PK\1\2")
-    content[place] = byte
-    content[directory + place + (16 if place == 30 else 2)] = byte
+    for place, byte in local.items():
+        content[place] = byte
+    for place, byte in central.items():
+        content[directory + place] = byte
     (tmp_path / "x.zip").write_bytes(content)
     said = error(lambda: list(json_lines(file)))
-    assert said.startswith((f"{file}:1: cannot be read: ", f"{tmp_path}/x.zip: holds no file"))
+    assert said.startswith(f"{file}:1: cannot be read: ")
 
 
 # -------------------------------------------------------------------------- what is no text
