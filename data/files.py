@@ -178,9 +178,6 @@ def json_lines(file: Path) -> Records:
             yield where, json_object(parse_json(line, file, number), where)
 
 
-# ----------------------------------------------------------------------------------- writing
-
-
 def write_lines(file: Path, lines: Iterable[str]) -> None:
     """Replace a file: it is there whole, old or new, whatever happens. Raises OSError."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
@@ -210,9 +207,6 @@ def make_directory(directory: Path) -> None:
         make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
         sync_directory(directory.parent)
-
-
-# ------------------------------------------------------------------------ fields of a record
 
 
 def cut_words(text: str) -> str:

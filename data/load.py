@@ -152,9 +152,6 @@ def question_of(row: dict, where: str, id: str) -> Question:
     return Question(id, question, answers, popularity=popularity, gold_passages=gold, **labels)
 
 
-# ----------------------------------------------------------------------------------- writing
-
-
 def _json(value: object, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 

@@ -87,9 +87,6 @@ class Fact:
         return "popular" if self.entity.group == "popular" else "tail"
 
 
-# ---------------------------------------------------------------------------------- entities
-
-
 def full_names(parts: int) -> list[str]:
     """All names of people from the first so many first names of each sex and last names."""
     first_names = WORDS["women"][:parts] + WORDS["men"][:parts]
@@ -128,9 +125,6 @@ def make_entities(scale: Scale, rng: Random) -> list[Entity]:
     for i, entity in enumerate(unseen):
         entity.group = "dev" if i < scale.unseen_dev else "test"
     return entities
-
-
-# ------------------------------------------------------------------------------------- facts
 
 
 def make_facts(entities: list[Entity], rng: Random) -> list[Fact]:

@@ -39,8 +39,6 @@ from data.world import World, WorldError, printable
 
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
 
-# ----------------------------------------------------------------------- any set, any corpus
-
 
 def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
@@ -149,9 +147,6 @@ def prepare_set(args: argparse.Namespace) -> tuple[World, dict]:
     return world, report
 
 
-# ----------------------------------------------------------------------------------- writing
-
-
 def check_paths(out: Path, force: bool, inputs: Iterable[Path]) -> None:
     """Raises WorldError unless the inputs exist and `out` may be written.
 
@@ -193,9 +188,6 @@ def write_world(world: World, out: Path, report: dict) -> None:
     finally:  # on an interrupt too
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(former, ignore_errors=True)
-
-
-# ------------------------------------------------------------------------------ command line
 
 
 def next_command(args: argparse.Namespace, report: dict) -> str:

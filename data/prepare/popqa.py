@@ -56,9 +56,6 @@ def read(file: Path) -> list[Question]:
     return splits[""]
 
 
-# --------------------------------------------------------------------------------- questions
-
-
 def invert(question: str) -> tuple[str, str] | None:
     """(subject, relation) of a templated question; None if none fits or the subject is empty.
 
@@ -93,9 +90,6 @@ def _hash(*parts: str | int) -> int:
     """The same 64-bit number on every machine and in every Python."""
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
-
-
-# ---------------------------------------------------------------------------------- passages
 
 
 class Draft(NamedTuple):
@@ -139,9 +133,6 @@ def write_passages(
     corpus = [Passage(str(i), draft.title, draft.text) for i, draft in enumerate(drafts)]
     passage_of = {draft.fact: str(i) for i, draft in enumerate(drafts) if draft.fact}
     return corpus, passage_of, dict(Counter(draft.kind for draft in drafts))
-
-
-# --------------------------------------------------------------------------------- the world
 
 
 def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[World, dict]:

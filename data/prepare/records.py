@@ -97,9 +97,6 @@ def records(file: Path, columns: Iterable[str] = ()) -> files.Records:
     return table(file, columns) if is_table(file) else READERS[ending(file)](file)
 
 
-# ------------------------------------------------------------------------- parts of a record
-
-
 def objects(row: dict, name: str, where: str) -> list[dict]:
     """A list of objects; `datasets` exports it as an object of lists. Raises WorldError."""
     values = row.get(name)
