@@ -27,14 +27,13 @@ from data.world import Question, WorldError
 ARCHIVES = (".zip", ".tar.gz", ".tgz")
 MB = 1_000_000
 LIMIT = 64  # megabytes of a line; also what a small file may unpack to
-RATIO = 100  # what a large file may unpack to, in its own sizes: text packs to a tenth or so
-UNREADABLE = (
+RATIO = 30  # what a large file may unpack to, in its own sizes: text packs to a tenth or so
+UNREADABLE = (  # what Python's readers of archives raise where one is damaged or encrypted
     *(OSError, EOFError, zlib.error, struct.error, zipfile.BadZipFile, tarfile.TarError),
-    *(RuntimeError, NotImplementedError),  # a member that is encrypted, or packed in another way
+    *(RuntimeError, ArithmeticError, LookupError, UnicodeError),
 )
 Records = Iterator[tuple[str, dict]]  # ("FILE:LINE", record)
 LONGEST_WORD = 1000  # characters
-_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}\S+")
 _PIECE = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
 _LFS = b"version https://git-lfs"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
@@ -179,9 +178,6 @@ def json_lines(file: Path) -> Records:
             yield where, json_object(parse_json(line, file, number), where)
 
 
-# ----------------------------------------------------------------------------------- writing
-
-
 def write_lines(file: Path, lines: Iterable[str]) -> None:
     """Replace a file: it is there whole, old or new, whatever happens. Raises OSError."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
@@ -213,17 +209,12 @@ def make_directory(directory: Path) -> None:
         sync_directory(directory.parent)
 
 
-# ------------------------------------------------------------------------ fields of a record
-
-
-def cut_words(text: str) -> tuple[str, int]:
-    """The text with words of at most LONGEST_WORD characters, and how many longer ones there were.
+def cut_words(text: str) -> str:
+    """The text with longer words cut into pieces of LONGEST_WORD characters.
 
     A picture in base64 is a word of megabytes, and a tokenizer's training grows with its square.
     """
-    if len(text) <= LONGEST_WORD or not (long := _LONG_WORD.findall(text)):
-        return text, 0
-    return _PIECE.sub(r"\g<0> ", text), len(long)
+    return _PIECE.sub(r"\g<0> ", text) if len(text) > LONGEST_WORD else text
 
 
 def nfc(text: str) -> str:

@@ -8,24 +8,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from data.files import (
-    LONGEST_WORD,
-    cut_words,
-    json_lines,
-    json_object,
-    make_directory,
-    optional,
-    parse_json,
-    read_text,
-    string,
-    strings,
-    write_lines,
-)
+from data import files
 from data.mini.generate import generate
 from data.world import Passage, Question, World, WorldError, printable
 
@@ -83,13 +70,14 @@ def _read_metadata(directory: Path) -> dict:
     if not file.exists():
         return metadata
     where = f"{file}:1"
-    row = json_object(parse_json(read_text(file), file), where)
+    row = files.json_object(files.parse_json(files.read_text(file), file), where)
     for name in TEXT_FIELDS:
         if name in row:
-            metadata[name] = string(row, name, where, blank=name != "name")
+            metadata[name] = files.string(row, name, where, blank=name != "name")
     if {"/", "\\"} & set(metadata["name"]):
         raise WorldError(f"{where}: 'name' must hold no slash: results are files of this name")
-    if "name" in row and not _is_file_name(metadata["name"]):
+    name = row.get("name", "")
+    if not name.isprintable() or len(name) > 100 or name in (".", ".."):
         raise WorldError(f"{where}: 'name' must be a file's name of at most 100 characters")
     for name, (least, most) in RANGES.items():
         if name in row:
@@ -100,30 +88,25 @@ def _read_metadata(directory: Path) -> dict:
     return metadata
 
 
-def _is_file_name(name: str) -> bool:
-    return name.isprintable() and len(name) <= 100 and name not in (".", "..")
-
-
 def _read_corpus(file: Path) -> list[Passage]:
     corpus, first_line, long = [], {}, []
-    for where, row in json_lines(file):
-        id, title = identifier(row, where, first_line), optional(row, "title", where)
-        (title, a), (text, b) = map(cut_words, (title, string(row, "text", where, blank=True)))
-        corpus.append(Passage(id, title, text))
-        long += [where] * bool(a + b)
+    for where, row in files.json_lines(file):
+        id, title = identifier(row, where, first_line), files.optional(row, "title", where)
+        whole = Passage(id, title, files.string(row, "text", where, blank=True))
+        corpus.append(Passage(id, *map(files.cut_words, whole[1:])))
+        if corpus[-1] != whole:
+            long.append(where)
     if not corpus:
         raise WorldError(f"{file}: the corpus is empty")
     if long:
-        about = (
-            f"a word of more than {LONGEST_WORD:,} characters is cut; so in {len(long)} passages"
-        )
-        print(printable(f"{long[0]}: {about}"), file=sys.stderr)
+        about = f"a word of more than {files.LONGEST_WORD:,} characters is cut"
+        print(printable(f"{long[0]}: {about}; so in {len(long)} passages"), file=sys.stderr)
     return corpus
 
 
 def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
     questions, first_line = [], {}
-    for where, row in json_lines(file):
+    for where, row in files.json_lines(file):
         question = question_of(row, where, identifier(row, where, first_line))
         for id in question.gold_passages or ():
             if id not in passage_ids:
@@ -137,10 +120,8 @@ def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
 
 
 def identifier(row: dict, where: str, first_line: dict[str, str]) -> str:
-    """The field "id", or BEIR's "_id", which must be new: first_line maps the former ids to their
-    places.
-    """
-    id = string({"id": row["_id"]} if "_id" in row and "id" not in row else row, "id", where)
+    """The field "id", or BEIR's "_id", which must be new: first_line maps former ids to places."""
+    id = files.string({"id": row["_id"]} if "_id" in row and "id" not in row else row, "id", where)
     if id in first_line:
         former = first_line[id].rpartition(":")[2]
         raise WorldError(f"{where}: duplicate id {id!r}, first on line {former}")
@@ -152,30 +133,27 @@ def question_of(row: dict, where: str, id: str) -> Question:
     """The question in a row of the world format; unknown fields are ignored. Raises WorldError."""
     if "answers" not in row and "golden_answers" in row:
         row = {**row, "answers": row["golden_answers"]}
-    question = string(row, "question", where)
-    answers = strings(row, "answers", where)
+    question = files.string(row, "question", where)
+    answers = files.strings(row, "answers", where)
     if not answers:
         raise WorldError(f"{where}: 'answers' is empty")
-    if any(cut_words(text)[1] for text in (question, *answers)):
-        raise WorldError(f"{where}: a word of more than {LONGEST_WORD:,} characters")
+    if any(files.cut_words(text) != text for text in (question, *answers)):
+        raise WorldError(f"{where}: a word of more than {files.LONGEST_WORD:,} characters")
     popularity = row.get("popularity")
     if popularity is not None:
         if type(popularity) not in (int, float) or not 0 <= popularity < 1e300:  # nor nan
             raise WorldError(f"{where}: 'popularity' must be a number of at least 0")
         popularity = float(popularity)
-    gold = None if row.get("gold_passages") is None else strings(row, "gold_passages", where)
+    gold = None if row.get("gold_passages") is None else files.strings(row, "gold_passages", where)
     labels = {
-        name: None if row.get(name) is None else string(row, name, where)
+        name: None if row.get(name) is None else files.string(row, name, where)
         for name in ("slice", "relation", "type")
     }
     return Question(id, question, answers, popularity=popularity, gold_passages=gold, **labels)
 
 
-# ----------------------------------------------------------------------------------- writing
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def _json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def save_world(world: World, directory: str | os.PathLike) -> None:
@@ -185,20 +163,21 @@ def save_world(world: World, directory: str | os.PathLike) -> None:
     this world's.
     """
     directory = Path(directory)
-    files = {
+    questions_of = {
         directory / f"questions/{key}.jsonl": world.questions(*key.rsplit(".", 1))
         for key in world.splits
     }
     for other in [*directory.glob("corpus.jsonl.gz"), *directory.glob("questions/*.jsonl*")]:
-        if other not in files:
+        if other not in questions_of:
             raise WorldError(f"{other}: belongs to another world; save this one elsewhere")
     metadata = {name: getattr(world, name) for name in (*TEXT_FIELDS, *RANGES)}
     try:
-        make_directory(directory / "questions")
-        for file, questions in files.items():
-            write_lines(file, (_json(_given_fields(question)) for question in questions))
-        write_lines(directory / "world.json", [json.dumps(metadata, indent=1, ensure_ascii=False)])
-        write_corpus(directory, world.corpus)
+        files.make_directory(directory / "questions")
+        for file, questions in questions_of.items():
+            files.write_lines(file, (_json(_given_fields(question)) for question in questions))
+        files.write_lines(directory / "world.json", [_json(metadata, indent=1)])
+        passages = (_json(passage._asdict()) for passage in world.corpus)
+        files.write_lines(directory / "corpus.jsonl", passages)
     except OSError as error:
         place = error.filename or directory
         raise WorldError(f"{place}: cannot be written: {error.strerror}") from None
@@ -206,8 +185,3 @@ def save_world(world: World, directory: str | os.PathLike) -> None:
 
 def _given_fields(question: Question) -> dict:
     return {name: value for name, value in asdict(question).items() if value is not None}
-
-
-def write_corpus(directory: Path, passages: Iterable[Passage]) -> None:
-    """Write corpus.jsonl, one passage at a time. Raises OSError."""
-    write_lines(directory / "corpus.jsonl", (_json(passage._asdict()) for passage in passages))

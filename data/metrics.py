@@ -18,15 +18,10 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def _forms(s: str) -> list[str]:
-    """Lower-case; also without punctuation; also without articles. White space is one blank."""
+    """Without punctuation and articles; with articles; with both. Lower-case, single blanks."""
     lowered = unicodedata.normalize("NFC", s).lower()
     bare = lowered.translate(_PUNCTUATION)
-    return [" ".join(form.split()) for form in (lowered, bare, _ARTICLES.sub(" ", bare))]
-
-
-def _barest(forms: list[str]) -> int:
-    """The last form of which something is left; 0 without one."""
-    return max((i for i, form in enumerate(forms) if form), default=0)
+    return [" ".join(form.split()) for form in (_ARTICLES.sub(" ", bare), bare, lowered)]
 
 
 def normalize_answer(s: str) -> str:
@@ -34,8 +29,7 @@ def normalize_answer(s: str) -> str:
 
     Unlike the official script, what would leave nothing is kept: "The" -> "the", "!!!" -> "!!!".
     """
-    forms = _forms(s)
-    return forms[_barest(forms)]
+    return next(filter(None, _forms(s)), "")
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
@@ -65,8 +59,9 @@ def contains_answer(text: str, answers: Sequence[str]) -> bool:
     option is no fact that a passage could state.
     """
     texts = _forms(text)
-    for answer in map(_forms, answers):
-        wanted, held = answer[_barest(answer)], texts[_barest(answer)]
+    for answer in answers:
+        pairs = zip(_forms(answer), texts, strict=True)
+        wanted, held = next((pair for pair in pairs if pair[0]), ("", ""))
         if not re.fullmatch("[a-z]?|an|the", wanted) and f" {wanted} " in f" {held} ":
             return True
     return False
@@ -82,8 +77,7 @@ def missing_gold(passages: Sequence[Passage], question: Question) -> list[str]:
 
 def hit(passages: Sequence[Passage], question: Question) -> bool:
     """Whether no gold passage is missing, False where there is none; where they are unknown,
-    whether any passage holds an answer. The word "no" in a passage is no answer.
-    """
+    whether any passage holds an answer. The word "no" in a passage is no answer."""
     if question.gold_passages is not None:
         return bool(question.gold_passages) and not missing_gold(passages, question)
     answers = [one for one in question.answers if normalize_answer(one) not in ("yes", "no")]

@@ -16,22 +16,9 @@ from typing import NamedTuple
 from data.mini.text import WORDINGS, WORDS, Wording
 
 WORKS = ("film", "song", "book")
-RELATIONS = {  # by kind; those of people are in _give_person
-    "film": ("director", "producer", "screenwriter", "composer", "genre", "country"),
-    "song": ("composer", "producer", "author", "genre", "country"),
-    "book": ("author", "genre", "country"),
-    "team": ("sport", "country", "color", "director"),
-    "city": ("religion", "sport", "color"),
-    "country": ("religion", "sport", "color", "composer"),
-}
-CREDITED = {  # the values are people, of a trade that fits
-    "director": ("director", "actor"),
-    "coach": ("athlete", "director"),
-    "producer": ("producer", "banker"),
-    "composer": ("composer", "singer"),
-    "author": ("writer", "poet"),
-    "screenwriter": ("writer", "poet"),
-}
+RULES = json.loads(Path(__file__).with_name("relations.json").read_text(encoding="utf-8"))
+RELATIONS = RULES["relations"]  # by kind; those of people are in _give_person
+CREDITED = RULES["trades"]  # relation whose values are people -> trades that fit
 POORLY_COVERED = ("place of birth", "mother", "producer")
 ABSENT_POOR = 0.96  # share of the tail facts of these relations that no passage states
 ABSENT_OTHER = 0.05  # of the others
@@ -100,9 +87,6 @@ class Fact:
         return "popular" if self.entity.group == "popular" else "tail"
 
 
-# ---------------------------------------------------------------------------------- entities
-
-
 def full_names(parts: int) -> list[str]:
     """All names of people from the first so many first names of each sex and last names."""
     first_names = WORDS["women"][:parts] + WORDS["men"][:parts]
@@ -143,17 +127,10 @@ def make_entities(scale: Scale, rng: Random) -> list[Entity]:
     return entities
 
 
-# ------------------------------------------------------------------------------------- facts
-
-
 def make_facts(entities: list[Entity], rng: Random) -> list[Fact]:
-    """Every fact of every entity, with its value and whether the corpus will state or contradict
-    it.
-    """
+    """Every fact of every entity, with its value and whether passages state or contradict it."""
     _give_values(entities, rng)
-    pools = defaultdict(
-        list
-    )  # a value as often as it occurs: errors are as likely as they are common
+    pools = defaultdict(list)  # a value as often as it occurs: errors are as likely as common
     for entity in entities:
         for relation, value in entity.values.items():
             pools[entity.kind, relation].append(value)
@@ -205,7 +182,7 @@ def _give_values(entities: list[Entity], rng: Random) -> None:
         del capital.values["country"]
 
 
-def _fitting(people: list[Entity], trades: tuple[str, ...]) -> list[str]:
+def _fitting(people: list[Entity], trades: list[str]) -> list[str]:
     names = [person.name for person in people if person.values["occupation"] in trades]
     if len(names) < 4:  # in a tiny world nobody may have the occupation
         return [person.name for person in people]

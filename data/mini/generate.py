@@ -38,9 +38,7 @@ class MiniWorld(World):
 
 
 def generate(scale_name: str, seed: int) -> MiniWorld:
-    """The world "mini" (under a second) or "tiny" of this seed, the same on every machine. Raises
-    WorldError.
-    """
+    """The world "mini" or "tiny" of this seed, the same on every machine. Raises WorldError."""
     if scale_name not in SCALES:
         raise WorldError(f"no generated world {scale_name!r}; there are: {', '.join(SCALES)}")
     scale = SCALES[scale_name]

@@ -10,7 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 from data.mini import text
-from data.mini.facts import STALE_PRESENT, Entity, Fact, common_value, full_names, titles
+from data.mini.facts import RULES, STALE_PRESENT, Entity, Fact, common_value, full_names, titles
 from data.mini.passages import Draft, draft_facts
 from data.mini.text import WORDINGS, WORDS
 
@@ -18,20 +18,8 @@ HOTPOT_CREDITS = ("director", "composer", "author")
 HOTPOT_FACTS = ("occupation", "place of birth", "country")
 WIKI_CREDITS, WIKI_FACTS = ("producer", "screenwriter"), ("religion", "sport")
 CREDIT_RELATIONS = (*HOTPOT_CREDITS, *WIKI_CREDITS)  # whose values are people
-CREDITS = {
-    "film": ("director", "composer", "producer", "screenwriter"),
-    "song": ("composer", "author", "producer"),
-    "book": ("author",),
-}
-PAIRS = (  # kinds that share a name, what is asked about them
-    (("film", "song"), ("composer", "producer", "country")),
-    (("song", "book"), ("author", "genre", "country")),
-    (("person", "person"), ("country", "religion", "sport")),
-)
-PROFILES = {
-    "person": ("occupation", "country", "religion", "sport"),
-    "film": ("director", "composer", "genre", "country"),
-}
+CREDITS, PROFILES = RULES["credits"], RULES["profiles"]  # by kind
+PAIRS = RULES["pairs"]  # kinds that share a name, what is asked about them
 ALIAS, ALIAS_SHARE = "the Republic of ", 0.3  # how passages on pairs write some countries
 
 
@@ -54,9 +42,7 @@ class Group(NamedTuple):
     profiles: list[list[Fact]]  # four facts each, in the order of their one passage
 
     def drafts(self, rng: Random) -> list[Draft]:
-        """The passages: one for each fact and each stale value; of a profile one for its four
-        facts.
-        """
+        """The passages: one for each fact and each stale value; one for the facts of a profile."""
         paired = [fact for pair in self.pairs for fact in pair]
         drafts = draft_facts([*self.people, *self.works, *paired], rng)
         for profile in self.profiles:
@@ -114,7 +100,7 @@ def make_group(split: str, sizes: dict[str, int], names: Names, rng: Random) -> 
     return Group(of_people, of_works, pairs, profiles)
 
 
-def _pair(kinds: tuple[str, str], name: str, split: str, rng: Random) -> list[Entity]:
+def _pair(kinds: list[str], name: str, split: str, rng: Random) -> list[Entity]:
     """Two entities of one name."""
     if "person" not in kinds:
         return [Entity(kind, name, split) for kind in kinds]

@@ -137,8 +137,6 @@ SETS: dict[str, Callable[[Group, int, Random], list[Question]]] = {
     "openbookqa": openbookqa,
 }
 
-# --------------------------------------------------------------------------------- two facts
-
 
 def _bridges(
     group: Group, credits: tuple[str, ...], relations: tuple[str, ...], count: int, rng: Random
@@ -200,9 +198,6 @@ def _hops(form: str, answer: str, kind: str, label: str, first: Fact, second: Fa
     """A question that needs both facts."""
     gold = first.gold_passages + second.gold_passages
     return Question("", form, (answer,), kind, label, TAIL_POPULARITY, gold, kind)
-
-
-# ---------------------------------------------------------------------------------- one fact
 
 
 def _unseen_forms(fact: Fact, set_name: str, subject: str) -> list[str]:

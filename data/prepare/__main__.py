@@ -39,8 +39,6 @@ from data.world import World, WorldError, printable
 
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
 
-# ----------------------------------------------------------------------- any set, any corpus
-
 
 def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
@@ -79,8 +77,6 @@ class Inputs:
     def questions(self, set_name: str, entries: list[str]) -> list[tuple[str, Path]]:
         """(split, file) of --from, or of the set's own addresses; split "": not known."""
         known = SETS[set_name].splits if set_name in SETS else {}
-        if not entries:
-            return [(split, self.published(path)) for split, path in known.items()]
         files = []
         for split, name in map(split_of, entries):
             file = self.local(name)
@@ -96,7 +92,7 @@ class Inputs:
         if len({split == "" for split, _ in files}) > 1:
             advice = "name the split of every file or of none, as in train=FILE test=FILE"
             raise WorldError(f"--from: {advice}")
-        return files
+        return files or [(split, self.published(path)) for split, path in known.items()]
 
 
 def prepare_set(args: argparse.Namespace) -> tuple[World, dict]:
@@ -151,9 +147,6 @@ def prepare_set(args: argparse.Namespace) -> tuple[World, dict]:
     return world, report
 
 
-# ----------------------------------------------------------------------------------- writing
-
-
 def check_paths(out: Path, force: bool, inputs: Iterable[Path]) -> None:
     """Raises WorldError unless the inputs exist and `out` may be written.
 
@@ -195,9 +188,6 @@ def write_world(world: World, out: Path, report: dict) -> None:
     finally:  # on an interrupt too
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(former, ignore_errors=True)
-
-
-# ------------------------------------------------------------------------------ command line
 
 
 def next_command(args: argparse.Namespace, report: dict) -> str:

@@ -51,9 +51,7 @@ def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Split
 
 
 def arrange(splits: Splits, dev_share: float, test_share: float) -> tuple[Splits, dict[str, int]]:
-    """Train, dev and test, as far as there are questions, and how many were dropped: "train in
-    test".
-    """
+    """Train, dev, test, as far as there are questions; how many were dropped: "train in test"."""
     if "" in splits:
         return _split(splits[""], dev_share, test_share), {}
     splits = dict(splits)
@@ -68,10 +66,8 @@ def arrange(splits: Splits, dev_share: float, test_share: float) -> tuple[Splits
         train, order = splits["train"], by_hash(splits["train"])
         count = min(DEV_ROWS, max(1, len(order) // 10))
         if len(order) > count:
-            splits["train"], splits["dev"] = (
-                _among(train, order[count:]),
-                _among(train, order[:count]),
-            )
+            splits["train"] = _among(train, order[count:])
+            splits["dev"] = _among(train, order[:count])
     return {split: splits[split] for split in SPLITS if splits.get(split)}, dropped
 
 

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from markdown_it import MarkdownIt
-
 from data.files import LONGEST_WORD, cut_words, decode, nfc, read_bytes, string
 from data.world import Passage, WorldError
 
@@ -23,7 +21,6 @@ SUFFIXES = (".txt", ".md", ".html", ".htm")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE = re.compile(r"""(?<=[.!?])\s+|(?<=[.!?]["')\]\u201d\u2019])\s+""")
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?:.*\n)*?---[ \t]*\n")
-_MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 
 def is_document(file: Path) -> bool:
@@ -47,9 +44,9 @@ def read_documents(
             remarks["left out: binary"] += 1
             continue
         title, text = _read(file, nfc(decode(content, file)))
-        text, long = cut_words(text)
-        if long:
-            remarks[f"words of more than {LONGEST_WORD:,} characters, cut: {name}"] += long
+        text, whole = cut_words(text), text
+        if text != whole:
+            remarks[f"words of more than {LONGEST_WORD:,} characters cut in {name}"] += 1
         number = 0
         for number, passage in enumerate(cut(text, words), start=1):
             yield str(file), Passage(f"{name}#{number}", title, passage)
@@ -101,20 +98,27 @@ def _read(file: Path, text: str) -> tuple[str, str]:
     """Title and text of the file that holds this text."""
     suffix, title = file.suffix.lower(), " ".join(re.split(r"[\s_-]+", file.stem))
     if suffix == ".md":
-        tokens = _MARKDOWN.parse(_FRONT_MATTER.sub("", text, 1) if text.startswith("---") else text)
-        first = next((i for i, token in enumerate(tokens) if token.type == "heading_open"), None)
-        if first is not None:
-            heading = _Page(_html(tokens[first : first + 3]), file)
-            title, tokens[first : first + 3] = "".join(heading.text), []
-        text = "".join(_Page(_html(tokens), file).text)
+        heading, body = _markdown(file, text)
+        title = "".join(_Page(heading, file).text).strip() or title
+        text = "".join(_Page(body, file).text)
     elif suffix != ".txt":
         page = _Page(text, file)
         title, text = page.title or title, "".join(page.text)
     return " ".join(nfc(title).split()), text
 
 
-def _html(tokens: list) -> str:
-    return _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
+def _markdown(file: Path, text: str) -> tuple[str, str]:
+    """The first heading of a Markdown text, and the rest of it, as HTML."""
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError:
+        raise WorldError(f"{file}: for Markdown, pip install markdown-it-py") from None
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    tokens = parser.parse(_FRONT_MATTER.sub("", text, 1) if text.startswith("---") else text)
+    first = next((i for i, t in enumerate(tokens) if t.type == "heading_open"), len(tokens))
+    heading, rest = tokens[first : first + 3], tokens[:first] + tokens[first + 3 :]
+    html = [parser.renderer.render(part, parser.options, {}) for part in (heading, rest)]
+    return html[0], html[1]
 
 
 _BLOCKS = """address article aside blockquote caption dd details div dl dt fieldset figcaption
@@ -123,9 +127,7 @@ th tr ul"""
 
 
 class _Page(HTMLParser):
-    """The text of a page, with an empty line where a block begins or ends; scripts and styles are
-    no text.
-    """
+    """The text of a page, an empty line where a block begins or ends; scripts are no text."""
 
     BLOCKS = frozenset(_BLOCKS.split())
     SILENT = frozenset(("script", "style", "noscript", "template", "title", "head"))

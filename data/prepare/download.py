@@ -114,9 +114,7 @@ def _receive(answer: http.client.HTTPResponse, out: BinaryIO, megabytes: int, na
     length = answer.headers.get("Content-Length", "")
     total = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
     since, before = time.monotonic(), 0  # of the present window
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc=printable(name), dynamic_ncols=True
-    ) as bar:
+    with tqdm(desc=printable(name), total=total, unit="B", unit_scale=True) as bar:
         while block := _block(answer):
             received += len(block)
             if max(received, total or 0) > megabytes * 1_000_000:

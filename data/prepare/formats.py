@@ -43,9 +43,6 @@ class Example(NamedTuple):
     passages: tuple[Passage, ...] = ()
 
 
-# ----------------------------------------------------------------------------- question sets
-
-
 def ours(row: dict, where: str) -> Iterable[Example]:
     """The world format; FlashRAG's; ours with "options" {letter: text} and "answer_key"."""
     question = question_of(row, where, identity(row, where))
@@ -130,9 +127,7 @@ def ambignq(row: dict, where: str) -> Iterable[Example]:
 
 
 def hotpotqa(row: dict, where: str) -> Iterable[Example]:
-    """HotpotQA and 2WikiMultihopQA: titled paragraphs in sentences; gold are those with a
-    supporting fact.
-    """
+    """HotpotQA, 2WikiMultihopQA: paragraphs in sentences; gold: those with a supporting fact."""
     passages, gold_titles = [], set()
     try:
         for title, parts in pairs(row, "context", where):
@@ -242,9 +237,6 @@ def read_questions(set_name: str, file: Path) -> Iterator[tuple[str, Example]]:
             read = ours if {"answers", "golden_answers"} & row.keys() else READERS[set_name]
         for example in read(row, where):
             yield where, example
-
-
-# ----------------------------------------------------------------------------------- corpora
 
 
 def read_corpus(

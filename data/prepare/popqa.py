@@ -1,13 +1,11 @@
-"""PopQA (Mallen et al., ACL 2023, arXiv 2212.10511) as a *closed world*: official questions,
-generated passages.
+"""PopQA (Mallen et al., ACL 2023, arXiv 2212.10511) as a *closed world*: generated passages.
 
 Every PopQA question is one of 16 templates filled with a subject, so a question and its first
 answer give back the fact (subject, relation, object) that they were made from. Each fact becomes
 one short passage. The passages are generated from the answers: a figure measured here says how well
 a policy reads and retrieves, not what it would do over Wikipedia.
 
-read -> invert templates -> merge duplicates -> take test out of train -> carve dev -> write
-passages
+read -> invert templates -> merge duplicates -> take test from train -> carve dev -> passages
 
 Left out on purpose: Wikipedia text; aliases in passages (the reader copies the first answer); the
 popularity of objects.
@@ -25,9 +23,9 @@ from data.files import normalise, tidy
 from data.prepare.build import DEV_ROWS, Splits, contradictions, read_splits, word_counts
 from data.world import Passage, Question, World, WorldError
 
-POPULAR = (
-    10_000  # slice "popular": subjects with so many Wikipedia page views a month (s_pop) or more
-)
+POPULAR = 10_000  # monthly page views of the subject (s_pop) from which on it is "popular"
+ABOUT = """official questions; passages generated from their answers, not Wikipedia. \
+Figures on it do not compare with figures over Wikipedia."""
 
 
 class Relation(NamedTuple):
@@ -58,12 +56,8 @@ def read(file: Path) -> list[Question]:
     return splits[""]
 
 
-# --------------------------------------------------------------------------------- questions
-
-
 def invert(question: str) -> tuple[str, str] | None:
-    """(subject, relation) of a templated question; None if no template fits or the subject is
-    empty.
+    """(subject, relation) of a templated question; None if none fits or the subject is empty.
 
     Where two fit ("What is the capital of X's occupation?"), the one with more fixed text is meant.
     """
@@ -96,9 +90,6 @@ def _hash(*parts: str | int) -> int:
     """The same 64-bit number on every machine and in every Python."""
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
-
-
-# ---------------------------------------------------------------------------------- passages
 
 
 class Draft(NamedTuple):
@@ -144,9 +135,6 @@ def write_passages(
     return corpus, passage_of, dict(Counter(draft.kind for draft in drafts))
 
 
-# --------------------------------------------------------------------------------- the world
-
-
 def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[World, dict]:
     """The world and the report from the rows of the official train and test files.
 
@@ -172,9 +160,7 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         name="popqa-closed",
         license="MIT",
         source="PopQA, github.com/AlexTMallen/adaptive-retrieval (arXiv 2212.10511)",
-        description=f"PopQA as a closed world (seed {seed}): official questions; passages"
-        " generated from their answers, not Wikipedia. Figures on it do not compare with figures"
-        " over Wikipedia.",
+        description=f"PopQA as a closed world (seed {seed}): {ABOUT}",
         corpus=corpus,
         questions={f"popqa.{split}": questions for split, questions in splits.items()},
     )
@@ -198,12 +184,8 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
 
 
 def _not_inverted(rows: Splits) -> list[str]:
-    return [
-        f"{split} {row.id} {row.question!r}"
-        for split in rows
-        for row in rows[split]
-        if not invert(row.question)
-    ]
+    pairs = ((split, row) for split in rows for row in rows[split] if not invert(row.question))
+    return [f"{split} {row.id} {row.question!r}" for split, row in pairs]
 
 
 def _split(train: dict[str, Question], test: dict[str, Question], seed: int) -> Splits:

@@ -10,48 +10,35 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.files import (
-    LIMIT,
-    MB,
-    Records,
-    field,
-    json_lines,
-    json_object,
-    optional,
-    parse_json,
-    read_text,
-    string,
-    strings,
-    text_lines,
-)
+from data import files
 from data.world import Passage, WorldError
 
 LARGEST_LIST = 4000  # megabytes of a JSON list, read at once; HotpotQA's training list has 566
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t"}
-csv.field_size_limit(LIMIT * MB)  # Python's own is 131,072 characters
+csv.field_size_limit(files.LIMIT * files.MB)  # Python's own is 131,072 characters
 
 
-def json_list(file: Path) -> Records:
+def json_list(file: Path) -> files.Records:
     """Elements of the list that the file is, or that is in the object that it is ({"Data": []}).
 
     Their place is "FILE:record 3": a list may be one line of 566 MB. Raises WorldError.
     """
-    rows = parse_json(read_text(file, LARGEST_LIST), file)
+    rows = files.parse_json(files.read_text(file, LARGEST_LIST), file)
     if isinstance(rows, dict):
         rows = next((value for value in rows.values() if isinstance(value, list)), rows)
     if not isinstance(rows, list):
         raise WorldError(f"{file}: not a JSON list (JSON lines go by the name *.jsonl)")
     for number, row in enumerate(rows, start=1):
         where = f"{file}:record {number}"
-        yield where, json_object(row, where)
+        yield where, files.json_object(row, where)
 
 
-def table(file: Path, columns: Iterable[str] = ()) -> Records:
+def table(file: Path, columns: Iterable[str] = ()) -> files.Records:
     """Column -> text for each record of a table that has these columns; empty rows are none.
 
     Its delimiter is whichever gives the header these columns. Raises WorldError.
     """
-    lines = text_lines(file)
+    lines = files.text_lines(file)
     number, first = next((line for line in lines if line[1].strip()), (1, ""))
     start, number = number, number - 1  # the header's line, the last line of the last good record
     kind = "tab" if ending(file) == ".tsv" else "comma"
@@ -73,9 +60,7 @@ def table(file: Path, columns: Iterable[str] = ()) -> Records:
 
 
 def _header(line: str, where: str, kind: str, columns: set[str]) -> tuple[str, list[str]]:
-    """A key of DELIMITERS, first of all `kind`, and the header's columns: "Possible Answers" is
-    possible_answers.
-    """
+    """A key of DELIMITERS, `kind` if it fits, and the columns: "Has Space" is has_space."""
     headers = {}
     for name in sorted(DELIMITERS, key=kind.__ne__):
         cells = next(csv.reader([line], delimiter=DELIMITERS[name], strict=True), [])
@@ -93,7 +78,7 @@ def _header(line: str, where: str, kind: str, columns: set[str]) -> tuple[str, l
     raise WorldError(f"{where}: the header lacks the column {lacking!r}; it has: {there_are}")
 
 
-READERS = {".jsonl": json_lines, ".json": json_list, ".tsv": table, ".csv": table}
+READERS = {".jsonl": files.json_lines, ".json": json_list, ".tsv": table, ".csv": table}
 
 
 def ending(file: Path) -> str:
@@ -105,14 +90,11 @@ def is_table(file: Path) -> bool:
     return ending(file) in (".tsv", ".csv")
 
 
-def records(file: Path, columns: Iterable[str] = ()) -> Records:
+def records(file: Path, columns: Iterable[str] = ()) -> files.Records:
     """The records of a file; columns: what a table needs. Raises WorldError."""
     if ending(file) not in READERS:
         raise WorldError(f"{file}: its name must end in {', '.join(READERS)}, or in that and .gz")
     return table(file, columns) if is_table(file) else READERS[ending(file)](file)
-
-
-# ------------------------------------------------------------------------- parts of a record
 
 
 def objects(row: dict, name: str, where: str) -> list[dict]:
@@ -123,7 +105,7 @@ def objects(row: dict, name: str, where: str) -> list[dict]:
             raise WorldError(f"{where}: {name!r} must hold lists of one length")
         rows = zip(*values.values(), strict=True)
         return [dict(zip(values, items, strict=True)) for items in rows]
-    values = field(row, name, list, where, "a list of objects")
+    values = files.field(row, name, list, where, "a list of objects")
     if not all(isinstance(value, dict) for value in values):
         raise WorldError(f"{where}: {name!r} must be a list of objects")
     return values
@@ -133,11 +115,11 @@ def pairs(row: dict, name: str, where: str) -> Iterable:
     """A list of pairs; `datasets` exports it as an object of two lists. Raises WorldError."""
     if isinstance(row.get(name), dict) and row[name]:
         return [tuple(pair.values()) for pair in objects(row, name, where)]
-    return field(row, name, list, where, "a list")
+    return files.field(row, name, list, where, "a list")
 
 
 def an_object(row: dict, name: str, where: str) -> dict:
-    return field(row, name, dict, where, "an object")
+    return files.field(row, name, dict, where, "an object")
 
 
 def identity(row: dict, where: str, needed: bool = False) -> str:
@@ -148,7 +130,7 @@ def identity(row: dict, where: str, needed: bool = False) -> str:
     value = row.get(name)
     if type(value) is int or (type(value) is float and value.is_integer()):
         return str(int(value))
-    return string({"id": value} if name in row else row, "id", where)
+    return files.string({"id": value} if name in row else row, "id", where)
 
 
 def whole_number(row: dict, name: str, where: str) -> float | None:
@@ -168,7 +150,8 @@ def whole_number(row: dict, name: str, where: str) -> float | None:
 def passage_of(title: str | None, text: str, where: str) -> Passage:
     """A passage that is published without an id: equal ones are one passage. Raises WorldError."""
     fields = {"title": title, "text": text}
-    title, text = optional(fields, "title", where), string(fields, "text", where, blank=True)
+    title = files.optional(fields, "title", where)
+    text = files.string(fields, "text", where, blank=True)
     return Passage(hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()[:16], title, text)
 
 
@@ -176,7 +159,7 @@ def answer_list(value: object, column: str, where: str) -> tuple[str, ...]:
     """A list of one answer or more, or such a list in JSON. Raises WorldError."""
     try:
         values = json.loads(value) if isinstance(value, str) else value
-        answers = strings({column: values}, column, where)
+        answers = files.strings({column: values}, column, where)
     except (ValueError, RecursionError):  # also strings' own error
         answers = ()
     if not answers:
@@ -198,7 +181,7 @@ def aliases(text: str, column: str, where: str) -> Iterable[str]:
 
 
 def answers_of(row: dict, where: str) -> tuple[str, ...]:
-    answers = unique(strings(row, "answer", where))
+    answers = unique(files.strings(row, "answer", where))
     if not answers:
         raise WorldError(f"{where}: 'answer' is empty")
     return answers

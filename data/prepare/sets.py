@@ -26,9 +26,7 @@ class Source(NamedTuple):
     sha256: str | None = None
 
     def fetch(self, directory: Path) -> str:
-        """SHA-256 of the file in `directory`, downloaded where it is not there yet. Raises
-        WorldError.
-        """
+        """SHA-256 of the file in `directory`, downloaded if it must be. Raises WorldError."""
         target = directory / self.name
         if not self.url and not target.exists():
             advice = by_hand(target, self.page)
@@ -40,9 +38,8 @@ class KnownSet(NamedTuple):
     title: str  # for --help
     license: str
     citation: str
-    splits: dict[
-        str, str
-    ]  # split ("": no splits) -> its file in SOURCES, "/", the member of an archive
+    # split ("": no splits) -> its file in SOURCES, "/", the member of an archive
+    splits: dict[str, str]
     passages: bool = False  # published with the questions
 
     @property

@@ -245,7 +245,7 @@ def test_remarks_on_documents_are_printed(own, out, tmp_path, capsys):
     assert run(*own) == 0
     printed, progress = capsys.readouterr()
     assert (
-        'remarks: {"left out: .pdf": 1, "words of more than 1,000 characters, cut: '
+        'remarks: {"left out: .pdf": 1, "words of more than 1,000 characters cut in '
         '\\u001b.txt": 1}\n'
     ) in printed
     assert "\x1b.txt" not in printed + progress

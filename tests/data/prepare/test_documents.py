@@ -148,7 +148,7 @@ def test_what_is_left_out_or_cut_is_counted(tmp_path):
         "left out: empty": 1,
         "left out: hidden": 1,
         "left out: no ending": 1,
-        "words of more than 1,000 characters, cut: a.txt": 1,
+        "words of more than 1,000 characters cut in a.txt": 1,
     }
 
 
