@@ -61,9 +61,9 @@ def rollout(
     """One episode per question, in order, the same on all ranks; each rank plays some of the
     batches.
 
-    batch_size: episodes at once, even; 0: 256, on CUDA 1,024. Each batch has a generator of its own,
-    seeded from `generator`. `progress` is called with the
-    number of episodes that were finished since its last call. Raises RetrieverError, ContextError.
+    batch_size: episodes at once, even; 0: 256, on CUDA 1,024. Each batch has a generator of its
+    own, seeded from `generator`. `progress` is called with the number of episodes that were
+    finished since its last call. Raises RetrieverError, ContextError.
     """
     batch_size = batch_size or (256 if policy.device.type == "cpu" else 1024)
     if decoding.both:
