@@ -17,7 +17,7 @@ MAY = (
 )
 THIRD_PARTY = {"torch", "tokenizers", "numpy", "safetensors", "tqdm"}
 BUILD = {"setuptools", "pybind11"}  # setup.py alone
-OPTIONAL = {"Stemmer", "pymilvus"}  # inside a function alone
+OPTIONAL = {"Stemmer", "pymilvus", "gguf"}  # inside a function alone
 SEARCHES = "rl/runs/retrievers.py"  # makes the scripts' retriever from their arguments; the rest of rl takes any that has `search`
 
 
