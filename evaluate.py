@@ -13,29 +13,25 @@ CHECKPOINT/eval/<world>.<set>.<split>.json and the episodes to a .jsonl beside i
 carry their name in the file's. Left out: training, choosing anything on test.
 """
 
-import os
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-import torch
+from data.world import Question
+from model import is_checkpoint, weights_sha256, write_json
+from model.checkpoint import existing
+from model.pretrained import open_policy
+from rl import Decoding, Episode, RagEnv, Reward, ranks
+from rl.report import page
+from rl.report.evaluation import Evaluation
+from rl.report.results import DIRECT, OWN, RETRIEVE, Group, Result
+from rl.report.sweep import sweep, sweep_table
+from rl.report.text import answer_all, as_json, as_text, comparison, printable, traces
+from rl.rollout import FORCED
+from rl.runs.flags import DEVICES, UsageError, arg, flag, main, parse, share
 from rl.runs.info import run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, choose_dtype, precision
-from rl.runs.progress import progress
-
-from data.world import Question
-from model.checkpoint import is_checkpoint, weights_sha256, write_json
-from model.pretrained import open_policy
-from rl import Decoding, Episode, RagEnv, Reward, ranks, rollout
-from rl.report import page
-from rl.report.results import OWN, Group, Result, episode_record, played, questions_sha256
-from rl.report.summary import METRICS, by_slice, paired_interval, summarize, table
-from rl.report.sweep import SHOWN, sweep
-from rl.report.text import as_json, as_text, questions_of
-from rl.runs.flags import DEVICES, UsageError, arg, flag, main, parse, share
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import differences, plain, read_json
 from rl.study.study import StudyArgs, compare
@@ -46,12 +42,16 @@ class Args(RetrieverArgs, StudyArgs):
     compare: bool = arg(False, "train and compare whole systems; hours", "study (--compare)")
     checkpoint: str = arg("", "checkpoints, comma-separated; empty: runs/sft, runs/ppo", "what")
     world: str = arg("", "world; empty: the one the checkpoint was trained on", "what")
-    dataset: str = arg("popqa", "question set", "what")
+    dataset: str = arg("", "question set, or several: a,b; empty: as trained", "what")
     split: str = arg("test", "split of the question set")
     rows: int = arg(0, "first questions only, 0 = all", "what")
     k: int = arg(0, "passages per retrieval, 0: the checkpoint's", "what")
     quota: int = arg(0, "retrievals per question, 0: the checkpoint's")
-    force: str = arg("", "first decision: answer, retrieve, or question (as the query)", "decoding")
+    retrieval_cost: float = arg(-1.0, "of a retrieval; -1: the checkpoint's", "reward", least=-1)
+    malformed_cost: float = arg(-1.0, "of a malformed action; -1: the checkpoint's", least=-1)
+    force: str = arg(
+        "", "first decision; question: as the query", "decoding", choices=("", *FORCED)
+    )
     sample: bool = arg(False, "sample text and decision at temperature 1, as in training")
     threshold: float = share(0.5, "retrieve when P([RETRIEVE]) exceeds this")
     seed: int = arg(0, "seed of --sample")
@@ -59,9 +59,7 @@ class Args(RetrieverArgs, StudyArgs):
     report: str = arg("", "write this HTML file", "output")
     show: int = arg(3, "episodes to print at the end", "output")
     ask: str | None = field(
-        default=None,
-        metadata={"help": "a question, or - for lines of stdin; the last checkpoint answers"}
-        | {"type": str},
+        default=None, metadata={"help": "a question, or - for lines of stdin", "type": str}
     )
     json: bool = arg(False, "with --ask: one JSON object per question and nothing else")
     batch_size: int = arg(512, "questions per batch", "machine", least=1)
@@ -71,250 +69,179 @@ class Args(RetrieverArgs, StudyArgs):
 
 
 GREEDY = Decoding()
-DIRECT, RETRIEVE = "direct only", "always retrieve, own query"
 BASELINES = {
     DIRECT: Decoding(force="answer"),
     "always retrieve, raw question": Decoding(force="question"),
     RETRIEVE: Decoding(force="retrieve"),
     OWN: GREEDY,
 }
-COLUMNS = ("rows", *METRICS)
 
 
-def decoding_of(args: Args) -> Decoding:
-    if args.force and args.sample:
-        raise UsageError("--force and --sample exclude each other")
-    if args.threshold != 0.5 and (args.force or args.sample):
-        raise UsageError(
-            "--threshold is for the policy's own greedy decisions; "
-            "it goes with neither --force nor --sample"
-        )
-    temperature, force = float(args.sample), args.force or None
-    try:
-        return Decoding(temperature, args.sample, args.threshold, force=force)
-    except ValueError as error:
-        raise UsageError(f"--{error}") from None
+class Checkpoint:
+    """A checkpoint in the environment of a command line, ready to play any decoding."""
 
-
-def file_suffix(decoding: Decoding) -> str:
-    """ "" for the policy's own greedy decisions, else the name of the decoding."""
-    if decoding.force:
-        return f".force-{decoding.force}"
-    if decoding.sample_decision:
-        return ".sample"
-    return "" if decoding.threshold == 0.5 else f".threshold-{decoding.threshold:g}"
-
-
-class Evaluation:
-    """One checkpoint with its world, ready to play any decoding."""
-
-    def __init__(self, checkpoint: str, args: Args):
-        self.args, self.checkpoint = args, checkpoint
-        self.policy, self.tokenizer, made = open_policy(checkpoint, args.device)
-        info = run_info(made, checkpoint)
-        self.world, index, self.retriever = open_world(args.world, args, info)
-        self.env = RagEnv(
-            self.world,
-            index,
-            args.k or info.k,
-            args.quota or info.quota or None,
-            Reward(**asdict(info.reward)),
-            info.passage_tokens,
-            info.query_tokens,
-            info.answer_tokens,
-        )
+    def __init__(self, name: str, args: Args):
+        """Raises UsageError, CheckpointError, WorldError."""
+        self.name, self.args = name, args
+        self.label = name  # in tables; with its costs where they differ
+        policy, tokenizer, made = open_policy(name, args.device)
+        info = run_info(made, name)
+        world, index, retriever = open_world(args.world, args, info)
+        costs = {cost: getattr(args, cost) for cost in ("retrieval_cost", "malformed_cost")}
+        given = {cost: value for cost, value in costs.items() if value >= 0}
+        self.reward = Reward(**asdict(info.reward) | given)
+        tokens = info.passage_tokens, info.query_tokens, info.answer_tokens
+        k, quota = args.k or info.k, args.quota or info.quota or None
+        env = RagEnv(world, index, k, quota, self.reward, *tokens)
+        about = {"retriever": retriever, "checkpoint": name, "weights_sha256": weights_sha256(name)}
+        machine = args.device, args.dtype, args.batch_size, args.seed
+        self.evaluation = Evaluation(policy, tokenizer, env, about, *machine)
+        self.asked = args.dataset or info.dataset or "popqa", args.split
         self.questions = []
         if args.ask is None:
-            everything = self.world.questions(args.dataset, args.split)
-            self.questions = everything[: args.rows or None]
-        self.about = {
-            "world": self.world.name,
-            "set": args.dataset,
-            "split": args.split,
-            "rows": len(self.questions),
-            "retriever": self.retriever,
-            "k": self.env.k,
-            "quota": self.env.quota,
-            "reward": asdict(self.env.reward),
-            "corpus_sha256": self.world.corpus_sha256,
-            "questions_sha256": questions_sha256(self.questions),
-            "weights_sha256": weights_sha256(checkpoint),
-            "checkpoint": checkpoint,
-        }
+            sets = world.union(*self.asked)
+            self.questions = [q for questions in sets for q in questions][: args.rows or None]
+            if not self.questions:
+                raise UsageError(f"{'.'.join(self.asked)} of world {world.name} is empty")
+        self.about = self.evaluation.depends_on(self.asked, self.questions)
 
     def path(self, ending: str, decoding: Decoding = GREEDY) -> Path:
-        name = f"{self.world.name}.{self.args.dataset}.{self.args.split}{file_suffix(decoding)}"
-        return Path(self.checkpoint) / "eval" / f"{name}{ending}"
-
-    def rollout(self, questions, decoding, update=lambda finished: None) -> list[Episode]:
-        generator = torch.Generator().manual_seed(self.args.seed)
-        parts = self.policy, self.tokenizer, self.env, questions, decoding, generator
-        with precision(self.args.device, self.args.dtype):
-            return rollout(*parts, self.args.batch_size, update)
+        """Results of other decodings than the policy's own greedy decisions carry their name."""
+        name = ".".join([self.about["world"], *self.asked])
+        if decoding.force:
+            name += f".force-{decoding.force}"
+        elif decoding.sample_decision:
+            name += ".sample"
+        elif decoding.threshold != 0.5:
+            name += f".threshold-{decoding.threshold:g}"
+        return Path(self.name) / "eval" / f"{name}{ending}"
 
     def play(self, row: str, decoding: Decoding, reuse: bool) -> tuple[list[Episode], Result]:
-        """All questions, with result files; `reuse`: what is there and current is read."""
-        label = f"{self.checkpoint}: {row}"
-        with progress(len(self.questions), label, "question", leave=False) as bar:
-            return played(
-                self.path(".json", decoding),
-                self.about | {"decoding": asdict(decoding)},
-                self.questions,
-                lambda: self.rollout(self.questions, decoding, bar.update),
-                lambda episodes: [self.record(e) for e in episodes],
-                reuse,
-            )
-
-    def record(self, e: Episode) -> dict:
-        return episode_record(e, self.world.corpus, self.tokenizer)
+        file, name = self.path(".json", decoding), f"{self.label}: {row}"
+        return self.evaluation.play(file, self.asked, self.questions, decoding, reuse, name)
 
 
-# ------------------------------------------------------------------------------------------ output
-
-
-def print_comparison(episodes: dict[tuple[str, str], list[Episode]]) -> None:
-    """All rows, the own decisions per slice, and the last checkpoint's minus the others'."""
-    print(table([(f"{c}: {row}", summarize(e)) for (c, row), e in episodes.items()], COLUMNS))
-    own = {c: e for (c, row), e in episodes.items() if row == OWN}
-    slices = {c: by_slice(e) for c, e in own.items()}
-    names = dict.fromkeys(name for parts in slices.values() for name in parts)
-    rows = [(f"{c}: {name}", parts[name]) for name in names for c, parts in slices.items()]
-    if rows:
-        print(f"\n{OWN}, per slice\n{table(rows, COLUMNS)}")
-    if len(own) < 2:
-        return
-    last = list(own)[-1]
-    rewards = [e.reward for e in own[last]]
-    print(f"\nmean reward of {last}, {OWN}, minus that of ... (paired bootstrap, 95 %)")
-    for (c, row), others in episodes.items():
-        if row.startswith("always") or (row == OWN and c != last):
-            difference = paired_interval(rewards, [e.reward for e in others])
-            print("  {:<44}{:+.3f} [{:+.3f}, {:+.3f}]".format(f"{c}: {row}", *difference))
-
-
-def print_sweep(evaluation: Evaluation, episodes: dict[str, list[Episode]]) -> None:
+def print_sweep(checkpoint: Checkpoint, episodes: dict[str, list[Episode]]) -> None:
     """The sweep's table; all of it goes to a .sweep.json."""
 
     def replay(threshold: float) -> list[Episode]:
         decoding = Decoding(threshold=threshold)
-        return evaluation.play(f"threshold {threshold:g}", decoding, reuse=False)[0]
+        return checkpoint.play(f"threshold {threshold:g}", decoding, reuse=False)[0]
 
-    again = replay if evaluation.env.quota > 1 else None
+    again = replay if checkpoint.about["quota"] > 1 else None
     swept = sweep(episodes, DIRECT, RETRIEVE, again)
-    file = evaluation.path(".sweep.json")
+    file = checkpoint.path(".sweep.json")
     if ranks.rank() == 0:
-        write_json(file, plain(evaluation.about | swept))
-    shown = [(f"P([RETRIEVE]) > {m['threshold']:g}", m) for m in swept["curve"]]
-    shown = [(label, m) for label, m in shown if m["threshold"] in SHOWN]
-    print(f"\n{evaluation.checkpoint}: threshold sweep ({file})")
-    print(table(shown + list(swept["points"].items()), COLUMNS))
+        write_json(file, plain(checkpoint.about | swept))
+    print(f"\n{checkpoint.label}: threshold sweep ({file})\n{sweep_table(swept)}")
 
 
-def print_traces(records: Sequence[dict], count: int) -> None:
-    """Episodes of each slice in turn."""
-    slices: dict[str, list[dict]] = {}
-    for record in records:
-        slices.setdefault(record["slice"], []).append(record)
-    for i in range(min(count, len(records))):
-        of_slice = list(slices.values())[i % len(slices)]
-        print("\n" + as_text(of_slice[i // len(slices) % len(of_slice)]))
-
-
-def ask(evaluation: Evaluation, decoding: Decoding) -> None:
-    """Answer --ask, each question as it comes; a reader that goes away (a closed pipe) ends it."""
-    with precision(evaluation.args.device, evaluation.args.dtype):
+def ask(evaluation: Evaluation, args: Args, decoding: Decoding) -> None:
+    """Answer --ask, each question as it comes."""
+    with precision(args.device, args.dtype):
         evaluation.policy = evaluation.policy.for_inference()  # once, not for every question
-    show = as_json if evaluation.args.json else as_text
-    try:
-        for number, text in questions_of(evaluation.args.ask):
-            start = time.perf_counter()
-            [episode] = evaluation.rollout([Question(str(number), text, ())], decoding)
-            record = evaluation.record(episode) | {"truncated": episode.truncated}
-            print(show(record | {"seconds": time.perf_counter() - start}), flush=True)
-    except BrokenPipeError:  # or else Python's last flush would complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def answer(question: Question) -> dict:
+        start = time.perf_counter()
+        [episode] = evaluation.answer([question], decoding)
+        [record] = evaluation.records([episode], decoding)
+        seconds = round(time.perf_counter() - start, 4)
+        return record | {"truncated": episode.truncated, "seconds": seconds}
 
-# ------------------------------------------------------------------------------------- the script
+    answer_all(args.ask, answer, as_json if args.json else as_text)
 
 
 def check(args: Args) -> Decoding:
     """The decoding of a command line whose flags go together. Raises UsageError."""
-    decoding = decoding_of(args)
-    if args.json and args.ask is None:
-        raise UsageError("--json goes with --ask")
-    if (args.sweep or args.report) and decoding != GREEDY:
-        raise UsageError(
-            "--sweep and --report are about all decodings; "
-            "they go with none of --force, --sample, --threshold"
-        )
-    return decoding
-
-
-def open_all(args: Args) -> list[Evaluation]:
-    """Every checkpoint, before anything is played. Raises UsageError, CheckpointError."""
-    default = [c for c in ("runs/sft", "runs/ppo") if is_checkpoint(c)]
-    names = args.checkpoint.split(",") if args.checkpoint else default
-    if not names:
-        missing = "no checkpoint in runs/sft or runs/ppo"
-        raise UsageError(f"{missing}; train one (python train_sft.py) or give --checkpoint")
-    args.dtype = choose_dtype(args.dtype, args.device)
-    if args.ask is not None:
-        return [Evaluation(names[-1], args)]
-    evaluations = [Evaluation(name, args) for name in names]
-    first = evaluations[0].about
-    for other in evaluations[1:]:
-        asked = {name: first[name] for name in ("world", "questions_sha256", "corpus_sha256")}
-        if differences(other.about, asked):
-            raise UsageError(
-                f"{names[0]} and {other.checkpoint} were trained on different worlds; give --world"
-            )
-    return evaluations
-
-
-def evaluate() -> None:
-    args = parse(Args, __doc__)
     if args.compare:
         studied = {"compare", *(f.name for f in fields(StudyArgs))}
         for f in fields(Args):
             if f.name not in studied and getattr(args, f.name) != f.default:
                 name = flag(f.name)
                 raise UsageError(f"{name} does not go with --compare, whose systems are fixed")
-        return compare(args)
+    if bool(args.force) + args.sample + (args.threshold != 0.5) > 1:
+        raise UsageError("--force, --sample and --threshold exclude each other")
+    force = args.force or None
+    decoding = Decoding(float(args.sample), args.sample, args.threshold, force=force)
+    if args.json and args.ask is None:
+        raise UsageError("--json goes with --ask")
+    if (args.sweep or args.report) and decoding != GREEDY:
+        alone = "they go with none of --force, --sample, --threshold"
+        raise UsageError(f"--sweep and --report are about all decodings; {alone}")
+    return decoding
+
+
+def checkpoints_of(args: Args) -> list[str]:
+    """Raises UsageError, CheckpointError."""
+    default = [c for c in ("runs/sft", "runs/ppo") if is_checkpoint(c)]
+    names = args.checkpoint.split(",") if args.checkpoint else default
+    if not names:
+        missing = "no checkpoint in runs/sft or runs/ppo"
+        raise UsageError(f"{missing}; train one (python train_sft.py) or give --checkpoint")
+    return [str(existing(name)) for name in names]
+
+
+def open_all(names: list[str], args: Args) -> list[Checkpoint]:
+    """All checkpoints, before anything is played. Raises UsageError, CheckpointError."""
+    checkpoints = [Checkpoint(name, args) for name in names]
+    first = checkpoints[0].about
+    same = {name: first[name] for name in ("world", "questions_sha256", "corpus_sha256")}
+    for other in checkpoints[1:]:
+        if differences(other.about, same):
+            pair = f"{names[0]} and {other.name}"
+            advice = "give --world and --dataset"
+            raise UsageError(f"{pair} were trained on different worlds or sets; {advice}")
+    if len({c.reward for c in checkpoints}) > 1:
+        for c in checkpoints:
+            costs = f"retrieval cost {c.reward.retrieval_cost:g}"
+            c.label += f" ({costs}, malformed cost {c.reward.malformed_cost:g})"
+    return checkpoints
+
+
+def evaluate() -> None:
+    args = parse(Args, __doc__)
     decoding = check(args)
-    launch(1 if args.ask is not None else args.ranks, args.device)
-    evaluations = open_all(args)
+    if args.compare:
+        return compare(args)
+    names = checkpoints_of(args)
+    launch(args.ranks if args.ask is None else 1, args.device)
+    args.dtype = choose_dtype(args.dtype, args.device)
     if args.ask is not None:
-        return ask(evaluations[0], decoding)
+        return ask(Checkpoint(names[-1], args).evaluation, args, decoding)
+    checkpoints = open_all(names, args)
     rows = BASELINES
     if decoding != GREEDY:
         rows = {f"force {args.force}" if args.force else OWN: decoding}
-    about, names = evaluations[0].about, [e.checkpoint for e in evaluations]
-    print(
+    about = checkpoints[0].about
+    header = (
         "evaluate: world {world}, set {set}, split {split}, {rows} questions, ".format(**about)
         + "{}, k = {k}, quota {quota}; ".format(about["retriever"]["retriever"], **about)
-        + f"{'sampled' if args.sample else 'greedy'}; checkpoints {', '.join(names)}"
+        + f"{'sampled' if args.sample else 'greedy'}; reward "
+        + "{exact_match:g} EM + {f1:g} F1 - {retrieval_cost:g} per retrieval - "
+        "{malformed_cost:g} if malformed; checkpoints ".format(**about["reward"])
+        + ", ".join(c.label for c in checkpoints)
     )
+    print(printable(header))
     episodes, results, reuse = {}, {}, bool(args.report) and not args.sweep
-    for evaluation in evaluations:
+    for checkpoint in checkpoints:
         for row, how in rows.items():
-            key = evaluation.checkpoint, row
-            episodes[key], results[key] = evaluation.play(row, how, reuse)
+            key = checkpoint.label, row
+            episodes[key], results[key] = checkpoint.play(row, how, reuse)
     last = list(results.values())[-1]
     if cut := last.about["truncated_questions"]:
         print(f"{cut} questions were longer than the context and were cut")
-    print_comparison(episodes)
+    print(comparison(episodes))
     group = Group(about, results)
-    for evaluation in evaluations:
+    for checkpoint in checkpoints:
         if args.sweep:
-            print_sweep(evaluation, {row: episodes[evaluation.checkpoint, row] for row in rows})
-        file = evaluation.path(".sweep.json")
-        if args.report and file.exists() and not differences(read_json(file), evaluation.about):
-            group.sweeps[evaluation.checkpoint] = read_json(file)
-    print_traces(last.records, args.show)
-    print("\nresults: " + ", ".join(str(e.path(".json", decoding)) for e in evaluations))
+            print_sweep(checkpoint, {row: episodes[checkpoint.label, row] for row in rows})
+        file = checkpoint.path(".sweep.json")
+        if args.report and file.exists() and not differences(read_json(file), checkpoint.about):
+            group.sweeps[checkpoint.label] = read_json(file)
+    print(traces(last.records, args.show))
+    print("\nresults: " + ", ".join(str(c.path(".json", decoding)) for c in checkpoints))
     if args.report and ranks.rank() == 0:
-        page.write(Path(args.report), page.render(group, names))
+        page.write(Path(args.report), page.render(group, list(map(Path, names))))
 
 
 if __name__ == "__main__":

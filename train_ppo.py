@@ -7,31 +7,30 @@ decision's gradient the exact expectation over its two actions, R_a - E_pi[R], i
 of it; `--no-both` samples the decision from (1 - explore) pi + explore / 2 instead.
 
 The figures to watch are in metrics.jsonl (docs/metrics.md). OUT is the mean of the policies of the
-last quarter of the iterations, OUT/best the best on dev. Left out: several environments, learnt
-rewards.
+last quarter of the iterations, OUT/best the best on dev. Left out: learnt rewards.
 """
 
 import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.world import Question
-from model.checkpoint import weights_sha256
+from model import weights_sha256
 from model.pretrained import add_adapters, open_policy, trained_modules, without_adapters
-from rl import Decoding, Episode, PPOConfig, RagEnv, Reward, ranks, rollout
+from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, rollout
 from rl.experience import penalised_rewards, score_rollout, with_advantages
 from rl.ppo import adapt_beta, ppo_update, update_value_head
 from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_statistics
 from rl.report.summary import by_slice, summarize
-from rl.runs.checks import say_misfits
+from rl.runs.checks import check_branches, check_ppo, describe, next_evaluation
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, RewardInfo, RunInfo, run_info
 from rl.runs.launch import launch
+from rl.runs.polyak import PolyakMean
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import Clock, say
 from rl.runs.retrievers import RetrieverArgs, open_world
@@ -53,7 +52,7 @@ class Args(RetrieverArgs, PPOConfig):
     seed: int = arg(0, "seed of questions, sampling and minibatches")
     fresh: bool = arg(False, "discard what --out holds and start over")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
-    iterations: int = arg(150, "rollouts, each followed by an update", "rollout", least=1)
+    iterations: int = arg(120, "rollouts, each followed by an update", "rollout", least=1)
     episodes: int = arg(512, "per rollout; two per question when both branches are played", least=2)
     popular_share: float = share(0.45, "share of popular questions, where the world has slices")
     rename: float = share(1.0, "share of the others that are played under new names")
@@ -87,17 +86,15 @@ class Args(RetrieverArgs, PPOConfig):
 
 
 def learning_rate(iteration: int, args: Args) -> float:
-    """Linear warm-up after the value head's own iterations, then linear decay to 10 % of the
-    peak."""
+    """Linear warm-up after the value head's own iterations, then linear decay to 10 %."""
     done = iteration - args.value_warmup
     left = (args.iterations - iteration) / max(1, args.iterations - args.value_warmup)
     return args.lr * min(1.0, (done + 1) / args.lr_warmup, 0.1 + 0.9 * left)
 
 
 def reward_at(iteration: int, args: Args) -> Reward:
-    """The cost of a retrieval rises linearly: while queries are poor, a retrieval is worth less
-    than it will be, and the full price would drive the policy away from what it could have learnt
-    there."""
+    """The cost of a retrieval rises linearly: at the full price, a policy whose queries are still
+    poor would stop to retrieve before it has learnt what a retrieval can be worth."""
     rise = args.price_warmup * args.iterations
     cost = args.retrieval_cost * (min(1.0, iteration / rise) if rise else 1.0)
     return Reward(args.exact_match, args.f1, cost, args.malformed_cost)
@@ -109,11 +106,12 @@ class Trainer:
         self.policy, self.tokenizer, recorded = open_policy(args.init, args.device)
         self.open_environment(run_info(recorded, args.init))
         self.both = args.both and "decision" in args.learn.split(",")
-        if self.both and self.env.quota < 1:
-            raise UsageError(
-                f"world {self.world.name!r} allows no retrieval (quota 0), so there are no two"
-                " branches to play; give --quota 1 or --no-both"
-            )
+        if self.both:
+            check_branches(self.world, self.env)
+        explore = args.explore if "decision" in args.learn else 0.0  # a frozen decision: as it is
+        self.training_decoding = Decoding(
+            args.temperature, True, explore=explore, both=self.both, force=args.force or None
+        )
         self.policy.model.gradient_checkpointing = args.checkpointing
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.players, self.learn = assemble(self.policy, self.reference, self.tokenizer, args)
@@ -124,25 +122,22 @@ class Trainer:
         trunk, head = self.policy.trunk_parameters(), self.policy.value_head.parameters()
         self.optimizer = torch.optim.AdamW(trunk, args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.value_optimizer = torch.optim.AdamW(head, lr=args.value_lr, weight_decay=0.0)
+        optimizers = {"policy": self.optimizer, "value": self.value_optimizer}
+        self.trained = trained_modules(self.policy), optimizers  # what a saved state holds
         self.beta, self.best, self.first = args.kl, float("-inf"), 0
         self.replay: list[tuple[Tensor, Tensor]] = []  # value features bf16 [M, 3 D], returns [M]
-        self.mean: list[Tensor] = []  # of the policy's parameters over the last iterations
+        averaged = round(args.average * args.iterations)
+        self.average = PolyakMean(trunk, args.iterations - averaged, args.iterations - 1)
 
     def open_environment(self, info: RunInfo) -> None:
-        """World, environment, questions: those of the warm-up where the flags do not say
-        otherwise."""
+        """World, environment, questions: the warm-up's where the flags do not say otherwise."""
         args = self.args
         args.dataset = args.dataset or info.dataset or "popqa"
         name = args.world or info.open_world or "mini"
         self.world, index, retriever = open_world(name, args, info)
         weights = (args.exact_match, args.f1, args.retrieval_cost, args.malformed_cost)
-        self.info = replace(
-            info,
-            open_world=name,
-            dataset=args.dataset,
-            reward=RewardInfo(*weights),
-            open_retriever=RetrieverInfo(**retriever),
-        )
+        info = replace(info, open_world=name, dataset=args.dataset, reward=RewardInfo(*weights))
+        self.info = replace(info, open_retriever=RetrieverInfo(**retriever))
         budgets = (info.passage_tokens, info.query_tokens, info.answer_tokens)
         quota, reward = args.quota or None, Reward(*weights)
         self.env = RagEnv(self.world, index, args.k, quota, reward, *budgets)
@@ -150,39 +145,40 @@ class Trainer:
         rows = -(-args.eval_rows // len(dev))
         self.dev = [q for questions in dev for q in questions[:rows]]
         self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
-        self.renamer = Renamer(self.sampler.questions, self.world.corpus)
+        self.questions = self.sampler.questions
+        self.renamer = Renamer(self.questions, self.world.corpus)
 
     def iterate(self, iteration: int) -> dict:
         """One rollout and its update; a pure function of the state and the iteration number."""
         args, policy, tokenizer = self.args, self.policy, self.tokenizer
+        optimizer = self.optimizer
         generator = torch.Generator().manual_seed(1_000_003 * args.seed + iteration)
         torch.manual_seed(generator.initial_seed())  # dropout of the value head
         clock = Clock()
-        questions, env = self.draw(iteration)
         with precision(args.device, args.dtype):
-            episodes = self.play(questions, self.sampled(args.explore), generator, env)
+            # 1, 2: questions, and their episodes; those without a token that learns are left out
+            questions, env = self.draw(iteration)
+            episodes = self.play(questions, self.training_decoding, generator, env)
             clock("rollout")
-            learnt = [e for e in episodes if any(e.mask(self.learn))]  # all, if all parts learn
+            learnt = [e for e in episodes if any(e.mask(self.learn))]
+            if not learnt:
+                raise UsageError(f"iteration {iteration}: no episode has a part to --learn")
+            # 3, 4, 5: log-probs and values, rewards with the KL penalty, advantages
             experience = score_rollout(policy, self.reference, learnt, tokenizer, args, self.learn)
             rewards = penalised_rewards(experience, self.beta)
             experience = with_advantages(experience, rewards, args, self.both)
             clock("score")
+            # 6: the value head, then the policy
             figures = value_statistics(experience)
             if args.value:
                 figures["value_loss"] = self.update_value(experience, generator)
             clock("value")
             if iteration >= args.value_warmup:
-                self.optimizer.param_groups[0]["lr"] = learning_rate(iteration, args)
-                figures |= ppo_update(
-                    policy, self.optimizer, experience, tokenizer, args, generator
-                )
+                optimizer.param_groups[0]["lr"] = learning_rate(iteration, args)
+                figures |= ppo_update(policy, optimizer, experience, tokenizer, args, generator)
             clock("update")
-        kl = float(experience.per_episode(experience.k1).mean())
-        k3 = float(experience.per_episode(experience.k3).mean())
-        figures |= {"kl": kl, "k3": k3, "beta": self.beta}
-        if args.kl_target:
-            self.beta = adapt_beta(self.beta, kl, args.kl_target, len(episodes), args.kl_horizon)
-        self.average(iteration)
+        self.average.count(iteration)
+        figures |= self.adapt_kl(experience, len(episodes))
         return {
             "reward_policy": policy_reward(episodes, self.both),
             "retrieval_cost": env.reward.retrieval_cost,
@@ -205,57 +201,32 @@ class Trainer:
         env = replace(self.env, reward=reward_at(iteration, args))
         return questions, RenamingEnv.of(env, names)
 
-    def play(
-        self,
-        questions: list[Question],
-        decoding: Decoding,
-        generator: torch.Generator | None = None,
-        env: RagEnv | None = None,
-    ) -> list[Episode]:
+    def play(self, questions, decoding, generator=None, env: RagEnv | None = None) -> list[Episode]:
         self.policy.eval()
-        players, tokenizer = self.players, self.tokenizer
+        players, tokenizer, env = self.players, self.tokenizer, env or self.env
         with precision(self.args.device, self.args.dtype):
-            return rollout(players, tokenizer, env or self.env, questions, decoding, generator)
+            return rollout(players, tokenizer, env, questions, decoding, generator)
 
-    def sampled(self, explore: float = 0.0, both: bool | None = None) -> Decoding:
-        """The decoding of training: a frozen decision does not explore."""
-        args = self.args
-        both = self.both if both is None else both
-        explore = explore if "decision" in args.learn else 0.0
-        return Decoding(
-            args.temperature, True, explore=explore, both=both, force=args.force or None
-        )
+    def adapt_kl(self, experience: Experience, episodes: int) -> dict[str, float]:
+        """The KL figures of an iteration; with --kl-target, the beta of the next one."""
+        args, beta = self.args, self.beta
+        kl, k3 = (float(experience.per_episode(x).mean()) for x in (experience.k1, experience.k3))
+        if args.kl_target:
+            self.beta = adapt_beta(beta, kl, args.kl_target, episodes, args.kl_horizon)
+        return {"kl": kl, "k3": k3, "beta": beta}
 
-    def update_value(self, experience, generator: torch.Generator) -> float:
+    def update_value(self, experience: Experience, generator: torch.Generator) -> float:
         new = (experience.features.bfloat16(), experience.returns)
         self.replay = [*self.replay, new][-self.args.replay :]
         features, returns = (torch.cat(x) for x in zip(*self.replay, strict=True))
         head, optimizer = self.policy.value_head, self.value_optimizer
         return update_value_head(head, optimizer, features, returns, self.args, generator)
 
-    @torch.no_grad()
-    def average(self, iteration: int) -> None:
-        """Count this iteration's policy into the mean (Polyak averaging), which takes the policy's
-        place after the last one: greedy decisions and the answers that it knows by heart differ
-        more from one iteration to the next than the rewards do."""
-        first = self.args.iterations - round(self.args.average * self.args.iterations)
-        parameters = self.policy.trunk_parameters()
-        if iteration >= first:
-            self.mean = self.mean or [torch.zeros_like(p) for p in parameters]
-            for mean, p in zip(self.mean, parameters, strict=True):
-                mean.lerp_(p, 1 / (iteration - first + 1))
-        if self.mean and iteration == self.args.iterations - 1:
-            for mean, p in zip(self.mean, parameters, strict=True):
-                p.copy_(mean)
-
-    # ---------------------------------------------------------------------------- dev, disk
-
     def evaluate(self, iteration: int, run: Run) -> None:
-        """Dev figures, greedy and sampled, per slice, and one episode as text; OUT/best if it
-        is."""
-        greedy = self.play(self.dev, Decoding(force=self.args.force or None))
-        random = torch.Generator().manual_seed(iteration)
-        sampled = self.play(self.dev, self.sampled(both=False), random)
+        """Dev figures, greedy and sampled, per slice, and one episode as text; maybe OUT/best."""
+        greedy = self.play(self.dev, Decoding(force=self.training_decoding.force))
+        decoding = replace(self.training_decoding, both=False, explore=0.0)
+        sampled = self.play(self.dev, decoding, torch.Generator().manual_seed(iteration))
         shown = greedy[iteration % len(greedy)]
         text = f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
         dev = dev_figures(greedy, sampled)
@@ -265,57 +236,39 @@ class Trainer:
             self.best = dev["greedy"]["reward"]
             run.export(run.out / "best", self.policy, self.tokenizer, iteration=iteration)
 
-    def modules(self) -> tuple[dict, dict]:
-        optimizers = {"policy": self.optimizer, "value": self.value_optimizer}
-        return trained_modules(self.policy), optimizers
-
     def save(self, run: Run, iteration: int) -> None:
-        tensors = {f"mean{i}": x for i, x in enumerate(self.mean)}
+        tensors = {f"mean{i}": x for i, x in enumerate(self.average.mean)}
         for i, (features, returns) in enumerate(self.replay):
             tensors |= {f"features{i}": features, f"returns{i}": returns}
         info = {"iteration": iteration, "beta": self.beta, "best": self.best}
-        run.save(*self.modules(), tensors, info)
+        run.save(*self.trained, tensors, info)
 
     def load(self, run: Run) -> None:
-        tensors, info = run.load(*self.modules())
+        tensors, info = run.load(*self.trained)
         tensors = {name: tensor.to(self.args.device) for name, tensor in tensors.items()}
         count = sum(name.startswith("features") for name in tensors)
         self.replay = [(tensors[f"features{i}"], tensors[f"returns{i}"]) for i in range(count)]
         count = sum(name.startswith("mean") for name in tensors)
-        self.mean = [tensors[f"mean{i}"] for i in range(count)]
+        self.average.mean = [tensors[f"mean{i}"] for i in range(count)]
         self.first, self.beta, self.best = info["iteration"], info["beta"], info["best"]
 
 
 def train() -> None:
     args = parse(Args, __doc__)
-    if Path(args.out).resolve() == Path(args.init).resolve():
-        raise UsageError(f"--out {args.out} is --init: the checkpoint would be overwritten")
-    if args.merge and not args.lora_rank:
-        raise UsageError("--merge needs --lora-rank")
-    if args.temperature == 0:
-        raise UsageError("--temperature must be above 0: training samples")
+    check_ppo(args)
     launch(args.ranks, args.device)
     settle_dtype(args)
     trainer = Trainer(args)
-    env, world = trainer.env, trainer.world
+    world = trainer.world
     info = {"world": world.name, "corpus_sha256": world.corpus_sha256} | trainer.info.record()
-    hashes = {"init_sha256": weights_sha256(args.init)}
-    hashes["reader_sha256"] = weights_sha256(args.reader) if args.reader else ""
+    reader = weights_sha256(args.reader) if args.reader else ""
+    hashes = {"init_sha256": weights_sha256(args.init), "reader_sha256": reader}
     run = Run("train_ppo", args, info | hashes)
     if run.status != "finished":
         if run.status == "resume":
             trainer.load(run)
             say(f"resuming {run.out} at iteration {trainer.first}")
-        questions = trainer.sampler.questions
-        say(
-            f"train_ppo: world {world.name}, {len(world.corpus):,} passages, k = {env.k}, quota"
-            f" {env.quota}; {args.dataset}.train, {len(questions):,} questions;"
-            f" {trainer.policy.parameter_count():,} parameters from {args.init}; {args.dtype},"
-            f" {ranks.size()} ranks; {args.iterations} iterations of {args.episodes} episodes;"
-            f" out {run.out}"
-        )
-        context = trainer.policy.config.max_position_embeddings
-        say_misfits(questions, trainer.tokenizer, env, context)
+        describe("train_ppo", trainer, f"{args.iterations} iterations of {args.episodes} episodes")
         if args.lora_rank and not args.merge:
             run.save_adapters_only(trainer.policy, trainer.tokenizer)
 
@@ -329,7 +282,8 @@ def train() -> None:
         run.loop("ppo", "iteration", trainer.first, args.iterations, step, save, shown)
         trainer.evaluate(args.iterations, run)
         run.finish(trainer.policy, trainer.tokenizer)
-    say(f"finished: {run.out} (best on dev: {run.out / 'best'})   next: python evaluate.py")
+    best = run.out / "best"
+    say(f"finished: {run.out} (best on dev: {best})   next: {next_evaluation(args, world)}")
 
 
 if __name__ == "__main__":

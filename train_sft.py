@@ -1,5 +1,4 @@
-"""Warm-up supervised fine-tuning (SmartRAG, section 3.3): world -> demonstrations -> a policy that
-plays.
+"""Warm-up supervised fine-tuning (SmartRAG, section 3.3): demonstrations -> a policy that plays.
 
 Three phases, each visible in the progress bar and in metrics.jsonl:
     read    direct answers are memorised, answers are copied from real top-k passages, decisions
@@ -15,33 +14,31 @@ Left out: teacher models and chain of thought. Shapes: N learnt tokens of a micr
 import math
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from data.world import Question
-from model import Config, Policy, Tokenizer
-from model.checkpoint import weights_sha256
+from model import Config, Policy, Tokenizer, weights_sha256
 from model.pretrained import add_adapters, open_pretrained, trained_modules
-from rl import Decoding, Episode, RagEnv, collate, ranks, rollout
+from rl import Decoding, Episode, RagEnv, Reward, collate, ranks, rollout
 from rl.episode import Batch, Part
-from rl.report.summary import summarize
-from rl.runs.checks import say_misfits
+from rl.report.summary import mean
+from rl.runs.checks import check_sft, describe, next_training
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, RunInfo
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
-from rl.runs.progress import progress, say
+from rl.runs.progress import say
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.scoring import by_length, score
 from rl.warmup.curriculum import Curriculum
 from rl.warmup.demonstrator import Demonstrator
+from rl.warmup.probe import dev_figures, known_by_heart
 
 SMOOTHING = 0.1  # label smoothing of decisions
 MIX_LR = 0.25  # learning rates of the mix phase, as a share of the read phase's
-FEW = 2000  # training questions, below which a new policy learns them by heart and nothing else
 
 
 @dataclass
@@ -69,8 +66,8 @@ class Args(RetrieverArgs):
     merge: bool = arg(False, "with --lora-rank: write plain weights, no adapters over OUT/base")
     weights_dtype: str = arg("fp32", "of the weights in memory", choices=("fp32", "bf16"))
     checkpointing: bool = arg(False, "keep only what lies between layers, compute the rest twice")
-    read_steps: int = arg(1500, "optimiser steps of the read phase", "demonstrations")
-    mix_steps: int = arg(500, "optimiser steps of the mix phase")
+    read_steps: int = arg(1200, "optimiser steps of the read phase", "demonstrations")
+    mix_steps: int = arg(400, "optimiser steps of the mix phase")
     episodes: int = arg(96, "demonstrations per step", least=1)
     micro_batch: int = arg(24, "demonstrations per forward pass", least=1)
     probe: int = arg(12000, "training questions to probe", least=1)
@@ -122,44 +119,26 @@ class WarmUp:
 
     def __init__(self, args: Args):
         self.args = args
-        torch.manual_seed(args.seed)
-        self.world, self.index, retriever = open_world(args.world, args)
-        self.info = RunInfo(
-            open_world=args.world,
-            dataset=args.dataset,
-            passage_tokens=args.passage_tokens,
-            query_tokens=args.query_tokens,
-            answer_tokens=args.answer_tokens,
-            open_retriever=RetrieverInfo(**retriever),
-        )
+        self.world, index, retriever = open_world(args.world, args)
+        budgets = (args.passage_tokens, args.query_tokens, args.answer_tokens)
+        retriever = RetrieverInfo(**retriever)
+        self.info = RunInfo(args.world, args.dataset, *budgets, open_retriever=retriever)
+        self.env = RagEnv(self.world, index, 0, args.quota or None, Reward(), *budgets)
         self.curriculum = Curriculum(self.world.union(args.dataset, "train"), args)
         self.questions = self.curriculum.questions
         self.dev = [q for questions in self.world.union(args.dataset, "dev") for q in questions]
         self.phase, self.first = "read", 0  # the phase, and its first step that is still to do
-        self.env = RagEnv(
-            self.world,
-            self.index,
-            quota=args.quota or None,
-            passage_tokens=args.passage_tokens,
-            query_budget=args.query_tokens,
-            answer_budget=args.answer_tokens,
-        )
 
     def build(self) -> None:
-        """Tokenizer, policy, optimizers: seconds of work, so only for a run that is not
-        finished."""
+        """Tokenizer, policy, optimizers: seconds of work, for a run that is not finished."""
         args = self.args
+        torch.manual_seed(args.seed)  # here: an encoder for the retriever draws, where it is new
         self.policy, self.tokenizer = self.open_init() if args.init else self.new_policy()
         self.policy.to(args.device).model.gradient_checkpointing = args.checkpointing
         self.optimizers = make_optimizers(self.policy, args)
+        context = self.policy.config.max_position_embeddings
         self.demonstrator = Demonstrator(
-            self.world,
-            self.questions,
-            self.env,
-            self.tokenizer,
-            self.policy.config.max_position_embeddings,
-            args.swap,
-            args.shuffle,
+            self.world, self.questions, self.env, self.tokenizer, context, args.swap, args.shuffle
         )
 
     def open_init(self) -> tuple[Policy, Tokenizer]:
@@ -193,8 +172,7 @@ class WarmUp:
         return Policy(config), tokenizer
 
     def step(self, step: int) -> dict:
-        """One optimiser step over direct and retrieve episodes together. Raises
-        FloatingPointError."""
+        """One optimiser step over direct answers and retrievals. Raises FloatingPointError."""
         args, policy = self.args, self.policy
         episodes = self.curriculum.demonstrations(self.demonstrator, self.phase, step)
         totals = torch.zeros(3, device=args.device)  # loss, learnt tokens, tokens
@@ -224,32 +202,19 @@ class WarmUp:
 
     # ---------------------------------------------------------------------------- phases
 
-    def play(self, questions: list[Question], force: str, **options) -> list[Episode]:
+    def play(self, questions: list[Question], force: str, update=lambda n: None) -> list[Episode]:
+        """Greedy episodes whose first decision is `force`."""
         self.policy.eval()
+        decoding = Decoding(force=force)
         with precision(self.args.device, self.args.dtype):
-            decoding = Decoding(force=force)
-            return rollout(self.policy, self.tokenizer, self.env, questions, decoding, **options)
-
-    def check(self) -> dict[str, float]:
-        """What the warm-up must have taught, on dev: direct EM of popular questions; EM given a
-        hit."""
-        direct, asked = (self.play(self.dev, force) for force in ("answer", "retrieve"))
-        popular = [e for e in direct if e.question.slice in ("popular", None)]
-        return {
-            "direct_em": summarize(popular)["em"],
-            "retrieve_em": summarize(asked)["em"],
-            "hit": summarize(asked)["hit"],
-            "em_given_hit": summarize([e for e in asked if e.hit])["em"],
-            "malformed": summarize(direct + asked)["malformed"],
-        }
+            return rollout(
+                self.policy, self.tokenizer, self.env, questions, decoding, progress=update
+            )
 
     def probe(self, run: Run) -> None:
-        """Which questions the policy's own direct answer is right for (greedy)."""
-        questions = self.curriculum.probed
-        with progress(len(questions), "probe", "question") as bar:
-            episodes = self.play(questions, "answer", progress=bar.update)
-        self.curriculum.knows = {e.question: e.exact_match == 1.0 for e in episodes}
-        run.log({"phase": "probe", "knows": summarize(episodes)["em"]})
+        """Which questions need no retrieval: the decision labels of the mix phase."""
+        self.curriculum.knows = known_by_heart(self.play, self.curriculum.probed)
+        run.log({"phase": "probe", "knows": mean(list(self.curriculum.knows.values()))})
 
     def train(self, run: Run, steps: int, lr_scale: float) -> None:
         """The steps of the current phase that are still to do, and its figures on dev."""
@@ -263,7 +228,7 @@ class WarmUp:
         self.policy.train()
         save = partial(self.save, run)
         run.loop(self.phase, "step", self.first, steps, step, save, ("loss", "tokens"))
-        figures = self.check()
+        figures = dev_figures(self.play, self.dev)
         run.log({"phase": self.phase, "dev": figures})
         say(f"after {self.phase}, dev: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
 
@@ -280,44 +245,9 @@ class WarmUp:
         self.curriculum.knows = dict(zip(self.curriculum.probed, known, strict=True))
 
 
-def check_init_flags(args: Args) -> None:
-    """Raises UsageError for flags of a new policy beside --init, and the other way round."""
-    own = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "weight_decay")
-    pretrained = ("lora_rank", "merge", "weights_dtype", "lr")
-    for name in own if args.init else pretrained:
-        if getattr(args, name) != getattr(Args, name):
-            reason = "is for a new policy; --init brings its own" if args.init else "needs --init"
-            raise UsageError(f"--{name.replace('_', '-')} {reason}")
-    if args.merge and not args.lora_rank:
-        raise UsageError("--merge needs --lora-rank")
-    if args.init and Path(args.out).resolve() == Path(args.init).resolve():
-        raise UsageError(f"--out {args.out} is --init: the checkpoint would be overwritten")
-
-
-def describe(warm_up: WarmUp, out: Path) -> None:
-    """What is about to happen, and what to expect of it."""
-    args, world, policy = warm_up.args, warm_up.world, warm_up.policy
-    questions = len(warm_up.questions)
-    say(
-        f"train_sft: world {world.name}, {len(world.corpus):,} passages, k = {warm_up.env.k}, quota"
-        f" {warm_up.env.quota}; {args.dataset}.train, {questions:,} questions;"
-        f" {policy.parameter_count():,} parameters, vocabulary {len(warm_up.tokenizer):,};"
-        f" {args.dtype}, {ranks.size()} ranks; {args.read_steps} + {args.mix_steps} steps of"
-        f" {args.episodes} demonstrations; out {out}"
-    )
-    context = policy.config.max_position_embeddings
-    say_misfits(warm_up.questions, warm_up.tokenizer, warm_up.env, context)
-    generated = args.world.partition(":")[0] in ("mini", "tiny")
-    if questions < FEW and not args.init and not generated:
-        say(
-            f"warning: a new policy learns {questions:,} training questions by heart and answers no"
-            " others; start from a pretrained one (--init), see docs/own-data.md"
-        )
-
-
 def train() -> None:
     args = parse(Args, __doc__)
-    check_init_flags(args)
+    check_sft(args)
     launch(args.ranks, args.device)
     settle_dtype(args)
     warm_up = WarmUp(args)
@@ -329,7 +259,8 @@ def train() -> None:
         if run.status == "resume":
             warm_up.load(run)
             say(f"resuming {run.out} in phase {warm_up.phase}, step {warm_up.first}")
-        describe(warm_up, run.out)
+        plan = f"{args.read_steps} + {args.mix_steps} steps of {args.episodes} demonstrations"
+        describe("train_sft", warm_up, plan)
         if args.lora_rank and not args.merge:
             run.save_adapters_only(warm_up.policy, warm_up.tokenizer)
         if warm_up.phase == "read":
@@ -341,7 +272,7 @@ def train() -> None:
             warm_up.save(run, 0)
         warm_up.train(run, args.mix_steps, MIX_LR)
         run.finish(warm_up.policy.eval(), warm_up.tokenizer)
-    say(f"finished: {run.out}   next: python train_ppo.py --init {run.out}")
+    say(f"finished: {run.out}   next: {next_training(args)}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""BM25: queries per second, latency, index size and build time, side by side with every installed peer.
+"""BM25: queries per second, latency, index size and build time, beside every installed peer.
 
-    python -m benchmarks.bm25                       1,000,000 passages (about 20 minutes of building the first time)
+    python -m benchmarks.bm25                       1,000,000 passages (20 minutes of building once)
     python -m benchmarks.bm25 --passages 100000     the short version
+    python -m benchmarks.bm25 --words 1,2,4,128,129 one line for each length of query
+    python -m benchmarks.bm25 --scaling             two threads against one; needs two free cores
 
-Each engine lives in a process of its own on the same pinned core.  Rounds are interleaved: engine by engine, again and
-again, so that a slow minute of the machine falls on all of them; medians and ranges over the rounds.  Rates and latencies are CPU time, so that other processes do not count.
-The corpus and the indexes are kept under runs/bench; --rebuild makes the indexes, and their build times, anew.
+Each engine lives in a process of its own on the same pinned core.  Rounds are interleaved, engine
+by engine, so that a slow minute of the machine falls on all of them; medians over the rounds.
+ Times are CPU time, so that other processes do not count.  Where an engine can be set in several
+ways, each is tried on the first queries of a set, and the fastest is taken and printed.  The
+corpus and the indexes are kept under runs/bench; --rebuild makes the indexes, and their build
+times, anew.
 """
 
 import argparse
@@ -19,8 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.corpus import corpus_file, queries
+from benchmarks.corpus import corpus_file, long_queries, queries
 from benchmarks.peers import PEERS, missing, single_threaded
+
+SETS = {  # of queries: words of each, how many, k
+    "3-10 words": ((3, 10), 1000, 10),
+    "20-30 words": ((20, 30), 200, 100),
+}
+SWEEP = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 127, 128, 129, 130, 200, 300, 400)
 
 
 def log_to(path: Path) -> None:
@@ -40,126 +51,140 @@ def build(connection, name: str, corpus: Path, directory: Path) -> None:
     connection.send({"build_seconds": seconds, "build_peak": peak, "bytes": peer.size(directory)})
 
 
-def serve(connection, name: str, directory: Path, texts: list[str], k: int) -> None:
-    """Answers "batch" and "single" with measurements until told to stop."""
+def seconds_of(peer, batches: list[list[str]], k: int) -> np.ndarray:
+    """CPU seconds of each batch."""
+    times = []
+    for batch in batches:
+        start = time.process_time_ns()
+        peer.search(batch, k)
+        times.append((time.process_time_ns() - start) / 1e9)
+    return np.array(times)
+
+
+def serve(connection, name: str, directory: Path) -> None:
+    """Answers (set, texts, k) with measurements until told to stop."""
     log_to(directory.with_suffix(".log"))
-    peer, start = PEERS[name](), time.perf_counter()
+    peer, start, best = PEERS[name](), time.perf_counter(), {}
     peer.open(directory)
     connection.send({"open_seconds": time.perf_counter() - start})
-    peer.search(texts, k)  # warm: page cache, compiled kernels
     while (request := connection.recv()) != "stop":
-        if request == "scores":
-            connection.send(np.asarray(peer.top_scores(), np.float32))
-        elif request == "batch":
-            start = time.process_time()
-            peer.search(texts, k)
-            connection.send(len(texts) / (time.process_time() - start))
-        else:
-            latencies = []
-            for text in texts:
-                start = time.process_time_ns()
-                peer.search([text], k)
-                latencies.append((time.process_time_ns() - start) / 1e9)
-            connection.send(np.percentile(latencies, [50, 99]))
+        key, texts, k = request
+        singles = [[text] for text in texts]
+        if key not in best:  # warm, and find the best setting
+            trials = {}
+            for setting in peer.settings:
+                peer.use(setting)
+                peer.search(texts, k)
+                trials[setting] = seconds_of(peer, singles[:100], k).sum()
+            best[key] = min(trials, key=trials.get)
+        peer.use(best[key])
+        latencies = seconds_of(peer, singles, k)
+        rate = len(texts) / seconds_of(peer, [texts], k)[0]
+        connection.send((best[key], rate, latencies, np.asarray(peer.top_scores(), np.float32)))
 
 
 class Engine:
-    def __init__(self, name: str, corpus: Path, texts: list[str], k: int, rebuild: bool):
-        self.name, peer = name, PEERS[name]
-        folder = getattr(peer, "folder", name)
-        directory = corpus.parent / f"{corpus.stem}-{folder}"
-        record = directory.with_suffix(".json")
-        spawn = multiprocessing.get_context("spawn")
-        stale = (
-            name == "ours" or rebuild and folder not in Engine.built
-        )  # ours is what changes from run to run
-        if stale or not record.exists():
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
-            here, there = spawn.Pipe()
-            process = spawn.Process(target=build, args=(there, name, corpus, directory))
+    """One peer in a process of its own, and what was measured of it."""
+
+    def __init__(self, name: str, corpus: Path, rebuild: bool):
+        self.name, spawn = name, multiprocessing.get_context("spawn")
+        self.directory = corpus.parent / f"{corpus.stem}-{name}"
+        record = self.directory.with_suffix(".json")
+        if name == "ours" or rebuild or not record.exists():  # ours changes from run to run
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory.mkdir(parents=True)
+            self.connection, there = spawn.Pipe()
+            process = spawn.Process(target=build, args=(there, name, corpus, self.directory))
             process.start()
             there.close()
-            record.write_text(json.dumps(self.receive(here, directory)))
+            record.write_text(json.dumps(self.receive()))
             process.join()
-        Engine.built.add(folder)
-        self.facts = json.loads(record.read_text())
         self.connection, there = spawn.Pipe()
-        self.process = spawn.Process(
-            target=serve, args=(there, name, directory, texts, k), daemon=True
-        )
+        arguments = (there, name, self.directory)
+        self.process = spawn.Process(target=serve, args=arguments, daemon=True)
         self.process.start()
         there.close()
-        self.directory = directory
-        self.facts |= self.receive(self.connection, directory)
-        self.rates, self.latencies = [], []
+        self.information = json.loads(record.read_text()) | self.receive()
 
-    built: set[str] = set()
-
-    def ask(self, request: str):
-        self.connection.send(request)
-        return self.receive(self.connection, self.directory)
-
-    @staticmethod
-    def receive(connection, directory: Path):
+    def receive(self):
         try:
-            return connection.recv()
+            return self.connection.recv()
         except EOFError:
-            raise SystemExit(
-                f"an engine failed; it said why in {directory.with_suffix('.log')}"
-            ) from None
+            log = self.directory.with_suffix(".log")
+            raise SystemExit(f"an engine failed; it said why in {log}") from None
 
-    def round(self) -> None:
-        self.rates.append(self.ask("batch"))
-        self.latencies.append(self.ask("single"))
+    def measure(self, key, texts: list[str], k: int):
+        self.connection.send((key, texts, k))
+        return self.receive()
 
     def stop(self) -> None:
         self.connection.send("stop")
         self.process.join()
 
 
-def table(engines: list[Engine]) -> None:
-    ours = np.median(engines[0].rates)
-    print(
-        f"{'engine':34}{'q/s':>9}{'range':>17}{'ours is':>9}{'p50 us':>9}{'p99 us':>9}{'index MB':>10}{'build s':>9}{'peak MB':>9}{'open ms':>9}"
-    )
-    for e in engines:
-        rate, (p50, p99) = np.median(e.rates), np.median(e.latencies, axis=0) * 1e6
+def measured(engines: list[Engine], key, texts: list[str], k: int, rounds: int) -> dict:
+    """Of each engine: its setting, rates [rounds], latencies [rounds, Q] and top scores."""
+    out = {}
+    for engine in engines:  # not counted: engines get warm and find their settings
+        engine.measure(key, texts, k)
+    results = [[engine.measure(key, texts, k) for engine in engines] for _ in range(rounds)]
+    for engine, rows in zip(engines, zip(*results, strict=True), strict=True):
+        settings, rates, latencies, scores = zip(*rows, strict=True)
+        out[engine.name] = settings[0], np.array(rates), np.array(latencies), scores[0]
+    return out
+
+
+def table(name: str, found: dict, k: int) -> None:
+    print(f"{name}, k = {k}")
+    print(f"{'engine':28}{'q/s':>9}{'range':>15}{'ours is':>9}{'p50 us':>9}{'p99 us':>9}   agrees")
+    _, ours, _, expected = found["ours"]
+    for engine, (setting, rates, latencies, scores) in found.items():
+        low, high = np.percentile(np.median(latencies, axis=0), [50, 99]) * 1e6
+        spread, ratio = f"{rates.min():.0f}-{rates.max():.0f}", np.median(ours) / np.median(rates)
+        # How far the k best scores are from ours, up to a factor that is the same for all.
+        both = np.isfinite(expected) & np.isfinite(scores)
+        quotient = scores[both] / expected[both]
+        difference = np.abs(quotient / np.median(quotient) - 1).max()
         print(
-            f"{e.name:34}{rate:9.0f}{f'{min(e.rates):.0f}-{max(e.rates):.0f}':>17}{ours / rate:8.1f}x{p50:9.0f}{p99:9.0f}"
-            f"{e.facts['bytes'] / 1e6:10.0f}{e.facts['build_seconds']:9.1f}{e.facts['build_peak'] / 1e6:9.0f}{e.facts['open_seconds'] * 1e3:9.1f}"
+            f"{f'{engine} {setting}':28}{np.median(rates):9.0f}{spread:>15}{ratio:8.1f}x"
+            f"{low:9.0f}{high:9.0f}   {difference:.0e}"
         )
 
 
-def agreement(engines: list[Engine]) -> None:
-    """How far each engine's k best scores are from ours, where it scores as we do."""
-    ours = engines[0].ask("scores")
-    for e in engines[1:]:
-        scores = e.ask("scores")
-        both = np.isfinite(ours) & np.isfinite(scores)
-        ratio = np.median(scores[both] / ours[both])
-        print(
-            f"  {e.name}: largest relative difference of the top scores {np.abs(scores[both] / ratio / ours[both] - 1).max():.1e}"
-        )
+def sweep(engines: list[Engine], corpus: Path, lengths: list[int], rounds: int) -> None:
+    """Milliseconds a query by its number of distinct words, k = 10."""
+    print("milliseconds a query, by the number of its distinct words, k = 10")
+    print(f"{'words':>6}" + "".join(f"{engine.name:>28}" for engine in engines))
+    for words in lengths:
+        texts = long_queries(corpus, words, words, count=20)
+        line = f"{words:6}"
+        for setting, _, latencies, _ in measured(engines, words, texts, 10, rounds).values():
+            line += f"{setting:>18}{np.median(latencies, axis=0).mean() * 1e3:10.3f}"
+        print(line)
 
 
-def scaling(corpus: Path, texts: list[str], k: int, cores: set[int]) -> None:
-    """Two cores against one, wall time, where the process may use two."""
+def scaling(corpus: Path, texts: list[str], cores: set[int]) -> None:
+    """Two threads against one, wall time, where the process may use two cores."""
     if len(cores) < 2:
-        print("two cores against one: not measured, this process is pinned to one core")
+        print("two threads against one: not measured, this process is pinned to one core")
         return
     from retrieval_cpp import BM25Index
 
     os.sched_setaffinity(0, cores)
-    index, times = BM25Index.load(corpus.parent / f"{corpus.stem}-ours" / "index"), {1: [], 2: []}
-    for _ in range(7):
-        for threads in times:
-            start = time.perf_counter()
-            index.search(texts, k, threads=threads)
-            times[threads].append(time.perf_counter() - start)
-    print(
-        f"two cores against one, batch of {len(texts)}: {np.median(times[1]) / np.median(times[2]):.2f}x"
-    )
+    index = BM25Index.load(corpus.parent / f"{corpus.stem}-ours" / "index")
+    passages = corpus.read_text().splitlines()
+    for what, work, rounds in (
+        (f"search of {len(texts)}", lambda threads: index.search(texts, 10, threads=threads), 7),
+        ("build", lambda threads: BM25Index.build(passages, threads=threads), 3),
+    ):
+        seconds = {1: [], 2: []}
+        for _ in range(rounds):
+            for threads, taken in seconds.items():
+                start = time.perf_counter()
+                work(threads)
+                taken.append(time.perf_counter() - start)
+        one, two = np.median(seconds[1]), np.median(seconds[2])
+        print(f"{what}: {one:.2f} s on one thread, {two:.2f} s on two, {one / two:.2f}x")
 
 
 def main() -> None:
@@ -167,22 +192,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--passages", type=int, default=1_000_000)
-    parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--peers", default=",".join(PEERS), help="comma-separated names; ours always runs"
-    )
+    parser.add_argument("--peers", default=",".join(PEERS), help="names; ours always runs")
+    parser.add_argument("--words", default="", help=f"lengths to sweep; 'all': {SWEEP}")
     parser.add_argument("--rebuild", action="store_true", help="build all indexes again")
-    parser.add_argument(
-        "--scaling", action="store_true", help="measure two threads too; needs two free cores"
-    )
+    parser.add_argument("--scaling", action="store_true", help="measure two threads too")
     parser.add_argument("--directory", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
 
     single_threaded()
     corpus = corpus_file(arguments.passages, arguments.directory)
-    texts = queries(corpus, arguments.queries)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     wanted = [name for name in PEERS if name == "ours" or name in arguments.peers.split(",")]
@@ -190,22 +209,27 @@ def main() -> None:
         if missing(PEERS[name]):
             print(f"{name}: not installed ({', '.join(missing(PEERS[name]))})")
     engines = [
-        Engine(name, corpus, texts, arguments.k, arguments.rebuild)
-        for name in wanted
-        if not missing(PEERS[name])
+        Engine(name, corpus, arguments.rebuild) for name in wanted if not missing(PEERS[name])
     ]
-    for _ in range(arguments.rounds):
-        for engine in engines:
-            engine.round()
-    print(
-        f"BM25, {arguments.passages:,} passages, {len(texts)} queries, k = {arguments.k}, one core, {arguments.rounds} interleaved rounds"
-    )
-    table(engines)
-    agreement(engines)
+    print(f"BM25, {arguments.passages:,} passages, one core, {arguments.rounds} rounds")
+    print(f"{'engine':28}{'index MB':>9}{'build s':>9}{'peak MB':>9}{'open ms':>9}")
+    for engine in engines:
+        kept = engine.information
+        sizes = f"{kept['bytes'] / 1e6:9.0f}{kept['build_seconds']:9.1f}"
+        opened = f"{kept['build_peak'] / 1e6:9.0f}{kept['open_seconds'] * 1e3:9.1f}"
+        print(f"{engine.name:28}{sizes}{opened}")
+    if arguments.words:
+        lengths = SWEEP if arguments.words == "all" else map(int, arguments.words.split(","))
+        sweep(engines, corpus, list(lengths), arguments.rounds)
+    else:
+        for name, ((least, most), count, k) in SETS.items():
+            pick = queries if most <= 10 else long_queries
+            texts = pick(corpus, least, most, count)
+            table(name, measured(engines, name, texts, k, arguments.rounds), k)
     for engine in engines:
         engine.stop()
     if arguments.scaling:
-        scaling(corpus, texts, arguments.k, cores)
+        scaling(corpus, queries(corpus, 3, 10, 1000), cores)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """A deterministic text collection with the statistics that decide how fast a search engine is.
 
-Natural document frequencies: a Zipf-Mandelbrot vocabulary of 500,000 words headed by the English function words,
-which make 44 % of all tokens; passage lengths lognormal around 83 words.  Terms co-occur: each passage has a topic (2,000 topics of
-400 words) and a few subjects of its own that it repeats.  Queries are words of one passage in its order, every other one
-behind "who was the" or the like, so that half of a query's words are the long posting lists of "the", "of", "was".
+Natural document frequencies: a Zipf-Mandelbrot vocabulary of 500,000 words headed by the English
+function words, which make 44 % of all tokens; passage lengths lognormal around 83 words.  Terms
+co-occur: each passage has a topic (2,000 topics of 400 words) and a few subjects of its own that it
+repeats.  Queries are words of one passage in its order, every other one behind "who was the" or the
+like, so that half of a query's words are the long posting lists of "the", "of", "was".
 
 Left out: grammar and meaning; nothing here says anything about the quality of a ranking.
 
@@ -16,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-FUNCTION_WORDS = (
-    "the of and in to a was is for as on with by he that at from his it an were are which this be had or also first "
-    "has have not one their but its who they her she been new two other after all during when into some more time may "
-    "can most him only many years over such than would about there no made used between later known world these while "
-    "up under out became where then city part three being both through if will state before s until being them what "
-    "how did i you we so do each since because my now your me our against"
-).split()
+FUNCTION_WORDS = """
+the of and in to a was is for as on with by he that at from his it an were are which this be had
+or also first has have not one their but its who they her she been new two other after all
+during when into some more time may can most him only many years over such than would about
+there no made used between later known world these while up under out became where then city
+part three being both through if will state before s until being them what how did i you we so
+do each since because my now your me our against
+""".split()  # noqa: SIM905 a list would be 109 lines
 VOCABULARY, TOPICS, TOPIC_WORDS, SUBJECTS = 500_000, 2_000, 400, 6
 CHUNK = 10_000
 OPENINGS = (
@@ -36,14 +38,10 @@ OPENINGS = (
 
 
 def vocabulary() -> list[str]:
-    """Function words, then pronounceable made-up ones: short for frequent words, longer for rare ones."""
+    """Function words, then pronounceable made-up ones, the longer the rarer."""
     words = list(dict.fromkeys(FUNCTION_WORDS))
     taken = set(words)
-    syllables = [
-        c + v
-        for c in "b c d f g h j k l m n p r s t v w z ch st".split()
-        for v in "a e i o u".split()
-    ]
+    syllables = [c + v for c in [*"bcdfghjklmnprstvwz", "ch", "st"] for v in "aeiou"]
     number = 0
     while len(words) < VOCABULARY:
         number, rest, word = number + 1, number, ""
@@ -80,7 +78,7 @@ class Generator:
         self.topics = draw(self.rng, self.content, (TOPICS, TOPIC_WORDS))
 
     def chunk(self, count: int) -> list[np.ndarray]:
-        """`count` passages: 44 % function words, 26 % general, 20 % topical, 10 % the passage's own subjects."""
+        """Passages of 44 % function words, 26 % general, 20 % topical, 10 % their own subjects."""
         rng = self.rng
         lengths = np.clip(rng.lognormal(np.log(78), 0.35, count), 10, 400).astype(np.int64)
         passage = np.repeat(np.arange(count), lengths)  # [T]
@@ -123,18 +121,37 @@ def corpus_file(count: int, directory: Path) -> Path:
     return path
 
 
-def queries(path: Path, count: int = 1000, seed: int = 1) -> list[str]:
-    """3-10 words each: words of a passage in its order, every other query behind a question's opening."""
+def lines(path: Path, numbers: list[int]) -> list[list[str]]:
+    """The words of some passages, in the order of `numbers`."""
+    wanted = set(numbers)
+    with open(path) as file:
+        found = {i: line for i, line in enumerate(file) if i in wanted}
+    return [found[i].lower().replace(".", " ").split() for i in numbers]
+
+
+def queries(path: Path, least: int, most: int, count: int, seed: int = 1) -> list[str]:
+    """Words of a passage in its order, every other query behind a question's opening."""
     rng = np.random.default_rng(seed)
     total = int(path.stem.split("-")[1])
-    order = {int(i): n for n, i in enumerate(rng.choice(total, count, replace=False))}
-    with open(path) as file:
-        chosen = {order[i]: line for i, line in enumerate(file) if i in order}
     out = []
-    for n in range(count):
+    for n, text in enumerate(lines(path, rng.choice(total, count, replace=False).tolist())):
         opening = OPENINGS[rng.integers(len(OPENINGS))].split() if n % 2 else []
-        text = chosen[n].lower().replace(".", " ").split()
-        size = int(rng.integers(3, 11 - len(opening)))
+        size = int(rng.integers(least, most + 1 - len(opening)))
         keep = sorted(rng.choice(len(text), size, replace=False))
         out.append(" ".join(opening + [text[i] for i in keep]))
+    return out
+
+
+def long_queries(path: Path, least: int, most: int, count: int, seed: int = 2) -> list[str]:
+    """The first distinct words of a passage, and of others behind it where it is too short."""
+    rng = np.random.default_rng(seed)
+    total = int(path.stem.split("-")[1])
+    texts = lines(path, rng.choice(total, count + 40, replace=False).tolist())
+    out = []
+    for n in range(count):
+        words, size, passage = {}, int(rng.integers(least, most + 1)), n
+        while len(words) < size:
+            words |= dict.fromkeys(texts[passage % len(texts)])
+            passage += 1
+        out.append(" ".join(list(words)[:size]))
     return out

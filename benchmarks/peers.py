@@ -2,7 +2,8 @@
 
     build(corpus, directory)   text file, one passage a line, to an index on disk (timed)
     open(directory)            loads it
-    search(queries, k)         from Python strings to ids and scores: tokenisation and binding are part of the figure
+    settings, use(setting)     what can be chosen for a search; the benchmark takes the fastest
+    search(queries, k)         from Python strings to ids and scores, with tokenisation
     top_scores()               float [Q, k] of the last search, best first, to compare rankings
 
 All: k1 .9, b .4, no stop words, no stemming, one thread.
@@ -20,8 +21,7 @@ K1, B = 0.9, 0.4
 
 def passages(corpus: Path):
     with open(corpus) as file:
-        for line in file:
-            yield line
+        yield from file
 
 
 def bytes_under(directory: Path, *patterns: str) -> int:
@@ -35,7 +35,7 @@ def bytes_under(directory: Path, *patterns: str) -> int:
 
 
 class Ours:
-    name, needs = "ours", ()
+    name, needs, settings = "ours", (), ("",)
 
     def build(self, corpus: Path, directory: Path) -> None:
         from retrieval_cpp import BM25Index
@@ -46,6 +46,9 @@ class Ours:
         from retrieval_cpp import BM25Index
 
         self.index = BM25Index.load(directory / "index")
+
+    def use(self, setting: str) -> None:
+        pass
 
     def search(self, queries, k):
         self.result = self.index.search(queries, k, threads=1)
@@ -60,8 +63,8 @@ class Ours:
 class Pisa:
     """PISA through pyterrier_pisa's native module, without pyterrier's data frames."""
 
-    name, needs, algorithm = "PISA block-max MaxScore", ("pyterrier_pisa",), "block_max_maxscore"
-    folder = "PISA"
+    name, needs = "PISA", ("pyterrier_pisa",)
+    settings = ("block_max_maxscore", "maxscore", "block_max_wand", "wand")
 
     def build(self, corpus: Path, directory: Path) -> None:
         from pyterrier_pisa import PisaIndex
@@ -69,7 +72,7 @@ class Pisa:
         shutil.rmtree(directory)
         with open(corpus) as file:
             count = sum(1 for _ in file)
-        # One batch: on a single core PISA's indexer waits for ever once its queue of batches is full.
+        # One batch: on one core PISA's indexer waits for ever once its queue of batches is full.
         index = PisaIndex(
             str(directory),
             text_field="text",
@@ -85,32 +88,31 @@ class Pisa:
         from pyterrier_pisa import _pisathon
 
         self.retrieve, self.context = _pisathon.retrieve, _pisathon.RetrievalContext()
-        _pisathon.prepare_index(
-            self.context,
-            str(directory),
-            "block_simdbp",
-            "bm25",
-            "",
-            quantize=0,
-            stop_fname="",
-            bm25_k1=K1,
-            bm25_b=B,
-        )
+        settings = {"quantize": 0, "stop_fname": "", "bm25_k1": K1, "bm25_b": B}
+        encoding = ("block_simdbp", "bm25", "")
+        _pisathon.prepare_index(self.context, str(directory), *encoding, **settings)
+
+    def use(self, setting: str) -> None:
+        self.algorithm = setting
 
     def search(self, queries, k):
         size = len(queries) * k
         self.rows, self.k = len(queries), k
-        self.row, ids, rank = (
-            np.empty(size, np.int32),
-            np.empty(size, object),
-            np.empty(size, np.int32),
-        )
+        self.row, self.rank = np.empty(size, np.int32), np.empty(size, np.int32)
         self.scores = np.empty(size, np.float32)
         self.count = self.retrieve(
-            self.context, self.algorithm, list(enumerate(queries)), k=k, threads=1, pretokenised=False, query_weighted=0,
-            result_qidxs=self.row, result_docnos=ids, result_ranks=rank, result_scores=self.scores,
-        )  # fmt: skip
-        self.rank = rank
+            self.context,
+            self.algorithm,
+            list(enumerate(queries)),
+            k=k,
+            threads=1,
+            pretokenised=False,
+            query_weighted=0,
+            result_qidxs=self.row,
+            result_docnos=np.empty(size, object),
+            result_ranks=self.rank,
+            result_scores=self.scores,
+        )
 
     def top_scores(self) -> np.ndarray:
         out = np.full((self.rows, self.k), -np.inf, np.float32)
@@ -119,49 +121,42 @@ class Pisa:
         return out
 
     def size(self, directory: Path) -> int:
-        return bytes_under(
-            directory, "*block_simdbp*", "*wand*", "*.bmw*", "fwd.termlex", "fwd.doclex"
-        )
-
-
-class PisaWand(Pisa):
-    name, algorithm = "PISA block-max WAND", "block_max_wand"
+        parts = ("*block_simdbp*", "*wand*", "*.bmw*", "fwd.termlex", "fwd.doclex")
+        return bytes_under(directory, *parts)
 
 
 class Bm25s:
-    needs, backend = ("bm25s",), "numpy"
-    name, folder = "bm25s-numpy", "bm25s"
+    name, needs, settings = "bm25s", ("bm25s", "numba"), ("numba", "numpy")
+
+    def tokens(self, texts: list[str], **options):
+        import bm25s
+
+        return bm25s.tokenize(
+            texts, token_pattern=r"(?u)\b\w+\b", stopwords=[], show_progress=False, **options
+        )
 
     def build(self, corpus: Path, directory: Path) -> None:
         import bm25s
 
-        tokens = bm25s.tokenize(
-            list(passages(corpus)), token_pattern=r"(?u)\b\w+\b", stopwords=[], show_progress=False
-        )
         index = bm25s.BM25(method="lucene", k1=K1, b=B)
-        index.index(tokens, show_progress=False)
+        index.index(self.tokens(list(passages(corpus))), show_progress=False)
         index.save(directory)
 
     def open(self, directory: Path) -> None:
         import bm25s
 
-        self.tokenizer = bm25s.tokenize
-        self.index = bm25s.BM25.load(directory, mmap=False)
-        self.index.backend = self.backend
-        if self.backend == "numba":
-            self.index.activate_numba_scorer()
+        self.indexes = {}
+        for backend in self.settings:
+            self.indexes[backend] = bm25s.BM25.load(directory, mmap=backend == "numpy")
+            self.indexes[backend].backend = backend
+        self.indexes["numba"].activate_numba_scorer()
+
+    def use(self, setting: str) -> None:
+        self.index, self.threads = self.indexes[setting], int(setting == "numba")
 
     def search(self, queries, k):
-        tokens = self.tokenizer(
-            queries,
-            token_pattern=r"(?u)\b\w+\b",
-            stopwords=[],
-            show_progress=False,
-            return_ids=False,
-        )
-        self.result = self.index.retrieve(
-            tokens, k=k, show_progress=False, n_threads=0 if self.backend == "numpy" else 1
-        )
+        tokens = self.tokens(queries, return_ids=False)
+        self.result = self.index.retrieve(tokens, k=k, show_progress=False, n_threads=self.threads)
 
     def top_scores(self) -> np.ndarray:
         return self.result.scores
@@ -170,23 +165,16 @@ class Bm25s:
         return bytes_under(directory)
 
 
-class Bm25sNumba(Bm25s):
-    name, needs, backend = "bm25s-numba", ("bm25s", "numba"), "numba"
-
-
 class Tantivy:
     """tantivy-py; its query path through Python scores every posting (no block-max pruning)."""
 
-    name, needs, folder = "tantivy (no pruning from Python)", ("tantivy",), "tantivy"
+    name, needs, settings = "tantivy", ("tantivy",), ("",)
 
     def schema(self):
         import tantivy
 
-        return (
-            tantivy.SchemaBuilder()
-            .add_text_field("text", stored=False, index_option="freq")
-            .build()
-        )
+        builder = tantivy.SchemaBuilder()
+        return builder.add_text_field("text", stored=False, index_option="freq").build()
 
     def build(self, corpus: Path, directory: Path) -> None:
         import tantivy
@@ -205,21 +193,23 @@ class Tantivy:
         self.index.reload()
         self.searcher = self.index.searcher()
 
+    def use(self, setting: str) -> None:
+        pass
+
     def search(self, queries, k):
         parse, search = self.index.parse_query, self.searcher.search
         self.hits = [search(parse(query, ["text"]), k, count=False).hits for query in queries]
 
     def top_scores(self) -> np.ndarray:
         width = max(map(len, self.hits))
-        return np.array(
-            [[score for score, _ in hits] + [-np.inf] * (width - len(hits)) for hits in self.hits]
-        )
+        rows = [[score for score, _ in hits] for hits in self.hits]
+        return np.array([row + [-np.inf] * (width - len(row)) for row in rows])
 
     def size(self, directory: Path) -> int:
         return bytes_under(directory)
 
 
-PEERS = {peer.name: peer for peer in (Ours, Pisa, PisaWand, Bm25sNumba, Bm25s, Tantivy)}
+PEERS = {peer.name: peer for peer in (Ours, Pisa, Bm25s, Tantivy)}
 
 
 def missing(peer) -> list[str]:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.seeds --seeds 0,1,2
 
-Trains and evaluates what is missing under runs/seeds (the scripts are resumable and skip what is finished), and prints
-the mean and the range over seeds, and each seed's paired 95 % bootstrap interval of the reward. Left out: other systems
-and ablations.
+Trains and evaluates what is missing under runs/seeds (the scripts are resumable and skip what is
+finished), and prints the mean and the range over seeds, and each seed's paired 95 % bootstrap
+interval of the reward. Left out: other systems and ablations (python -m rl.study).
 """
 
 import argparse
@@ -52,7 +52,7 @@ def spread(values: list[float | None]) -> str:
 
 
 def explained_variance(checkpoint: Path, last: int = 10) -> dict[str, float]:
-    """Mean over the last iterations of training: the value head's explained variance and the class oracle's."""
+    """Mean over the last iterations of training: of the value head and of the class oracle."""
     lines = [json.loads(line) for line in (checkpoint / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "ev_all" in line][-last:]
     return {
@@ -87,7 +87,7 @@ def main() -> None:
         + "|---" * (len(METRICS) + 3)
         + "|"
     )
-    for name, checkpoints in zip(("warm-up", "joint PPO"), zip(*pairs)):
+    for name, checkpoints in zip(("warm-up", "joint PPO"), zip(*pairs, strict=True), strict=True):
         for label, suffix in ROWS:
             results = [figures(c, suffix) for c in checkpoints]
             for part in results[0] if label == "own decision" else ["all"]:

@@ -7,14 +7,18 @@ Left out on purpose: locks (two writers of one directory), partial reading of a 
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from data.files import (
+    LONGEST_WORD,
+    cut_words,
     json_lines,
     json_object,
+    make_directory,
     optional,
     parse_json,
     read_text,
@@ -23,11 +27,11 @@ from data.files import (
     write_lines,
 )
 from data.mini.generate import generate
-from data.world import Passage, Question, World, WorldError
+from data.world import Passage, Question, World, WorldError, printable
 
 GENERATED = ("mini", "tiny")
 TEXT_FIELDS = ("name", "description", "license", "source")
-LEAST = {"k": 1, "quota": 0}
+RANGES = {"k": (1, 1000), "quota": (0, 1000)}
 
 
 def open_world(name_or_dir: str | os.PathLike) -> World:
@@ -78,29 +82,42 @@ def _read_metadata(directory: Path) -> dict:
     metadata = {"name": directory.resolve().name or "world"}
     if not file.exists():
         return metadata
-    row = json_object(parse_json(read_text(file), file), f"{file}:1")
+    where = f"{file}:1"
+    row = json_object(parse_json(read_text(file), file), where)
     for name in TEXT_FIELDS:
         if name in row:
-            metadata[name] = string(row, name, f"{file}:1", blank=name != "name")
+            metadata[name] = string(row, name, where, blank=name != "name")
     if {"/", "\\"} & set(metadata["name"]):
-        raise WorldError(f"{file}:1: 'name' must hold no slash: results are files of this name")
-    for name, least in LEAST.items():
+        raise WorldError(f"{where}: 'name' must hold no slash: results are files of this name")
+    if "name" in row and not _is_file_name(metadata["name"]):
+        raise WorldError(f"{where}: 'name' must be a file's name of at most 100 characters")
+    for name, (least, most) in RANGES.items():
         if name in row:
-            if type(row[name]) is not int or row[name] < least:
-                raise WorldError(f"{file}:1: {name!r} must be a whole number of at least {least}")
+            if type(row[name]) is not int or not least <= row[name] <= most:
+                wanted = f"a whole number of at least {least} and at most {most}"
+                raise WorldError(f"{where}: {name!r} must be {wanted}")
             metadata[name] = row[name]
     return metadata
 
 
+def _is_file_name(name: str) -> bool:
+    return name.isprintable() and len(name) <= 100 and name not in (".", "..")
+
+
 def _read_corpus(file: Path) -> list[Passage]:
-    corpus, first_line = [], {}
+    corpus, first_line, long = [], {}, []
     for where, row in json_lines(file):
-        id = identifier(row, where, first_line)
-        corpus.append(
-            Passage(id, optional(row, "title", where), string(row, "text", where, blank=True))
-        )
+        id, title = identifier(row, where, first_line), optional(row, "title", where)
+        (title, a), (text, b) = map(cut_words, (title, string(row, "text", where, blank=True)))
+        corpus.append(Passage(id, title, text))
+        long += [where] * bool(a + b)
     if not corpus:
         raise WorldError(f"{file}: the corpus is empty")
+    if long:
+        about = (
+            f"a word of more than {LONGEST_WORD:,} characters is cut; so in {len(long)} passages"
+        )
+        print(printable(f"{long[0]}: {about}"), file=sys.stderr)
     return corpus
 
 
@@ -114,6 +131,8 @@ def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
                     f"{where}: 'gold_passages' names {id!r}, which is not in the corpus"
                 )
         questions.append(question)
+    if not questions:
+        raise WorldError(f"{file}: holds no questions")
     return questions
 
 
@@ -137,6 +156,8 @@ def question_of(row: dict, where: str, id: str) -> Question:
     answers = strings(row, "answers", where)
     if not answers:
         raise WorldError(f"{where}: 'answers' is empty")
+    if any(cut_words(text)[1] for text in (question, *answers)):
+        raise WorldError(f"{where}: a word of more than {LONGEST_WORD:,} characters")
     popularity = row.get("popularity")
     if popularity is not None:
         if type(popularity) not in (int, float) or not 0 <= popularity < 1e300:  # nor nan
@@ -171,9 +192,9 @@ def save_world(world: World, directory: str | os.PathLike) -> None:
     for other in [*directory.glob("corpus.jsonl.gz"), *directory.glob("questions/*.jsonl*")]:
         if other not in files:
             raise WorldError(f"{other}: belongs to another world; save this one elsewhere")
-    metadata = {name: getattr(world, name) for name in (*TEXT_FIELDS, *LEAST)}
+    metadata = {name: getattr(world, name) for name in (*TEXT_FIELDS, *RANGES)}
     try:
-        (directory / "questions").mkdir(parents=True, exist_ok=True)
+        make_directory(directory / "questions")
         for file, questions in files.items():
             write_lines(file, (_json(_given_fields(question)) for question in questions))
         write_lines(directory / "world.json", [json.dumps(metadata, indent=1, ensure_ascii=False)])

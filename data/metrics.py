@@ -7,6 +7,7 @@ an answer's aliases. Left out on purpose: HotpotQA's special case, F1 0 where ex
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,9 +17,25 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only, as in th
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
+def _forms(s: str) -> list[str]:
+    """Lower-case; also without punctuation; also without articles. White space is one blank."""
+    lowered = unicodedata.normalize("NFC", s).lower()
+    bare = lowered.translate(_PUNCTUATION)
+    return [" ".join(form.split()) for form in (lowered, bare, _ARTICLES.sub(" ", bare))]
+
+
+def _barest(forms: list[str]) -> int:
+    """The last form of which something is left; 0 without one."""
+    return max((i for i, form in enumerate(forms) if form), default=0)
+
+
 def normalize_answer(s: str) -> str:
-    """Lower-case, without punctuation, articles and extra white space: "The U.S." -> "us"."""
-    return " ".join(_ARTICLES.sub(" ", s.lower().translate(_PUNCTUATION)).split())
+    """Lower-case, without punctuation, articles and extra white space: "The U.S." -> "us".
+
+    Unlike the official script, what would leave nothing is kept: "The" -> "the", "!!!" -> "!!!".
+    """
+    forms = _forms(s)
+    return forms[_barest(forms)]
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
@@ -44,20 +61,20 @@ def _token_f1(prediction: str, answer: str) -> float:
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
     """Whether the tokens of any answer occur in `text` one after the other, both normalised.
 
-    "art" is not in "artist". Never found is what normalises to nothing, or to a single letter: the
-    label of an option is no fact that a passage could state.
+    "art" is not in "artist". Never found are a single letter and an article alone: the label of an
+    option is no fact that a passage could state.
     """
-    padded = f" {normalize_answer(text)} "
-    normalized = [normalize_answer(answer) for answer in answers]
-    wanted = [answer for answer in normalized if answer and not re.fullmatch("[a-z]", answer)]
-    return any(f" {answer} " in padded for answer in wanted)
+    texts = _forms(text)
+    for answer in map(_forms, answers):
+        wanted, held = answer[_barest(answer)], texts[_barest(answer)]
+        if not re.fullmatch("[a-z]?|an|the", wanted) and f" {wanted} " in f" {held} ":
+            return True
+    return False
 
 
 def missing_gold(passages: Sequence[Passage], question: Question) -> list[str]:
-    """Ids of the gold passages that are still to be found, in their order; [] where none are known.
-
-    Of a multi-hop question all that are not among `passages`; of any other none once one was found.
-    """
+    """Ids of gold passages still to be found: of a multi-hop question all that are not among
+    `passages`; of any other none once one was found."""
     gold, found = question.gold_passages or (), {passage.id for passage in passages}
     missing = [i for i in gold if i not in found]
     return missing if question.type in MULTI_HOP or len(missing) == len(gold) else []
@@ -65,11 +82,12 @@ def missing_gold(passages: Sequence[Passage], question: Question) -> list[str]:
 
 def hit(passages: Sequence[Passage], question: Question) -> bool:
     """Whether no gold passage is missing, False where there is none; where they are unknown,
-    whether any passage holds an answer.
+    whether any passage holds an answer. The word "no" in a passage is no answer.
     """
     if question.gold_passages is not None:
         return bool(question.gold_passages) and not missing_gold(passages, question)
-    return any(contains_answer(passage.full_text, question.answers) for passage in passages)
+    answers = [one for one in question.answers if normalize_answer(one) not in ("yes", "no")]
+    return any(contains_answer(passage.full_text, answers) for passage in passages)
 
 
 def gold_passage(question: Question, rows: dict[str, int]) -> int | None:
@@ -79,8 +97,7 @@ def gold_passage(question: Question, rows: dict[str, int]) -> int | None:
 
 def stated(passages: Sequence[Passage], question: Question) -> tuple[int, str] | None:
     """(position, answer) of the first passage that states an accepted answer, None without one.
-
-    Gold passages alone count where they are known: others may hold the same words by accident.
+    Where gold passages are known they alone count: others may hold the same words by accident.
     """
     known = question.gold_passages
     for position, passage in enumerate(passages):

@@ -56,7 +56,7 @@ class Session:
         order = count.argsort(stable=True)
         cache = self.cache.grow(int(self.length.max()) + int(count.max()))
         logits = []
-        for rows in order.split(FEED_ROWS):
+        for rows in order.split(FEED_ROWS if device.type == "cpu" else len(order)):
             width = int(count[rows].max())
             padded = [chunks[row] + [0] * (width - len(chunks[row])) for row in rows.tolist()]
             past = Past(cache, self.length[rows], rows)

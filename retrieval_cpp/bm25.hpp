@@ -7,21 +7,18 @@
 //      any of them.  Weighted and summed over the query, 16 kB per term and million documents, this leaves the blocks
 //      whose bound reaches the threshold, the k-th best score so far.
 //      Block-max indexes: Ding and Suel, SIGIR 2011; Mallia, Suel and Tonellotto, SIGIR 2024 (block-max pruning).
-//   2. Octet.  The same for every eight documents, from the summaries of the blocks that are left.
-//   3. Document, rarest term first.  In an octet that is left, the terms' codes are added up, while the octet bounds
-//      of the terms still to come are at hand: as soon as no document can reach the threshold even with all of them,
-//      the rest, "the" and "of" above all, is not looked at.  This is MaxScore (Turtle and Flood, 1995), its split
-//      into essential and non-essential terms made anew for every octet.
-//   4. Score.  The sum of a document's codes is within 0.4 % of its score; only documents whose sum still reaches the
-//      threshold are scored exactly, in float, in the order of the query's terms.
+//   2. Documents of a block.  The shares of the terms with lists are added up, then those of the dense terms, rarest
+//      first, until no document can reach the threshold even with all that is still to come: MaxScore (Turtle and
+//      Flood, 1995), its split into essential and non-essential terms made anew for every block.
+//   3. Score.  The sum of a document's shares is within 0.4 % of its score; only documents whose sum reaches the
+//      threshold are scored exactly, in float, in the order of the query's terms, the highest sums first.
 //
 // Blocks are visited from the highest bounds down, in a few rounds, so that the threshold is nearly final after a few
-// dozen blocks; within a round they ascend, which memory likes.  Bounds are 16-bit integers in
-// units of 1 / scale; every rounding goes up, and the threshold's goes down, so nothing is lost and ties survive.
+// dozen blocks; within a round they ascend, which memory likes.  Where a large part of all blocks is left, as for
+// queries of many words, they are not visited one by one: the lists are added up term at a time, window by window of
+// 4,096 documents, whose sums stay in the first-level cache, and step 2 goes on from there.
 //
-//   weight   count in query * idf
-//   scaled   weight * scale * 256 / 255, so that code * scaled / 256 bounds the score; always rounded up
-//   bounds   of all blocks; Lanes: eight 16-bit bounds, of octets or of the documents of one octet
+//   N documents, T distinct terms in the query; shares, sums, scale: bm25_terms.hpp
 #pragma once
 
 #include <cmath>
@@ -34,83 +31,6 @@
 
 namespace smartrag {
 
-using Lanes = std::uint16_t __attribute__((vector_size(16)));  // SSE2 and NEON are always there
-
-inline bool any(Lanes lanes) {
-    std::uint64_t halves[2];
-    std::memcpy(halves, &lanes, sizeof halves);
-    return (halves[0] | halves[1]) != 0;
-}
-
-// A term of the query being answered, with its postings.
-struct SearchTerm {
-    std::uint32_t term = 0, df = 0;
-    float weight = 0;
-    std::uint16_t scaled = 0;
-    std::uint16_t level_share = 0;         // what a level of a summary adds to a bound
-    const std::uint8_t* maxima = nullptr;  // of all blocks; null for rare terms
-    const Summary* summaries = nullptr;    // of all blocks
-    const std::uint8_t* dense = nullptr;   // codes of all documents, for dense terms
-    OpenList open;                         // for common terms
-    std::uint32_t expanded_block = kNoDocument;
-    alignas(64) std::uint8_t expanded[kBlock];
-
-    // A rare term's list, decoded, and what other terms have in the index.
-    std::vector<std::uint32_t> documents;     // [df + 1] kNoDocument at the end
-    std::vector<std::uint8_t> own_codes;      // [df]
-    std::vector<Summary> own_summaries;       // all zero between queries
-    std::vector<std::uint32_t> own_starts;    // a block's first posting, where its summary is not zero
-
-    void set_scale(double scale) {
-        scaled = static_cast<std::uint16_t>(std::ceil(weight * scale * 256.0 / 255.0));
-        level_share = static_cast<std::uint16_t>((kLevel * scaled >> 8) + 1);
-    }
-
-    // Decodes a rare term's list.
-    void decode(const PackedList& list, std::size_t blocks) {
-        documents.resize(df + 1);
-        own_codes.resize(df);
-        list.decode_all(documents.data(), own_codes.data());
-        own_summaries.resize(blocks);
-        own_starts.resize(blocks);
-        summaries = own_summaries.data();
-    }
-
-    // The codes of a block's documents; the summary says that there are some.
-    const std::uint8_t* codes(std::uint32_t block) {
-        if (dense != nullptr) return dense + std::size_t{block} * kBlock;
-        if (expanded_block != block) {
-            std::fill_n(expanded, kBlock, std::uint8_t{0});
-            if (maxima != nullptr) {
-                open.expand(block, expanded);
-            } else {
-                for (std::uint32_t p = own_starts[block]; documents[p] / kBlock == block; ++p) expanded[documents[p] % kBlock] = own_codes[p];
-            }
-            expanded_block = block;
-        }
-        return expanded;
-    }
-
-    // Bounds of a block's octets, octet (l / 2) + 4 * (l % 2) in lane l: multiplying moves each level to the top.
-    Lanes octet_shares(std::uint32_t block) const {
-        constexpr Lanes kMove = {4096, 4096, 256, 256, 16, 16, 1, 1};
-        const Summary both = summaries[block];
-        const std::uint32_t pairs[4] = {both, both, both, both};
-        Lanes lanes;
-        std::memcpy(&lanes, pairs, sizeof lanes);
-        return (lanes * kMove >> 12) * level_share;
-    }
-
-    // Bounds of an octet's documents: code * scaled / 256, and 1 more for a code other than 0.
-    Lanes document_shares(const std::uint8_t* octet) const {
-        std::uint8_t __attribute__((vector_size(8))) bytes;
-        std::memcpy(&bytes, octet, sizeof bytes);
-        const Lanes codes = __builtin_convertvector(bytes, Lanes);
-        const auto high = static_cast<std::uint16_t>(scaled >> 8), low = static_cast<std::uint16_t>(scaled & 255u);
-        return codes * high + (codes * low >> 8) - static_cast<Lanes>(codes != 0);
-    }
-};
-
 // One thread's working memory; use one per thread.
 class BM25Searcher {
 public:
@@ -119,82 +39,79 @@ public:
 
     void search(const std::vector<QueryTerm>& query, TopK& top) {
         if (query.empty()) return;
+        if (query.size() > kMostTerms) return search_plainly(index_, query, top);
         top_ = &top;
-        if (query.size() > kMostPrunedTerms) return search_plainly(index_, query, top);
         open(query);
         bound_blocks();
         // Rounds of about 1, 8, 64 ... times `round` blocks, from the highest bounds down.
         std::uint32_t below = 65536;
         for (std::size_t round = std::max<std::size_t>(kFirstRound, top.k()); below > threshold_; round *= 8) {
+            const auto left = kernels_.estimate_at_least(bounds_.data(), bounds_.size(), static_cast<std::uint16_t>(threshold_));
+            if (round >= bounds_.size() / 64 && left > bounds_.size() / kLargePart) return visit_windows(below);
             const std::uint32_t least = std::max(threshold_, bound_of_best(round, below));
             visit_blocks(least, below);
             below = least;
         }
-        close();
     }
 
 private:
-    static constexpr std::size_t kFirstRound = 16;
-    static constexpr std::size_t kMostPrunedTerms = 128;  // longer queries are documents: little can be pruned
+    static constexpr std::size_t kFirstRound = 16, kLargePart = 4, kLeastPart = 16, kCandidates = 64;
+    static constexpr std::size_t kMostTerms = 4096;  // more leave too few of 65,536 units to each
+
+    // A term as it is scored: which of the vectors below it is in, and where.
+    struct Scored {
+        std::uint32_t term;
+        float weight;
+        enum { kDense, kCommon, kRare } kind;
+        std::size_t place;
+    };
+    struct Candidate {
+        std::uint32_t document, sum;
+    };
 
     void open(const std::vector<QueryTerm>& query) {
         threshold_ = 1;
-        count_ = query.size();
-        if (terms_.size() < count_) terms_.resize(count_);
-        by_df_.clear();
+        terms_.clear();
+        dense_.clear();
+        common_.clear();
+        rare_count_ = 0;
         double total = 0;
-        for (std::size_t i = 0; i < count_; ++i) {
-            SearchTerm& t = terms_[i];
-            const BM25Index::Term& entry = index_.terms[query[i].term];
-            t.term = query[i].term;
-            t.df = entry.df;
-            t.weight = query[i].count * index_.idf(t.term);
-            t.maxima = index_.has_row(entry) ? index_.block_maxima(entry) : nullptr;
-            t.dense = index_.is_dense(entry) ? index_.dense_codes(entry) : nullptr;
-            t.expanded_block = kNoDocument;
-            if (t.maxima == nullptr) t.decode(index_.packed_list(entry), index_.padded_blocks());
-            else t.summaries = index_.block_summaries(entry);
-            if (t.maxima != nullptr && t.dense == nullptr) t.open = index_.open_list(entry);
-            total += t.weight;
-            by_df_.push_back(static_cast<std::uint32_t>(i));
-        }
-        std::sort(by_df_.begin(), by_df_.end(), [&](std::uint32_t a, std::uint32_t b) { return terms_[a].df < terms_[b].df; });
-        // Room for every rounding: at most 17 a term in a sum of level shares.
-        scale_ = (65535.0 - 17.0 * static_cast<double>(count_) - 8.0) * 255.0 / 256.0 / total;
-        for (std::size_t i = 0; i < count_; ++i) terms_[i].set_scale(scale_);
+        for (const QueryTerm& q : query) total += q.count * index_.idf(q.term);
+        // Room for every rounding: less than 2 a term; and a single term's `scaled` must fit, too.
+        scale_ = (65535.0 - 2.0 * static_cast<double>(query.size()) - 8.0) * 255.0 / 256.0 / total;
+        slack_ = 2.0 + static_cast<double>(query.size()) / 128;  // of float sums, in units
+        for (const QueryTerm& q : query) add_term(q.term, q.count * index_.idf(q.term));
+        sort_dense();
     }
 
-    void close() {
-        for (std::size_t i = 0; i < count_; ++i) {
-            SearchTerm& t = terms_[i];
-            if (t.maxima != nullptr) continue;
-            for (std::uint32_t p = 0; p < t.df; ++p) t.own_summaries[t.documents[p] / kBlock] = 0;
+    void add_term(std::uint32_t term, float weight) {
+        const BM25Index::Term& entry = index_.terms[term];
+        const auto scaled = static_cast<std::uint16_t>(std::ceil(weight * scale_ * 256.0 / 255.0));
+        if (index_.is_dense(entry)) {
+            terms_.push_back({term, weight, Scored::kDense, dense_.size()});
+            dense_.push_back({index_.dense_codes(entry), index_.block_maxima(entry), scaled});
+        } else if (index_.has_row(entry)) {
+            terms_.push_back({term, weight, Scored::kCommon, common_.size()});
+            common_.push_back({index_.open_list(entry), index_.block_maxima(entry), scaled});
+        } else {
+            terms_.push_back({term, weight, Scored::kRare, rare_count_});
+            if (rare_.size() == rare_count_) rare_.emplace_back();
+            rare_[rare_count_].decode(index_.packed_list(entry), entry.df);
+            rare_[rare_count_++].scaled = scaled;
         }
+    }
+
+    // Rarest first, which is heaviest first.
+    void sort_dense() {
+        by_df_ = dense_;
+        std::sort(by_df_.begin(), by_df_.end(), [](const DenseTerm& a, const DenseTerm& b) { return a.scaled > b.scaled; });
     }
 
     void bound_blocks() {
         std::fill(bounds_.begin(), bounds_.end(), std::uint16_t{0});
-        for (std::size_t i = 0; i < count_; ++i) {
-            SearchTerm& t = terms_[i];
-            if (t.maxima != nullptr) kernels_.add_scaled(t.maxima, t.scaled, bounds_.data(), bounds_.size());
-            else bound_rare(t);
-        }
-    }
-
-    void bound_rare(SearchTerm& t) {
-        const std::uint32_t* const documents = t.documents.data();
-        for (std::uint32_t p = 0; p < t.df;) {
-            const std::uint32_t block = documents[p] / kBlock;
-            std::uint32_t greatest = 0;
-            Summary summary = 0;
-            t.own_starts[block] = p;
-            for (; documents[p] / kBlock == block; ++p) {
-                greatest = std::max<std::uint32_t>(greatest, t.own_codes[p]);
-                summary = summarise(summary, documents[p], t.own_codes[p]);
-            }
-            t.own_summaries[block] = summary;
-            bounds_[block] = static_cast<std::uint16_t>(bounds_[block] + (greatest * t.scaled >> 8) + 1);
-        }
+        for (const DenseTerm& t : dense_) kernels_.add_scaled(t.maxima, t.scaled, bounds_.data(), bounds_.size());
+        for (const CommonTerm& t : common_) kernels_.add_scaled(t.maxima, t.scaled, bounds_.data(), bounds_.size());
+        for (std::size_t i = 0; i < rare_count_; ++i) rare_[i].add_bounds(bounds_.data());
     }
 
     // A bound below `below` that about `count` blocks reach, or 1.
@@ -209,67 +126,109 @@ private:
         return std::max(1u, low << 8);
     }
 
+    void rewind() {
+        for (std::size_t i = 0; i < rare_count_; ++i) rare_[i].cursor = 0;
+    }
+
+    // Visits the blocks with bounds in [least, below).
     void visit_blocks(std::uint32_t least, std::uint32_t below) {
         const std::size_t count = kernels_.select(bounds_.data(), bounds_.size(), static_cast<std::uint16_t>(least), below, visit_.data());
+        rewind();
         for (std::size_t i = 0; i < count; ++i) {
-            if (bounds_[visit_[i]] >= threshold_) visit(visit_[i]);
+            const std::uint32_t block = visit_[i];
+            if (bounds_[block] < threshold_) continue;
+            std::fill_n(sums_, kBlock, std::uint16_t{0});
+            for (std::size_t r = 0; r < rare_count_; ++r) rare_[r].add(block * kBlock, (block + 1) * kBlock, sums_);
+            for (const CommonTerm& t : common_) t.add_block(block, sums_);
+            finish_block(block, sums_);
+        }
+        score_candidates();
+    }
+
+    // Visits all blocks with bounds below `below` that can still matter.
+    void visit_windows(std::uint32_t below) {
+        rewind();
+        for (std::size_t window = 0; window < bounds_.size() / kBlocksPerBase; ++window) {
+            const std::uint16_t* const bounds = bounds_.data() + window * kBlocksPerBase;
+            if (*std::max_element(bounds, bounds + kBlocksPerBase) < threshold_) continue;
+            const auto first = static_cast<std::uint32_t>(window * kWindow);
+            std::fill_n(sums_, kWindow, std::uint16_t{0});
+            for (std::size_t r = 0; r < rare_count_; ++r) rare_[r].add(first, first + kWindow, sums_);
+            for (const CommonTerm& t : common_) kernels_.add_window(t, window, sums_);
+            for (std::uint32_t block = 0; block < kBlocksPerBase; ++block) {
+                if (bounds[block] >= threshold_ && bounds[block] < below) finish_block(first / kBlock + block, sums_ + block * kBlock);
+            }
+        }
+        score_candidates();
+    }
+
+    // Adds the dense terms to a block's sums, and collects the documents whose sums reach the threshold.
+    void finish_block(std::uint32_t block, std::uint16_t* sums) {
+        std::uint64_t found = kernels_.add_dense(by_df_.data(), by_df_.size(), block, threshold_, sums);
+        for (; found != 0; found &= found - 1) {
+            const auto i = static_cast<std::uint32_t>(__builtin_ctzll(found));
+            candidates_.push_back({block * kBlock + i, sums[i]});
+        }
+        if (candidates_.size() >= std::max(kCandidates, 8 * top_->k())) score_candidates();
+    }
+
+    // Scores the candidates in growing parts, the best sums first, as long as they matter.
+    void score_candidates() {
+        for (std::size_t part = std::max<std::size_t>(kLeastPart, top_->k()); !candidates_.empty(); part *= 2) {
+            const auto gone = [&](const Candidate& c) { return c.sum < threshold_; };
+            candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), gone), candidates_.end());
+            const std::size_t count = std::min(part, candidates_.size());
+            const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(count);
+            std::nth_element(candidates_.begin(), end, candidates_.end(), [](const Candidate& x, const Candidate& y) { return x.sum > y.sum; });
+            std::sort(candidates_.begin(), end, [](const Candidate& x, const Candidate& y) { return x.document < y.document; });
+            score(count);
+            candidates_.erase(candidates_.begin(), end);
         }
     }
 
-    void visit(std::uint32_t block) {
-        Lanes bounds = {};
-        for (std::size_t i = 0; i < count_; ++i) bounds += terms_[i].octet_shares(block);
-        if (!any(static_cast<Lanes>(bounds >= static_cast<std::uint16_t>(threshold_)))) return;
-        for (std::uint32_t lane = 0; lane < 8; ++lane) {
-            if (bounds[lane] >= threshold_) visit_octet(block, lane / 2 + 4 * (lane % 2), bounds[lane]);
+    // Scores the first candidates, whose documents ascend, term by term in the query's order.
+    void score(std::size_t count) {
+        scores_.assign(count, 0);
+        for (const Scored& t : terms_) {
+            switch (t.kind) {
+                case Scored::kDense: add_scores(t, dense_[t.place], count); break;
+                case Scored::kCommon: add_scores(t, common_[t.place], count); break;
+                case Scored::kRare: rare_[t.place].cursor = 0; add_scores(t, rare_[t.place], count); break;
+            }
         }
-    }
-
-    // `to_come` is what the terms not yet added can give to a document, at first all of them.
-    void visit_octet(std::uint32_t block, std::uint32_t octet, std::uint32_t to_come) {
-        Lanes sums = {};
-        for (const std::uint32_t i : by_df_) {
-            SearchTerm& t = terms_[i];
-            const std::uint32_t level = level_of(t.summaries[block], octet);
-            if (level == 0) continue;
-            const auto bar = static_cast<std::uint16_t>(threshold_ > to_come ? threshold_ - to_come : 0);
-            if (!any(static_cast<Lanes>(sums >= bar))) return;
-            to_come -= level * t.level_share;
-            sums += t.document_shares(t.codes(block) + 8 * octet);
-        }
-        for (std::uint32_t i = 0; i < 8; ++i) {
-            if (sums[i] >= threshold_) score(block * kBlock + octet * 8 + i);
-        }
-    }
-
-    void score(std::uint32_t document) {
-        const float norm = index_.norm(document);
-        const std::uint32_t block = document / kBlock;
-        float score = 0;
-        for (std::size_t i = 0; i < count_; ++i) {
-            SearchTerm& t = terms_[i];
-            if (level_of(t.summaries[block], document / 8 % 8) == 0) continue;
-            const std::uint8_t code = t.codes(block)[document % kBlock];
-            if (code == 0) continue;
-            const std::uint32_t tf = code == kEscape ? index_.tf(t.term, document, code) : tf_of_code(code, norm);
-            score += t.weight * impact(tf, norm);
-        }
-        top_->push(score, document);
+        for (std::size_t i = 0; i < count; ++i) top_->push(scores_[i], candidates_[i].document);
         if (!std::isinf(top_->threshold())) {
-            threshold_ = static_cast<std::uint32_t>(std::max(1.0, std::floor(top_->threshold() * scale_) - 2.0));
+            threshold_ = static_cast<std::uint32_t>(std::max(1.0, std::floor(top_->threshold() * scale_ - slack_)));
+        }
+    }
+
+    template <class Term>
+    void add_scores(const Scored& t, Term& postings, std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::uint32_t document = candidates_[i].document;
+            const std::uint8_t code = postings.code(document);
+            if (code == 0) continue;
+            const float norm = index_.norm(document);
+            const std::uint32_t tf = code == kEscape ? index_.tf(t.term, document, code) : tf_of_code(code, norm);
+            scores_[i] += t.weight * impact(tf, norm);
         }
     }
 
     const BM25Index& index_;
     const BM25Kernels& kernels_;
     TopK* top_ = nullptr;
-    std::vector<SearchTerm> terms_;     // in the query's order
-    std::vector<std::uint32_t> by_df_;  // rarest first
-    std::size_t count_ = 0;
-    double scale_ = 0;
+    std::vector<Scored> terms_;  // in the query's order
+    std::vector<DenseTerm> dense_, by_df_;
+    std::vector<CommonTerm> common_;
+    std::vector<RareTerm> rare_;  // the first rare_count_; the others are memory for later queries
+    std::size_t rare_count_ = 0;
+    double scale_ = 0, slack_ = 0;
     std::uint32_t threshold_ = 1;  // the least sum that a document needs to enter the top k; 1 until there are k
     std::vector<std::uint16_t> bounds_;
     std::vector<std::uint32_t> visit_;
+    std::vector<Candidate> candidates_;
+    std::vector<float> scores_;  // of the candidates being scored
+    alignas(64) std::uint16_t sums_[kWindow];
 };
 
 }  // namespace smartrag

@@ -57,7 +57,6 @@ private:
         std::vector<std::uint32_t> bases;
         std::vector<std::uint16_t> starts;
         std::vector<std::uint8_t> codes, maxima;
-        std::vector<Summary> summaries;
         std::vector<BM25Index::Escape> escapes;
         std::vector<std::uint32_t> lengths;
         std::string settings;
@@ -107,7 +106,6 @@ private:
         made.bases.resize(common * (blocks / kBlocksPerBase));
         made.starts.resize(common * blocks);
         made.maxima.resize(rows * blocks);
-        made.summaries.resize(rows * blocks);
         flat_documents_.resize(flat);
         flat_codes_.resize(flat);
     }
@@ -163,7 +161,6 @@ private:
         index().starts = made.starts;
         index().codes = made.codes;
         index().maxima = made.maxima;
-        index().summaries = made.summaries;
         index().escapes = made.escapes;
     }
 
@@ -207,7 +204,6 @@ private:
     void bound(const BM25Index::Term& term, std::uint32_t document, std::uint8_t code) {
         const std::size_t at = term.row * index().padded_blocks() + document / kBlock;
         made_->maxima[at] = std::max(made_->maxima[at], code);
-        made_->summaries[at] = summarise(made_->summaries[at], document, code);
     }
 
     std::unique_ptr<Made> made_ = std::make_unique<Made>();

@@ -6,7 +6,7 @@
 //   dense    df > N / 8      a code for every document
 //   common   df >= N / 128   an open list
 //   rare     the rest        a packed list
-// Dense and common terms have a row of bounds: for every 64 documents, the greatest code and a summary.
+// Dense and common terms have a row of bounds: for every 64 documents, the greatest code.
 //
 //   N documents, V terms, block = 64 consecutive documents; code: impact.hpp, lists: postings.hpp
 #pragma once
@@ -54,7 +54,6 @@ struct BM25Index {
     View<std::uint16_t> starts;     // [rows - dense rows, padded_blocks()]
     View<std::uint8_t> codes;       // [dense rows, padded_size()]
     View<std::uint8_t> maxima;      // [rows, padded_blocks()]
-    View<Summary> summaries;        // [rows, padded_blocks()]
     View<Escape> escapes;           // by term, then document
     View<std::uint32_t> lengths;    // [N]
     View<char> settings;            // stop words and stemmer, for the Python side
@@ -71,7 +70,6 @@ struct BM25Index {
     bool has_row(const Term& term) const { return term.row != kNoRow; }
     const std::uint8_t* dense_codes(const Term& term) const { return codes.data + term.row * padded_size(); }
     const std::uint8_t* block_maxima(const Term& term) const { return maxima.data + term.row * padded_blocks(); }
-    const Summary* block_summaries(const Term& term) const { return summaries.data + term.row * padded_blocks(); }
     PackedList packed_list(const Term& term) const { return {packed.data + term.place, term.df}; }
     OpenList open_list(const Term& term) const {
         const std::size_t row = term.row - meta.dense_rows, blocks = padded_blocks();
@@ -94,24 +92,24 @@ struct BM25Index {
     template <class Visit>
     void for_each_posting(std::uint32_t term, Visit&& visit) const {
         const Term& entry = terms[term];
-        const auto block_row = [&](std::uint32_t block, const std::uint8_t* row) {
-            for (std::uint32_t i = 0; i < kBlock; ++i) {
-                if (row[i] != 0) visit(block * kBlock + i, tf(term, block * kBlock + i, row[i]));
+        const auto decoded = [&](std::uint32_t document, std::uint8_t code) { visit(document, tf(term, document, code)); };
+        if (is_dense(entry)) {
+            for (std::uint32_t d = 0; d < size(); ++d) {
+                if (dense_codes(entry)[d] != 0) decoded(d, dense_codes(entry)[d]);
             }
-        };
-        if (has_row(entry)) {
+        } else if (has_row(entry)) {
             for (std::uint32_t block = 0; block < padded_blocks(); ++block) {
-                std::uint8_t row[kBlock] = {};
                 if (block_maxima(entry)[block] == 0) continue;
-                if (!is_dense(entry)) open_list(entry).expand(block, row);
-                block_row(block, is_dense(entry) ? dense_codes(entry) + std::size_t{block} * kBlock : row);
+                const OpenPosting* p = open_list(entry).block(block);
+                do decoded(block * kBlock + p->place(), p->code());
+                while (!(p++)->last());
             }
         } else {
             std::uint32_t documents[kPostingsPerBlock];
             const PackedList list = packed_list(entry);
             for (std::uint32_t block = 0; block < list.blocks(); ++block) {
                 const std::uint8_t* const own = list.decode(block, documents);
-                for (std::uint32_t i = 0; i < list.count(block); ++i) visit(documents[i], tf(term, documents[i], own[i]));
+                for (std::uint32_t i = 0; i < list.count(block); ++i) decoded(documents[i], own[i]);
             }
         }
     }
@@ -137,7 +135,6 @@ struct BM25Index {
         visit(self.starts);
         visit(self.codes);
         visit(self.maxima);
-        visit(self.summaries);
         visit(self.escapes);
         visit(self.lengths);
         visit(self.settings);

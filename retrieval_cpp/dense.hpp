@@ -125,9 +125,10 @@ public:
         : index_(index), queries_(queries), kernels_(dense_kernels()), tops_(queries.count, TopK(k)),
           candidates_(queries.count), bars_(queries.count, -std::numeric_limits<float>::infinity()) {}
 
-    void scan(std::size_t first_panel, std::size_t last_panel) {
+    void scan(std::size_t first_panel, std::size_t last_panel, const Check& check) {
         const std::size_t groups = queries_.groups();
         for (std::size_t panel = first_panel; panel < last_panel; ++panel) {
+            if (panel % 8 == 0) check();
             const std::uint8_t* const data = index_.panels.data + panel * index_.panel_bytes();
             // Each group fetches its share of the next panel.
             const bool fetches = panel + 1 < last_panel;
@@ -213,7 +214,7 @@ inline void search(const DenseIndex& index, const float* data, std::size_t count
     std::vector<std::unique_ptr<DenseScanner>> scanners(thread_count(threads, tasks));
     parallel_for(tasks, threads, check, [&](std::size_t task, std::size_t thread) {
         if (!scanners[thread]) scanners[thread] = std::make_unique<DenseScanner>(index, queries, k);
-        scanners[thread]->scan(task * kTogether, std::min(index.panel_count(), (task + 1) * kTogether));
+        scanners[thread]->scan(task * kTogether, std::min(index.panel_count(), (task + 1) * kTogether), check);
     });
     for (std::size_t q = 0; q < count; ++q) {
         TopK top(k);

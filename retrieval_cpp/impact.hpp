@@ -11,9 +11,6 @@
 //   code 0        the term does not occur
 //   code 1..254   see above
 //   code 255      kEscape: impact <= 1, tf elsewhere
-//
-// A summary says the same, more coarsely, of 64 consecutive documents: for each eight of them, an octet, the greatest
-// code in 15 levels of 17, four bits each.
 #pragma once
 
 #include <cmath>
@@ -24,17 +21,6 @@
 namespace smartrag {
 
 inline constexpr std::uint8_t kEscape = 255;
-
-using Summary = std::uint32_t;
-
-inline constexpr std::uint32_t kLevel = 17;  // codes in a level; 15 * 17 = 255
-
-inline std::uint32_t level_of(Summary summary, std::uint32_t octet) { return summary >> (4 * octet) & 15u; }
-
-inline Summary summarise(Summary summary, std::uint32_t document, std::uint8_t code) {  // adds a posting
-    const std::uint32_t octet = document / 8 % 8, level = (code + kLevel - 1) / kLevel;
-    return level > level_of(summary, octet) ? (summary & ~(15u << (4 * octet))) | level << (4 * octet) : summary;
-}
 
 // The largest tf whose code is at most `code`; the compiler must not contract this (setup.py: -ffp-contract=off).
 inline std::uint32_t tf_of_code(std::uint8_t code, float norm) {

@@ -140,14 +140,9 @@ public:
     OpenList(const OpenPosting* postings, const std::uint32_t* bases, const std::uint16_t* starts)
         : postings_(postings), bases_(bases), starts_(starts) {}
 
-    // Writes the codes of a block that has postings to row[document % 64].
-    void expand(std::uint32_t block, std::uint8_t* row) const {
-        const OpenPosting* p = postings_ + bases_[block / kBlocksPerBase] + starts_[block];
-        for (;; ++p) {
-            row[p->place()] = p->code();
-            if (p->last()) return;
-        }
-    }
+    // The first posting of a block, and of a window of 64 blocks, that has some.
+    const OpenPosting* block(std::size_t block) const { return window(block / kBlocksPerBase) + starts_[block]; }
+    const OpenPosting* window(std::size_t window) const { return postings_ + bases_[window]; }
 
 private:
     const OpenPosting* postings_ = nullptr;

@@ -22,7 +22,7 @@ from data.world import Question, World
 from model import Tokenizer
 from rl.episode import Episode, Part, Turn
 
-MANY = 8  # queries; a lexical retriever that finds nothing for any of so many is broken
+MANY = 8  # queries; when so many find nothing, a lexical retriever is tried on the corpus
 
 
 class RetrieverError(RuntimeError):
@@ -182,24 +182,24 @@ class RagEnv:
         """One turn per query: rows of the corpus, best first, at most k. Raises RetrieverError."""
         if not queries:
             return []
-        try:
-            ids, scores = self.index.search(list(queries), k=self.k)
-        except RetrieverError:
-            raise
-        except (
-            Exception
-        ) as error:  # whatever it is, training on without observations would be worse
-            problem = f"{type(error).__name__}: {error}"
-            raise RetrieverError(
-                f"the retriever failed on {len(queries)} queries: {problem}"
-            ) from error
-        ids, scores = np.asarray(ids), np.asarray(scores)
+        ids, scores = self._ask(list(queries))
         self._check(queries, ids, scores)
         turns = []
         for query, row, row_scores in zip(queries, ids.tolist(), scores.tolist(), strict=True):
             found = [(i, s) for i, s in zip(row, row_scores, strict=True) if i >= 0]
             turns.append(Turn(query, [i for i, _ in found], [s for _, s in found]))
         return turns
+
+    def _ask(self, queries: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Whatever fails raises RetrieverError: training on without observations would be worse."""
+        try:
+            ids, scores = self.index.search(queries, k=self.k)
+        except RetrieverError:
+            raise
+        except Exception as error:
+            problem = f"{len(queries)} queries: {type(error).__name__}: {error}"
+            raise RetrieverError(f"the retriever failed on {problem}") from error
+        return np.asarray(ids), np.asarray(scores)
 
     def _check(self, queries: Sequence[str], ids: np.ndarray, scores: np.ndarray) -> None:
         """Raises RetrieverError unless ids and scores are k hits for every query. A lexical index
@@ -224,7 +224,7 @@ class RagEnv:
             raise RetrieverError("the retriever returned scores that are no numbers")
         hits = (ids >= 0).sum(1)
         if getattr(self.index, "lexical", False):
-            if len(queries) >= MANY and not hits.any():
+            if len(queries) >= MANY and not hits.any() and not self._finds_passages():
                 raise RetrieverError(
                     f"the retriever found nothing for any of {len(queries)} queries"
                 )
@@ -233,6 +233,12 @@ class RagEnv:
             raise RetrieverError(
                 f"the retriever returned {hits.min()} of {self.k} passages for the query {query!r}"
             )
+
+    def _finds_passages(self) -> bool:
+        """Whether an index has a hit for any of the first passages' own words: a policy that has
+        learnt little may write queries of which no passage has a word, many times over."""
+        first = [self.corpus[i].full_text[:200] for i in range(min(MANY, len(self.corpus)))]
+        return bool((self._ask(first)[0] >= 0).any())
 
 
 def observation(passages: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[int]:

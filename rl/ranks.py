@@ -11,6 +11,7 @@ gradients are summed once per optimiser step. Same arguments and number of ranks
 Left out: threads; who starts the ranks (rl/runs/launch.py, torchrun).
 """
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -41,14 +42,22 @@ def gather(results: Iterable, total: int) -> list:
     """The results of everybody's `share` of `total` items, in the order of the items."""
     if size() == 1:
         return list(results)
-    everybody: list = [None] * size()
-    dist.all_gather_object(everybody, list(results))
+    packed: list = [None] * size()
+    own = io.BytesIO()
+    torch.save(list(results), own)
+    dist.all_gather_object(packed, own.getvalue())
+    everybody = [torch.load(io.BytesIO(x), here, weights_only=False) for x in packed]
     ordered = []
     for i in range(total):
         turn, place = divmod(i, size())
         owner = place if turn % 2 == 0 else size() - 1 - place
         ordered.append(everybody[owner][turn])
     return ordered
+
+
+def here(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+    """Where this rank puts a tensor of another one: on its own GPU, if it was on a GPU."""
+    return storage if location == "cpu" else storage.cuda()
 
 
 def map(function: Callable, items: Sequence) -> list:

@@ -55,15 +55,17 @@ def rollout(
     questions: Sequence[Question],
     decoding: Decoding = GREEDY,
     generator: torch.Generator | None = None,
-    batch_size: int = 256,
+    batch_size: int = 0,
     progress: Callable[[int], None] = lambda finished: None,
 ) -> list[Episode]:
     """One episode per question, in order, the same on all ranks; each rank plays some of the
     batches.
 
-    Each batch has a generator of its own, seeded from `generator`. `progress` is called with the
+    batch_size: episodes at once, even; 0: 256, on CUDA 1,024. Each batch has a generator of its own,
+    seeded from `generator`. `progress` is called with the
     number of episodes that were finished since its last call. Raises RetrieverError, ContextError.
     """
+    batch_size = batch_size or (256 if policy.device.type == "cpu" else 1024)
     if decoding.both:
         check_pairs(questions, env, batch_size)
     policy = policy.for_inference()

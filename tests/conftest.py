@@ -1,4 +1,5 @@
-"""One thread and no surprises: tiny tensors are faster on one core, and every property test draws the same examples."""
+"""One thread and no surprises: tiny tensors are faster on one core, and every property test draws
+the same examples."""
 
 import pytest
 import torch

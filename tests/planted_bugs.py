@@ -39,13 +39,13 @@ BUGS = (
         "rl/ppo.py",
         "torch.maximum(surrogate, clipped_surrogate)",
         "torch.minimum(surrogate, clipped_surrogate)",
-        "tests/rl/test_ppo.py::test_policy_loss_by_hand",
+        "tests/rl/test_ppo.py::test_the_clipped_loss_by_hand",
     ),
     Bug(
         "rl/advantages.py",
         "(branch_returns * probabilities)",
         "(branch_returns * probabilities.flip(-1))",
-        "tests/rl/test_ppo.py::test_paired_advantages_by_hand",
+        "tests/rl/test_ppo.py::test_paired_experience",
     ),
 )
 

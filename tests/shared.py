@@ -1,7 +1,8 @@
 """Where the tests find real data that is never part of the repository.
 
-`shared_path("ir/cacm")` is a path below the folder `shared` beside the checkout (or $SMARTRAG_SHARED).
-Where it is absent the calling test is skipped and says so; on CI ($CI set) absence is a failure.
+`shared_path("ir/cacm")` is a path below the folder `shared` beside the checkout (or
+$SMARTRAG_SHARED). Where it is absent the calling test is skipped and says so; on CI ($CI set)
+absence is a failure.
 """
 
 import os

@@ -12,6 +12,7 @@ import evaluate
 from data.world import World
 from model import save_policy
 from rl import Episode, Turn
+from rl.report import evaluation
 from tests.model.tiny import tiny_config, tiny_policy
 from tests.rl.tiny import CORPUS, TOKENIZER, world
 from tests.test_scripts import call, message
@@ -49,7 +50,7 @@ def scripted(monkeypatch):
             episode.turns.append(Turn("Salt Road author", [1, 2], [2.5, 1.0]))
         return [episode]
 
-    monkeypatch.setattr(evaluate, "rollout", rollout)
+    monkeypatch.setattr(evaluation, "rollout", rollout)
 
 
 def stdin(monkeypatch, text: bytes):
@@ -141,7 +142,7 @@ def test_each_answer_comes_before_the_next_question_is_read(checkpoint, scripted
 
 @pytest.mark.parametrize("force, turns", [("question", 1), ("answer", 0)])
 def test_the_real_policy(checkpoint, force, turns):
-    """Its own retriever over its own world; a question has no answers here, and that is no fault."""
+    """Its own retriever over its own world; a question has no answers, and that is no fault."""
     record = json.loads(
         call(
             "evaluate",

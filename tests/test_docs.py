@@ -14,6 +14,7 @@ import pytest
 
 from data.world import World
 from rl.report.summary import METRICS
+from rl.study.table import FORMS
 from tests.planted_bugs import BUGS, plant
 from tests.shared import ROOT
 
@@ -53,6 +54,12 @@ def page(request) -> Path:
 
 def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 130
+
+
+def test_the_example_question_is_one_of_the_mini_world():
+    [asked] = re.findall(r'--ask "([^"]+)"', README.read_text())
+    assert asked in {q.question for q in World.open("mini").questions("popqa", "test")}
+    assert f"<bos> {asked}\n" in README.read_text()
 
 
 def test_the_core_is_at_most_nine_files():
@@ -155,7 +162,7 @@ def test_every_command_names_a_program_and_its_flags(page):
         else:
             assert (ROOT / program[0]).is_file(), " ".join(words)
         given = {word for word in words if re.fullmatch(r"--[\w-]+", word)}
-        assert given <= flags_of(*program), " ".join(words)
+        assert not given or given <= flags_of(*program), " ".join(words)
         handed_on = {
             flag for word in words if " " in word for flag in re.findall(r"--[\w-]+", word)
         }
@@ -223,6 +230,11 @@ def test_every_logged_key_is_explained_and_no_other(runs, script, folder):
 def test_every_column_is_explained():
     columns = METRICS_PAGE.read_text().partition("## Columns of the tables")[2]
     assert set(METRICS) <= set(re.findall(r"`([^`]+)`", columns))
+    study = columns.partition("## Columns of the study")[2]
+    cells = re.findall(r"^\| ([^|]+) \|", study, flags=re.MULTILINE)
+    heads = {head for cell in cells for head in cell.split("; ")}
+    shown = {head for head, _, _ in FORMS.values()}
+    assert {head for head in shown if not head.startswith("reward at")} <= heads
 
 
 def test_the_example_of_the_readme_runs(runs, tmp_path):

@@ -1,6 +1,8 @@
-"""The scripts on somebody else's checkpoint: full and LoRA training, both ways out, a stop in the middle, and flags that contradict."""
+"""The scripts on somebody else's checkpoint: full and LoRA training, both ways out, a stop in the
+middle, and flags that contradict."""
 
 import json
+import shlex
 
 import peft
 import pytest
@@ -15,47 +17,15 @@ from tests.model.foreign import write_foreign
 from tests.test_resume import kill_at, same
 from tests.test_scripts import call, message
 
-SHORT = [
-    "--passage-tokens",
-    "20",
-    "--read-steps",
-    "3",
-    "--mix-steps",
-    "2",
-    "--episodes",
-    "4",
-    "--micro-batch",
-    "2",
-    "--probe",
-    "8",
-    "--threads",
-    "1",
-    "--dtype",
-    "fp32",
-]
+SHORT = shlex.split(
+    "--passage-tokens 20 --read-steps 3 --mix-steps 2 --episodes 4 --micro-batch 2 --probe 8"
+    " --ranks 1 --dtype fp32"
+)
 LORA = [*SHORT, "--lora-rank", "2", "--lr", "0.02"]
-PPO = [
-    "--iterations",
-    "2",
-    "--value-warmup",
-    "1",
-    "--episodes",
-    "8",
-    "--minibatch",
-    "8",
-    "--eval-every",
-    "1",
-    "--eval-rows",
-    "4",
-    "--lr",
-    "1e-2",
-    "--threads",
-    "1",
-    "--dtype",
-    "fp32",
-    "--lora-rank",
-    "2",
-]
+PPO = shlex.split(
+    "--iterations 2 --value-warmup 1 --episodes 8 --minibatch 8 --eval-every 1 --eval-rows 4"
+    " --lr 1e-2 --ranks 1 --dtype fp32 --lora-rank 2"
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +41,8 @@ def init(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """The tiny world with 4 dev questions: a policy that has learnt nothing writes up to its budget each time."""
+    """The tiny world with 4 dev questions: a policy that has learnt nothing writes up to its budget
+    each time."""
     path = tmp_path_factory.mktemp("world") / "tiny"
     World.open("tiny").save(path)
     dev = path / "questions" / "popqa.dev.jsonl"
@@ -214,12 +185,13 @@ def test_a_killed_run_of_adapters_goes_on(world, init, adapters, tmp_path):
 
 
 def test_ppo_of_adapters_has_the_warm_up_as_reference(adapters, tmp_path, monkeypatch):
-    """Before the first policy step the KL is exactly 0, afterwards it is not; the reference is no second model."""
+    """Before the first policy step the KL is exactly 0, afterwards it is not; the reference is no
+    second model."""
     seen, real = [], train_ppo.Trainer.iterate
 
-    def watched(self):
+    def watched(self, iteration):
         pair = [p.model.layers[1].mlp.up_proj.weight for p in (self.reference, self.policy)]
-        seen.append((pair, real(self)))
+        seen.append((pair, real(self, iteration)))
         return seen[-1][1]
 
     monkeypatch.setattr(train_ppo.Trainer, "iterate", watched)
@@ -234,26 +206,14 @@ def test_ppo_of_adapters_has_the_warm_up_as_reference(adapters, tmp_path, monkey
     assert (logits_of(tmp_path / "ppo", tokens) - mine).abs().max() < 1e-4 and (
         tmp_path / "ppo" / "best" / "adapter_config.json"
     ).exists()
-    assert (
-        call(
-            "evaluate",
-            "--checkpoint",
-            tmp_path / "ppo",
-            "--rows",
-            4,
-            "--threads",
-            1,
-            "--dtype",
-            "fp32",
-        ).code
-        == 0
-    )
+    argv = ["--checkpoint", tmp_path / "ppo", "--rows", 4, "--dtype", "fp32"]
+    assert call("evaluate", *argv).code == 0
 
 
 @pytest.mark.parametrize(
     "flags, problem",
     [
-        (["--vocab-size", "99"], "--vocab-size is for a new policy; --init brings its own"),
+        (["--vocab-size", "999"], "--vocab-size is for a new policy; --init brings its own"),
         (["--muon-lr", ".1"], "--muon-lr is for a new policy"),
         (["--context", "5000"], "--context 5000: "),
         (["--merge"], "--merge needs --lora-rank"),
@@ -289,5 +249,6 @@ def test_an_init_that_does_not_open_is_named(world, init, tmp_path):
     assert message(
         "sft", "--world", world, "--init", tmp_path / "bad", *SHORT, "--out", tmp_path / "out"
     ) == (
-        f"{tmp_path}/bad/config.json: model_type is 'gemma', expected one of llama, mistral, qwen2, qwen3"
+        f"{tmp_path}/bad/config.json: model_type is 'gemma', expected one of llama, mistral, qwen2,"
+        " qwen3"
     )

@@ -1,12 +1,15 @@
-"""The three scripts from outside: what bad input says, what a stop leaves behind, and whether evaluation's files add up.
+"""The three scripts from outside: what bad input says, what a stop leaves behind, and whether
+evaluation's files add up.
 
-Scripts run in this process, which saves the import of torch; the way a shell sees them is tests/test_resume.py's.
+Scripts run in this process, as one rank, which saves the import of torch; the way a shell sees them
+is tests/test_resume.py's.
 """
 
 import contextlib
 import io
 import json
 import resource
+import shlex
 import shutil
 import string
 import subprocess
@@ -38,69 +41,20 @@ ENTRY = {
     "evaluate": evaluate.evaluate,
     "modules": rl.study.modules.train,
 }
-SIZES = [
-    "--hidden-size",
-    "32",
-    "--layers",
-    "2",
-    "--heads",
-    "2",
-    "--vocab-size",
-    "320",
-    "--context",
-    "512",
-    "--threads",
-    "1",
-]
+SIZES = shlex.split("--hidden-size 32 --layers 2 --heads 2 --vocab-size 320 --context 512")
+ONE = ("--ranks", 1)
 SFT = [
-    "--world",
-    "tiny",
-    *SIZES,
-    "--read-steps",
-    "70",
-    "--mix-steps",
-    "4",
-    "--episodes",
-    "24",
-    "--probe",
-    "100",
-    "--direct-popular",
-    ".8",
-    "--direct-other",
-    ".7",
-    "--muon-lr",
-    ".04",
-    "--adamw-lr",
-    "1e-2",
+    *("--world", "tiny", *SIZES, *ONE),
+    *shlex.split("--read-steps 70 --mix-steps 4 --episodes 24 --probe 100 --muon-lr .04"),
+    *shlex.split("--direct-popular .8 --direct-other .7"),
 ]
 PPO = [
-    "--iterations",
-    "3",
-    "--value-warmup",
-    "1",
-    "--episodes",
-    "16",
-    "--minibatch",
-    "8",
-    "--eval-every",
-    "2",
-    "--eval-rows",
-    "20",
-    "--epochs",
-    "2",
-    "--threads",
-    "1",
+    *shlex.split("--iterations 3 --value-warmup 1 --episodes 16 --minibatch 8 --epochs 2"),
+    *shlex.split("--eval-every 2 --eval-rows 20"),
+    *ONE,
 ]
-SHORT = [
-    "--read-steps",
-    "4",
-    "--mix-steps",
-    "2",
-    "--episodes",
-    "4",
-    "--probe",
-    "8",
-]  # after SFT: the last value counts
+# after SFT: the last value counts
+SHORT = shlex.split("--read-steps 4 --mix-steps 2 --episodes 4 --probe 8")
 WEIGHTS = (
     "model.safetensors",
     "value_head.safetensors",
@@ -112,9 +66,11 @@ WEIGHTS = (
 
 
 def call(script: str, *argv) -> SimpleNamespace:
-    """Run a script as its command line would: exit code, stdout, and what it said last on stderr."""
+    """Run a script as its command line would, as one rank: exit code, stdout, and what it said last
+    on stderr."""
     out, err = io.StringIO(), io.StringIO()
-    saved, sys.argv = sys.argv, [f"{script}.py", *map(str, argv)]
+    one = () if "--ranks" in argv else ONE
+    saved, sys.argv = sys.argv, [f"{script}.py", *map(str, (*argv, *one))]
     code = 0
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -157,7 +113,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A directory with a warm-up policy in sft/ and a PPO policy in ppo/, both of the tiny world."""
+    """A warm-up policy in sft/ and a PPO policy in ppo/, both of the tiny world."""
     root = tmp_path_factory.mktemp("trained")
     for script, argv in (("sft", SFT), ("ppo", ["--init", root / "sft", *PPO])):
         result = call(script, *argv, "--out", root / script)
@@ -178,7 +134,7 @@ def checkpoint(trained, tmp_path) -> Path:
     return Path(shutil.copytree(trained / "sft", tmp_path / "checkpoint"))
 
 
-# ---------------------------------------------------------------------------------------------- bad input
+# -------------------------------------------------------------------------------------- bad input
 
 
 def test_missing_checkpoint(tmp_path):
@@ -195,9 +151,9 @@ def test_missing_checkpoint(tmp_path):
 
 def test_without_any_run_evaluate_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert (
-        message("evaluate")
-        == "no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give --checkpoint"
+    assert message("evaluate") == (
+        "no checkpoint in runs/sft or runs/ppo; train one (python train_sft.py) or give"
+        " --checkpoint"
     )
     assert message("ppo") == "runs/sft: no such checkpoint directory"
     assert list(tmp_path.iterdir()) == []
@@ -206,9 +162,9 @@ def test_without_any_run_evaluate_says_what_to_do(tmp_path, monkeypatch):
 def test_foreign_checkpoint(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    assert (
-        message("evaluate", "--checkpoint", checkpoint)
-        == f"{checkpoint}/config.json: model_type is 'gpt2', expected one of llama, mistral, qwen2, qwen3"
+    assert message("evaluate", "--checkpoint", checkpoint) == (
+        f"{checkpoint}/config.json: model_type is 'gpt2', expected one of llama, mistral, qwen2,"
+        " qwen3"
     )
     (checkpoint / "config.json").write_text(json.dumps(config))
     tensors = load_file(checkpoint / "model.safetensors")
@@ -341,7 +297,8 @@ def test_a_study_needs_questions_to_train_on(world, tmp_path):
     for file in (world / "questions").glob("*.dev.jsonl"):
         file.unlink()
     assert message("evaluate", "--compare", "--world", world, "--study", tmp_path / "study") == (
-        f"--compare: world '{world}' has train, dev and test questions of none of popqa, ambignq, hotpotqa"
+        f"--compare: world '{world}' has train, dev and test questions of none of popqa, ambignq,"
+        " hotpotqa"
     )
     assert not (tmp_path / "study").exists()
 
@@ -359,7 +316,8 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
     sft = trained / "sft"
     assert (
         message("evaluate", "--checkpoint", sft, "--force", "maybe")
-        == "--force must be answer, retrieve or question, not 'maybe'"
+        == "argument --force: invalid choice: 'maybe' (choose from '', 'answer', 'retrieve',"
+        " 'question') (--help lists what there is)"
     )
     assert (
         message("evaluate", "--checkpoint", sft, "--force", "answer", "--sample")
@@ -378,7 +336,7 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
     )
     assert (
         message("ppo", "--init", sft, "--out", sft)
-        == f"--out {sft} is --init: the warm-up checkpoint would be overwritten"
+        == f"--out {sft} is --init: the checkpoint would be overwritten"
     )
     assert message("sft", "--world", "tiny", "--hidden-size", "30", "--out", tmp_path / "out") == (
         "hidden_size 30 is not a multiple of num_attention_heads 4"
@@ -387,7 +345,10 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
 
 
 def test_context_without_room(trained, tmp_path):
-    expected = "the context of 64 tokens has no room for a question beside k = 2 passages of 64 tokens, 1 times; lower k, the quota or the passage length"
+    expected = (
+        "the context of 64 tokens has no room for a question beside k = 2 passages of 64 tokens, 1"
+        " times; lower k, the quota or the passage length"
+    )
     assert message("sft", *SFT, "--context", 64, "--out", tmp_path / "out") == expected
     assert not (tmp_path / "out").exists()
     assert "no room for a question beside k = 9 passages" in message(
@@ -403,7 +364,7 @@ def test_long_questions_are_cut_counted_and_said(world, checkpoint, tmp_path):
             row["question"] += " please" * 500
         file.write_text("".join(json.dumps(row) + "\n" for row in rows[:10]))
     room = 512 - (1 + 32 + 2 + 2 * 65) - (1 + 16) - 1
-    said = f"3 of 10 training questions are longer than the {room} tokens that the context leaves for them, and are cut"
+    said = f"3 of 10 training questions are longer than {room} tokens, and are cut"
     assert said in call("sft", *SFT, *SHORT, "--world", world, "--out", tmp_path / "sft").out
     assert (
         said
@@ -426,7 +387,6 @@ def test_a_retriever_that_fails_stops_everything(trained, tmp_path, monkeypatch)
         raise ConnectionResetError("the index went away")
 
     monkeypatch.setattr(BM25Index, "search", search)
-    monkeypatch.setattr(train_sft, "format_properties", lambda _: "")
     for script, argv in (
         ("evaluate", ["--checkpoint", trained / "sft", "--force", "question"]),
         ("sft", [*SFT, "--out", tmp_path / "out"]),
@@ -442,7 +402,11 @@ def test_a_retriever_that_fails_stops_everything(trained, tmp_path, monkeypatch)
     )
 
 
-# ---------------------------------------------------------------------------------------------- what a stop leaves behind
+# -------------------------------------------------------------------- what a stop leaves behind
+
+
+def logged(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def stop_at(call_number: int, function, spoil):
@@ -468,82 +432,60 @@ def state_after_each_save(monkeypatch, out: Path) -> list[dict[str, bytes]]:
 
 def test_nan_loss_in_the_warm_up(tmp_path, monkeypatch):
     saves = state_after_each_save(monkeypatch, tmp_path)
-    real = train_sft.torch.nn.utils.clip_grad_norm_
-    monkeypatch.setattr(
-        train_sft.torch.nn.utils,
-        "clip_grad_norm_",
-        stop_at(4, real, lambda norm: norm * float("nan")),
-    )
+    spoilt = stop_at(4, train_sft.nn.utils.clip_grad_norm_, lambda norm: norm * float("nan"))
+    monkeypatch.setattr(train_sft.nn.utils, "clip_grad_norm_", spoilt)
     assert message("sft", *SFT, *SHORT, "--save-seconds", 0, "--out", tmp_path) == (
-        f"read step 3: the gradient is NaN or infinite; the last good state is kept in {tmp_path}"
+        f"read step 3: the loss or its gradient is NaN or infinite; the last good state is kept in"
+        f" {tmp_path}; if the same command stops here again, it is ruined already: start over"
+        " (--fresh) with a lower learning rate"
     )
     assert content(tmp_path) == saves[-1] and len(saves) == 3
 
 
 def test_nan_loss_in_ppo(trained, tmp_path, monkeypatch):
-    saves = state_after_each_save(monkeypatch, tmp_path)
-    # The estimate of the minutes takes 4 micro-batches; iteration 0 trains the value head alone; iteration 1 takes 2 x 2 x 4.
-    real = rl.ppo.policy_loss
-    monkeypatch.setattr(
-        rl.ppo, "policy_loss", stop_at(21, real, lambda x: (x[0] * float("nan"), x[1]))
+    # Iteration 0 trains the value head alone, iteration 1 takes 2 epochs of 2 minibatches.
+    real = train_sft.nn.utils.clip_grad_norm_
+    spoilt = stop_at(5, real, lambda norm: norm * float("nan"))
+    monkeypatch.setattr(rl.ppo.nn.utils, "clip_grad_norm_", spoilt)
+    argv = ["--init", trained / "sft", *PPO, "--target-kl", 100, "--save-seconds", 0]
+    out = tmp_path / "out"
+    saves = state_after_each_save(monkeypatch, out)
+    assert message("ppo", *argv, "--out", out) == (
+        "ppo iteration 2: the gradient of the policy is NaN or infinite; the last good state is"
+        f" kept in {out}; if the same command stops here again, it is ruined already: go on from"
+        f" {out}/best, the best on dev, or start over (--fresh) with a lower learning rate"
     )
-    assert message(
-        "ppo",
-        "--init",
-        trained / "sft",
-        *PPO,
-        "--epochs",
-        2,
-        "--target-kl",
-        100,
-        "--save-seconds",
-        0,
-        "--out",
-        tmp_path,
-    ) == (
-        f"iteration 2: the gradient of the policy is NaN or infinite; the last good state is kept in {tmp_path}"
-    )
-    assert content(tmp_path) == saves[-1] and len(saves) == 2
+    # The dev evaluation before iteration 2 has left its line, and perhaps a better OUT/best.
+    left = content(out)
+    for name in ("training.safetensors", "lock"):
+        assert left[name] == saves[-1][name]
+    assert left["metrics.jsonl"].startswith(saves[-1]["metrics.jsonl"])
+    assert len(saves) == 2
 
 
-def test_the_price_rises_in_training_and_stays_in_dev_evaluations(trained, tmp_path):
-    result = call(
-        "ppo",
-        "--init",
-        trained / "sft",
-        *PPO,
-        "--iterations",
-        5,
-        "--price-warmup",
-        0.6,
-        "--retrieval",
-        -0.3,
-        "--out",
-        tmp_path,
-    )
+def test_the_cost_rises_in_training_and_stays_in_dev_evaluations(trained, tmp_path):
+    argv = ["--init", trained / "sft", *PPO, "--iterations", 5]
+    costs = ["--price-warmup", 0.6, "--retrieval-cost", 0.3]
+    result = call("ppo", *argv, *costs, "--out", tmp_path / "out")
     assert result.code == 0, result.err
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    paid = lambda figures, price: pytest.approx(
-        figures["em"] + figures["f1"] + price * figures["queries"] - figures["malformed"]
-    )
-    assert [line["retrieval_reward"] for line in lines if "kl" in line] == pytest.approx(
-        [0, -0.1, -0.2, -0.3, -0.3]
-    )
-    assert all(
-        line["reward"] == paid(line, line["retrieval_reward"]) for line in lines if "kl" in line
-    )
+    lines = logged(tmp_path / "out")
+
+    def reward(figures: dict, cost: float):
+        gain = figures["em"] + figures["f1"] - figures["malformed"]
+        return pytest.approx(gain - cost * figures["queries"], abs=5e-6)  # as rounded in the log
+
+    training = [line for line in lines if "kl" in line]
+    costs = [line["retrieval_cost"] for line in training]
+    assert costs == pytest.approx([0, 0.1, 0.2, 0.3, 0.3])
+    assert all(x["reward"] == reward(x, x["retrieval_cost"]) for x in training)
     dev = [line["dev"][how] for line in lines if "dev" in line for how in ("greedy", "sampled")]
-    assert (
-        len(dev) == 8
-        and all(figures["reward"] == paid(figures, -0.3) for figures in dev)
-        and any(figures["queries"] for figures in dev)
-    )
+    assert len(dev) == 8 and all(figures["reward"] == reward(figures, 0.3) for figures in dev)
+    assert any(figures["queries"] for figures in dev)
 
 
-def test_the_price_is_whole_from_the_first_iteration_unless_asked_otherwise():
-    assert [train_ppo.retrieval_reward(i, train_ppo.Args(retrieval=-0.3)) for i in (0, 1, 149)] == [
-        -0.3
-    ] * 3
+def test_the_cost_is_whole_from_the_first_iteration_unless_said_otherwise():
+    args = train_ppo.Args(retrieval_cost=0.3)
+    assert [train_ppo.reward_at(i, args).retrieval_cost for i in (0, 1, 149)] == [0.3] * 3
 
 
 def test_training_questions_get_new_names_and_dev_questions_keep_theirs(
@@ -551,33 +493,21 @@ def test_training_questions_get_new_names_and_dev_questions_keep_theirs(
 ):
     played, rollout = [], train_ppo.rollout
 
-    def recorded(roles, tokenizer, env, questions, decoding, *arguments, **keywords):
-        played.append((decoding.both, questions, keywords["names"]))
-        return rollout(roles, tokenizer, env, questions, decoding, *arguments, **keywords)
+    def recorded(players, tokenizer, env, questions, decoding, *rest):
+        names = [getattr(env, "names", {}).get(q, {}) for q in questions]
+        played.append((decoding.both, questions, names))
+        return rollout(players, tokenizer, env, questions, decoding, *rest)
 
     monkeypatch.setattr(train_ppo, "rollout", recorded)
-    assert (
-        call(
-            "ppo",
-            "--init",
-            trained / "sft",
-            *PPO,
-            "--iterations",
-            2,
-            "--rename",
-            1,
-            "--out",
-            tmp_path,
-        ).code
-        == 0
-    )
+    argv = ["--init", trained / "sft", *PPO, "--iterations", 2, "--rename", 1]
+    assert call("ppo", *argv, "--out", tmp_path / "out").code == 0
     dev, training = ([x for x in played if x[0] == both] for both in (False, True))
-    assert dev and not any(map(any, (names for _, _, names in dev)))
-    training = [x for x in training if x[2]]  # the first one only measures how long it takes
+    assert len(dev) == 4 and not any(any(names) for _, _, names in dev)
     assert len(training) == 2 and training[0][2] != training[1][2]
     for _, questions, names in training:
-        assert names[::2] == names[1::2] and any(names)
-        assert not any(n for q, n in zip(questions, names) if q.slice == "popular")
+        assert questions[::2] == questions[1::2] and any(names)
+        for question, new in zip(questions, names, strict=True):
+            assert not new or question.slice != "popular"
 
 
 def test_nan_before_anything_was_saved(trained, tmp_path, monkeypatch):
@@ -585,13 +515,14 @@ def test_nan_before_anything_was_saved(trained, tmp_path, monkeypatch):
         rl.ppo, "value_loss", stop_at(1, rl.ppo.value_loss, lambda loss: loss * float("inf"))
     )
     assert message("ppo", "--init", trained / "sft", *PPO, "--out", tmp_path) == (
-        "iteration 0: the loss of the value head is NaN or infinite; nothing had been saved yet"
+        "ppo iteration 0: the loss of the value head is NaN or infinite; nothing had been saved yet"
     )
 
 
 @pytest.mark.parametrize("script", ["sft", "ppo"])
 def test_disk_full_while_saving(script, trained, tmp_path, monkeypatch):
-    """The third save finds no room for more than half of its file; what the second one wrote stays, and the run goes on from it."""
+    """The third save finds no room for more than half of its file; what the second one wrote stays,
+    and the run goes on from it."""
     out = tmp_path / script
     argv = [*SFT, *SHORT] if script == "sft" else ["--init", trained / "sft", *PPO]
     assert call(script, *argv, "--out", tmp_path / "whole").code == 0
@@ -626,14 +557,16 @@ def test_disk_full_while_saving(script, trained, tmp_path, monkeypatch):
 
 
 def test_disk_full_while_writing_the_final_checkpoint(trained, checkpoint, monkeypatch):
-    """--fresh over a finished run: training has begun, so the old one is gone, but no half of a new one appears."""
+    """--fresh over a finished run: training has begun, so the old one is gone, but no half of a new
+    one appears."""
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model.policy.save_file", full)
+    monkeypatch.setattr("model.checkpoint.save_file", full)
     assert message("sft", *SFT, *SHORT, "--fresh", "--out", checkpoint) == (
-        f"{checkpoint}/read: could not be written ([Errno 28] No space left on device); what was there before is kept"
+        f"{checkpoint}/read: could not be written ([Errno 28] No space left on device); what was"
+        " there before is kept"
     )
     assert (
         message("evaluate", "--checkpoint", checkpoint)
@@ -641,22 +574,60 @@ def test_disk_full_while_writing_the_final_checkpoint(trained, checkpoint, monke
     )
 
 
-# ---------------------------------------------------------------------------------------------- runs on disk
+# ----------------------------------------------------------------------------------- runs on disk
 
 
 def test_a_finished_run_is_recognised(trained):
     before = content(trained)
-    result = call("sft", *SFT, "--out", trained / "sft")
-    assert (result.code, result.out) == (
-        0,
-        f"{trained}/sft already holds the finished run; next: python train_ppo.py --init {trained}/sft\n",
-    )
-    result = call("ppo", "--init", trained / "sft", *PPO, "--out", trained / "ppo")
-    assert (result.code, result.out) == (
-        0,
-        f"{trained}/ppo already holds the finished run; next: python evaluate.py --dataset popqa\n",
-    )
+    sft, ppo = trained / "sft", trained / "ppo"
+    result = call("sft", *SFT, "--out", sft)
+    next_one = f"python train_ppo.py --init {sft} --out {ppo}"
+    assert (result.code, result.out) == (0, f"finished: {sft}   next: {next_one}\n")
+    result = call("ppo", "--init", sft, *PPO, "--out", ppo)
+    next_one = f"python evaluate.py --dataset popqa --split test --checkpoint {ppo}"
+    said = f"finished: {ppo} (best on dev: {ppo}/best)   next: {next_one}\n"
+    assert (result.code, result.out) == (0, said)
     assert content(trained) == before
+
+
+def pasted(said: str, *more) -> str:
+    """Run the commands that a finished run names as the next ones; what they print."""
+    printed = ""
+    for command in said.partition("   next: ")[2].split(" && "):
+        python, script, *argv = shlex.split(command)
+        name = script.removesuffix(".py").removeprefix("train_")
+        assert python == "python" and (ROOT / script).exists()
+        result = call(name, *argv, *more)
+        assert result.code == 0, result.err
+        printed += result.out
+    return printed
+
+
+@pytest.mark.parametrize(
+    "sets, played",
+    [
+        (["mine"], "set mine, split test, "),
+        (["popqa", "own questions"], "set own questions, split test, "),
+        (["untested"], "set untested, split dev, "),
+    ],
+)
+def test_the_next_command_works_when_it_is_pasted(world, tmp_path, sets, played):
+    """From one's own world through both trainings to an evaluation, as each says it goes on."""
+    questions = world / "questions"
+    for split in ("train", "dev", "test"):
+        lines = (questions / f"popqa.{split}.jsonl").read_text().splitlines(keepends=True)
+        for name in sets:
+            (questions / f"{name}.{split}.jsonl").write_text("".join(lines[:30]))
+    (questions / "untested.test.jsonl").unlink(missing_ok=True)
+    out = tmp_path / "a folder" / "my-sft"
+    argv = ["--world", world, "--dataset", ",".join(sets)]
+    first = call("sft", *SFT, *SHORT, *argv, "--out", out)
+    assert first.code == 0, first.err
+    short = ["--iterations", 1, "--value-warmup", 0]
+    second = pasted(first.out, *PPO, *short)
+    assert f"finished: {tmp_path}/a folder/my-ppo " in second
+    third = pasted(second)
+    assert played in third and f"checkpoints {tmp_path}/a folder/my-ppo\n" in third
 
 
 def test_other_arguments_are_an_error_that_shows_the_difference(trained):
@@ -665,18 +636,10 @@ def test_other_arguments_are_an_error_that_shows_the_difference(trained):
     assert message("sft", *SFT, "--seed", 5, "--mix-steps", 9, "--out", trained / "sft") == (
         f"{trained}/sft holds a run with other arguments (seed 0 -> 5; mix_steps 4 -> 9){tail}"
     )
-    assert message(
-        "ppo",
-        "--init",
-        trained / "sft",
-        *PPO,
-        "--clip",
-        ".3",
-        "--no-both",
-        "--out",
-        trained / "ppo",
-    ) == (
-        f"{trained}/ppo holds a run with other arguments (both True -> False; clip 0.2 -> 0.3){tail}"
+    argv = ["--init", trained / "sft", *PPO, "--clip", ".3", "--no-both"]
+    changed = "clip 0.2 -> 0.3; both True -> False"
+    assert message("ppo", *argv, "--out", trained / "ppo") == (
+        f"{trained}/ppo holds a run with other arguments ({changed}){tail}"
     )
     assert "script 'train_sft' -> 'train_ppo'" in message(
         "ppo", "--init", trained / "ppo", *PPO, "--out", trained / "sft"
@@ -689,7 +652,7 @@ def test_a_run_from_before_a_flag_existed_did_what_the_flag_does_by_default(trai
     record = json.loads((tmp_path / "sft/run.json").read_text())
     del record["arguments"]["shuffle"]
     (tmp_path / "sft/run.json").write_text(json.dumps(record))
-    assert "already holds the finished run" in call("sft", *SFT, "--out", tmp_path / "sft").out
+    assert call("sft", *SFT, "--out", tmp_path / "sft").out.startswith("finished: ")
     assert "(shuffle 0.5 -> 0.25)" in message(
         "sft", *SFT, "--shuffle", 0.25, "--out", tmp_path / "sft"
     )
@@ -706,11 +669,12 @@ def test_other_warm_up_weights_are_another_run(trained, checkpoint, tmp_path):
     )
 
 
-def test_out_that_holds_somebody_elses_checkpoint(checkpoint):
+@pytest.mark.parametrize("fresh", [(), ("--fresh",)])
+def test_out_that_holds_somebody_elses_checkpoint(checkpoint, fresh):
     (checkpoint / "run.json").unlink()
     before = content(checkpoint)
-    assert message("sft", *SFT, "--out", checkpoint) == (
-        f"{checkpoint} holds a checkpoint that no run of ours made; choose another --out, or --fresh to replace it"
+    assert message("sft", *SFT, *fresh, "--out", checkpoint) == (
+        f"{checkpoint} is not empty, and no run made it; choose another --out"
     )
     assert content(checkpoint) == before
 
@@ -720,8 +684,7 @@ def test_fresh_starts_over(checkpoint):
     (checkpoint / "eval/old.json").write_text("{}")
     (checkpoint / "notes.txt").write_text("mine")
     assert call("sft", *SFT, *SHORT, "--fresh", "--seed", 3, "--out", checkpoint).code == 0
-    lines = [json.loads(line) for line in (checkpoint / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["phase"], line["step"]) for line in lines if "loss" in line] == [
+    assert [(x["phase"], x["step"]) for x in logged(checkpoint) if "loss" in x] == [
         ("read", i) for i in range(4)
     ] + [("mix", i) for i in range(2)]
     assert json.loads((checkpoint / "run.json").read_text())["arguments"]["seed"] == 3
@@ -733,7 +696,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_sft, "train_step", interrupted)
+    monkeypatch.setattr(train_sft.WarmUp, "step", interrupted)
     result = call("sft", *SFT, "--out", tmp_path / "out")
     assert result.code == 130 and result.err.splitlines()[-1].endswith(
         "stopped; the same command goes on from the last save"
@@ -755,7 +718,7 @@ def test_from_a_shell(tmp_path):
     )
 
 
-# ---------------------------------------------------------------------------------------------- evaluation
+# ------------------------------------------------------------------------------------- evaluation
 
 
 def read_results(checkpoint: Path, suffix: str = "") -> tuple[dict, list[dict]]:
@@ -808,7 +771,7 @@ def recompute(records: list[dict], gold: dict[str, tuple]) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def evaluated(trained) -> Path:
-    result = call("evaluate", "--checkpoint", trained / "ppo", "--threads", 1)
+    result = call("evaluate", "--checkpoint", trained / "ppo")
     assert result.code == 0, result.err
     return trained / "ppo"
 
@@ -846,7 +809,7 @@ def test_the_result_has_the_documented_keys_and_follows_from_the_episodes(evalua
     assert all(
         (r["question"], r["answers"], r["slice"], r["relation"])
         == (q.question, list(q.answers), q.slice, q.relation)
-        for r, q in zip(records, questions)
+        for r, q in zip(records, questions, strict=True)
     )
     gold = {q.id: q.gold_passages for q in questions}
     assert result["metrics"] == pytest.approx(recompute(records, gold), abs=1e-5)
@@ -885,7 +848,8 @@ def test_forced_decodings(evaluated):
 
 
 def test_thresholds(evaluated):
-    """P([RETRIEVE]) > 0 always and > 1 never: the ends of --threshold are the forced decodings, between them lies a count."""
+    """P([RETRIEVE]) > 0 always and > 1 never: the ends of --threshold are the forced decodings,
+    between them lies a count."""
     p = sorted(r["p_retrieve"] for r in read_results(evaluated)[1])
     i = max(
         range(50, 100), key=lambda i: p[i] - p[i - 1]
@@ -895,12 +859,14 @@ def test_thresholds(evaluated):
     for threshold in (0, middle, 1):
         assert call("evaluate", "--checkpoint", evaluated, "--threshold", repr(threshold)).code == 0
         played[threshold] = read_results(evaluated, f".threshold-{threshold:g}")[1]
-    play = lambda records: [
-        (r["id"], r["turns"], r["answer"], r["reward"], r["malformed"]) for r in records
-    ]
+
+    def play(records: list[dict]) -> list[tuple]:
+        return [(r["id"], r["turns"], r["answer"], r["reward"], r["malformed"]) for r in records]
+
     assert play(played[0]) == play(read_results(evaluated, ".force-retrieve")[1])
     assert play(played[1]) == play(read_results(evaluated, ".force-answer")[1])
-    # Decisions only: in bf16 a greedy tie of this barely trained policy may fall otherwise in a batch of other rows.
+    # Decisions only: in bf16 a greedy tie of this barely trained policy may fall otherwise in a
+    # batch of other rows.
     sound = [r for r in played[middle] if not r["malformed"]]
     assert len(sound) > 75 and all(bool(r["turns"]) == (r["p_retrieve"] > middle) for r in sound)
 
@@ -947,7 +913,7 @@ def test_a_result_is_never_half_written(evaluated, monkeypatch):
     assert not list((evaluated / "eval").glob("*.partial"))
 
 
-# ---------------------------------------------------------------------------------------------- sweep and report
+# ------------------------------------------------------------------------------- sweep and report
 
 
 def test_rewards_token_by_token_add_up(evaluated):
@@ -985,7 +951,10 @@ def test_the_sweep_is_what_each_threshold_plays(evaluated, tmp_path, flags):
         ]
         [point] = [m for m in swept["curve"] if m["threshold"] == threshold]
         assert {name: point[name] for name in played} == pytest.approx(played, nan_ok=True)
-    assert len({m["retrieval"] for m in swept["curve"]}) > 2, "a curve"
+    # With two retrievals every threshold is played: few of them, and this policy's P([RETRIEVE])
+    # may lie between two neighbours.
+    most = 1 if "--quota" in flags else 2
+    assert len({m["retrieval"] for m in swept["curve"]}) > most, "a curve"
     [middle] = [m for m in swept["curve"] if m["threshold"] == 0.5]
     assert middle == {"threshold": 0.5} | swept["points"]["own decision"]
     assert (
@@ -1039,7 +1008,8 @@ class Elements(HTMLParser):
 
 
 def test_no_string_of_a_world_becomes_markup(checkpoint, world, tmp_path):
-    breaker = """</script><script>alert(1)</script><!--<img src=x onerror="alert(1)">'"&amp;{{data}}\u2028</title>"""
+    breaker = """</script><script>alert(1)</script><!--<img src=x onerror="alert(1)">"""
+    breaker += """'"&amp;{{data}}\u2028</title>"""
     file = world / "questions/popqa.test.jsonl"
     rows = [
         json.loads(line)

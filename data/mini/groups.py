@@ -35,16 +35,6 @@ PROFILES = {
 ALIAS, ALIAS_SHARE = "the Republic of ", 0.3  # how passages on pairs write some countries
 
 
-class Sizes(NamedTuple):
-    """Numbers of one group, in sizes.json: entities by use, and the rows of each set."""
-
-    people: int
-    works: int
-    pairs: int
-    profiles: int
-    rows: dict[str, int]
-
-
 class Homonym(Entity):
     """One of two people of a name: texts tell them apart by the trade."""
 
@@ -90,9 +80,9 @@ class Names:
         self.countries = [entity.name for entity in entities if entity.kind == "country"]
 
 
-def make_group(split: str, sizes: Sizes, names: Names, rng: Random) -> Group:
-    """New entities with their facts."""
-    people = [next(names.people) for _ in range(sizes.people)]
+def make_group(split: str, sizes: dict[str, int], names: Names, rng: Random) -> Group:
+    """New entities with their facts. sizes: how many of each use, from sizes.json."""
+    people = [next(names.people) for _ in range(sizes["people"])]
     fact = _fact_maker(people, names, rng)
     tested = split == "test"
     of_person = (*HOTPOT_FACTS, "year", *(WIKI_FACTS if tested else ()))
@@ -101,13 +91,13 @@ def make_group(split: str, sizes: Sizes, names: Names, rng: Random) -> Group:
         person = Entity("person", name, split)
         of_people += [fact(person, relation) for relation in of_person]
     of_works = []
-    for i in range(sizes.works):
+    for i in range(sizes["works"]):
         work = Entity(tuple(CREDITS)[i % 3], next(names.titles), split)
         relations = [name for name in CREDITS[work.kind] if tested or name in HOTPOT_CREDITS]
         relations += ["genre", "country"] if tested else []
         of_works += [fact(work, relation) for relation in relations]
     pairs = []
-    for i in range(sizes.pairs):
+    for i in range(sizes["pairs"]):
         kinds, relations = PAIRS[i % len(PAIRS)]
         both = _pair(kinds, next(names.people if "person" in kinds else names.titles), split, rng)
         for relation in relations:
@@ -117,7 +107,7 @@ def make_group(split: str, sizes: Sizes, names: Names, rng: Random) -> Group:
         if rng.random() < ALIAS_SHARE:
             row.value = ALIAS + row.value
     profiles = []
-    for i in range(sizes.profiles):
+    for i in range(sizes["profiles"]):
         kind = tuple(PROFILES)[i % 2]
         entity = Entity(kind, next(names.people if kind == "person" else names.titles), split)
         profiles.append([fact(entity, relation) for relation in rng.sample(PROFILES[kind], 4)])

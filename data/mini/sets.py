@@ -16,7 +16,6 @@ from dataclasses import replace
 from itertools import combinations, islice
 from random import Random
 
-from data.files import choice
 from data.mini import groups
 from data.mini.facts import TAIL_POPULARITY, Entity, Fact, Scale
 from data.mini.groups import Group
@@ -36,7 +35,7 @@ def make_sets(
     of_split, drafts, questions = {}, [], {}
     for split, sizes in scale.groups.items():
         rng = Random(f"{name}/cast/{split}")
-        of_split[split] = groups.make_group(split, groups.Sizes(**sizes), names, rng)
+        of_split[split] = groups.make_group(split, sizes, names, rng)
         drafts += of_split[split].drafts(Random(f"{name}/sentences/{split}"))
     corpus = publish(drafts, "s", Random(f"{name}/corpus"))  # now facts know their passages
     for split, sizes in scale.groups.items():
@@ -123,9 +122,9 @@ def openbookqa(group: Group, count: int, rng: Random) -> list[Question]:
         for turn, stem in enumerate(rng.sample(stems, 2)):
             options = rng.sample([fact.value, *rng.sample(others, 3)], 4)
             right = "ABCD"[options.index(fact.value)]
-            lettered = dict(zip("ABCD", options, strict=True))
-            question = choice("", stem, lettered, right, "openbookqa")
-            rows.append((turn, _single(question.question, question.answers, fact)))
+            shown = [f"({x}) {option}" for x, option in zip("ABCD", options, strict=True)]
+            question = " ".join([stem.strip(), *shown])
+            rows.append((turn, _single(question, (fact.value, right), fact)))
     return _first(rows, count, rng)
 
 

@@ -12,6 +12,7 @@ not at all. Bad input: one line on stderr, exit code 2.
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -19,14 +20,22 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data.files import sync_directory, write_lines
+from data.files import make_directory, sync_directory, write_lines
 from data.load import save_world
 from data.prepare import popqa
-from data.prepare.build import SPLITS, arrange, check_gold, read_corpora, read_splits, word_counts
+from data.prepare.build import (
+    SPLITS,
+    arrange,
+    check_gold,
+    contradictions,
+    read_corpora,
+    read_splits,
+    word_counts,
+)
 from data.prepare.download import download
 from data.prepare.flags import parse
 from data.prepare.sets import CORPORA, SETS, SOURCES, source_name
-from data.world import World, WorldError
+from data.world import World, WorldError, printable
 
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
 
@@ -107,13 +116,15 @@ def prepare_set(args: argparse.Namespace) -> tuple[World, dict]:
     if sources and corpus:  # the gold passages are in the corpus that was not taken
         for questions in splits.values():
             questions[:] = [replace(question, gold_passages=None) for question in questions]
-    corpus = read_corpora(sources, args.words) if sources else corpus
+    remarks = {}
+    if sources:
+        corpus, remarks = read_corpora(sources, args.words)
     check_gold(splits, corpus)
     origins = [("questions", known)] if known else []
     origins += [("passages", CORPORA[name]) for name in args.corpus if name in CORPORA]
     from_files = ", ".join(source.name for source in sources) or "published with the questions"
     world = World(
-        name=args.out.resolve().name,
+        name=printable(args.out.resolve().name)[:100] or "world",
         corpus=corpus,
         questions={f"{args.set}.{split}": questions for split, questions in splits.items()},
         license="; ".join(f"{what}: {origin.license}" for what, origin in origins),
@@ -126,12 +137,14 @@ def prepare_set(args: argparse.Namespace) -> tuple[World, dict]:
         "corpus": [str(source) for source in sources],
         "sha256": inputs.sha256,
         "read": {split or "all": len(questions) for split, questions in read.items()},
+        "contradicting_duplicates": contradictions(read),
         "overlap_dropped": dropped,
         "splits": {split: len(questions) for split, questions in splits.items()},
         "with_gold_passages": {
             split: sum(bool(question.gold_passages) for question in questions)
             for split, questions in splits.items()
         },
+        "remarks": remarks,
         "passages": len(corpus),
         "words_per_passage": word_counts(corpus),
     }
@@ -168,7 +181,7 @@ def write_world(world: World, out: Path, report: dict) -> None:
     out = out.resolve()  # "." has no name to put anything beside
     new, former = (out.with_name(f".{out.name}.{os.getpid()}.{role}") for role in ("new", "old"))
     try:
-        new.mkdir(parents=True)
+        make_directory(new)
         save_world(world, new)
         write_lines(new / "report.json", [json.dumps(report, indent=1, ensure_ascii=False)])
         if out.exists():
@@ -187,28 +200,9 @@ def write_world(world: World, out: Path, report: dict) -> None:
 # ------------------------------------------------------------------------------ command line
 
 
-def describe(report: dict) -> str:
-    """A line for each entry that is not empty: "splits: 80 train, 10 dev, 10 test"."""
-    lines = []
-    for name, value in report.items():
-        if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
-            lines.append(describe({f"{name}, {key}": part for key, part in value.items()}))
-        elif isinstance(value, dict):
-            parts = [f"{_number(part)} {key}" for key, part in value.items()]
-            lines.append(f"{name}: {', '.join(parts)}".replace("_", " ") if parts else "")
-        else:
-            parts = [str(part) for part in value] if isinstance(value, list) else [_number(value)]
-            lines.append(f"{name.replace('_', ' ')}: {', '.join(parts)}" if parts else "")
-    return "\n".join(line for line in lines if line)
-
-
-def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def next_command(args: argparse.Namespace, report: dict) -> str:
     """What to type now: training where there is something to train on."""
-    world = f"--world {args.out} --dataset {args.set}"
+    world = f"--world {shlex.quote(str(args.out))} --dataset {args.set}"
     if not report["splits"].keys() >= {"train", "dev"}:
         return f"python evaluate.py {world} --split {next(iter(report['splits']))}"
     tokens = min(CONTEXT_TOKENS, 32 * round(report["words_per_passage"]["max"] * 1.6 / 32))
@@ -230,10 +224,16 @@ def main(argv: list[str] | None = None) -> int:
     except WorldError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a path too long, a folder that may not be read
+        print(printable(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped; whole downloads are kept", file=sys.stderr)
         return 130
-    print(f"{describe(report)}\n\nwrote {args.out}; next: {next_command(args, report)}")
+    for name, value in report.items():
+        print(printable(f"{name}: {json.dumps(value, ensure_ascii=False)}"))
+    print()
+    print(printable(f"wrote {args.out}; next: {next_command(args, report)}"))
     return 0
 
 

@@ -8,6 +8,8 @@ passage that holds an answer for a hit, which is all that such labels could say.
 """
 
 import hashlib
+import itertools
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +17,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.files import normalise
+from data.metrics import normalize_answer
 from data.prepare.formats import read_corpus, read_questions
-from data.world import Passage, Question, WorldError
+from data.world import Passage, Question, WorldError, printable
 
 SPLITS = ("train", "dev", "test")
 DEV_ROWS = 500  # carved from a training set that has no dev set; a tenth of it where that is less
@@ -94,19 +97,31 @@ def _among(questions: Iterable[Question], keys: Iterable[str]) -> list[Question]
     return [question for question in questions if normalise(question.question) in keys]
 
 
-def read_corpora(sources: Iterable[Path], words: int) -> list[Passage]:
-    """The passages of all these files and folders. Raises WorldError."""
-    passages, ids = [], set()
+def contradictions(splits: Splits) -> int:
+    """How many questions come several times with no answer that is right each time."""
+    common: dict[str, set[str]] = {}
+    for question in itertools.chain(*splits.values()):
+        answers = set(map(normalize_answer, question.answers))
+        common.setdefault(normalise(question.question), answers).intersection_update(answers)
+    return sum(not answers for answers in common.values())
+
+
+def read_corpora(sources: Iterable[Path], words: int) -> tuple[list[Passage], dict[str, int]]:
+    """The passages of all these files and folders; what was left out or cut, and how often.
+
+    Raises WorldError.
+    """
+    passages, ids, remarks = [], set(), Counter()
     for source in sources:
-        bar = tqdm(read_corpus(source, words), source.name, unit="passage", unit_scale=True)
-        for where, passage in bar:
+        rows = read_corpus(source, words, remarks)
+        for where, passage in tqdm(rows, printable(source.name), unit="passage", unit_scale=True):
             if passage.id in ids:
                 raise WorldError(f"{where}: duplicate id {passage.id!r}")
             ids.add(passage.id)
             passages.append(passage)
     if not passages:
         raise WorldError(f"{', '.join(map(str, sources))}: the corpus is empty")
-    return passages
+    return passages, dict(sorted(remarks.items()))
 
 
 def check_gold(splits: Splits, corpus: Iterable[Passage]) -> None:

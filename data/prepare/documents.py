@@ -2,52 +2,76 @@
 
 Passages end where a sentence or a paragraph does; every passage carries its document's title: a
 Markdown file's first heading, an HTML file's <title> or <h1>, else the file's name. Ids are
-"path/in/folder.md#1".
+"path/in/folder.md#1". Markup is no text: Markdown becomes HTML, of which the text is taken.
 
-Left out on purpose: other kinds of files, front matter, tables, languages that are written without
-spaces.
+Left out on purpose: other kinds of files, front matter, the layout of tables, languages that are
+written without spaces.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from data.files import read_text, string
+from markdown_it import MarkdownIt
+
+from data.files import LONGEST_WORD, cut_words, decode, nfc, read_bytes, string
 from data.world import Passage, WorldError
 
 SUFFIXES = (".txt", ".md", ".html", ".htm")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE = re.compile(r"""(?<=[.!?])\s+|(?<=[.!?]["')\]\u201d\u2019])\s+""")
-_HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+_FRONT_MATTER = re.compile(r"---[ \t]*\n(?:.*\n)*?---[ \t]*\n")
+_MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 
 def is_document(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES
 
 
-def read_documents(source: Path, words: int) -> Iterator[tuple[str, Passage]]:
-    """("FILE", passage) of a document, or of all in a folder and the folders in it, by name. Raises
-    WorldError.
+def read_documents(
+    source: Path, words: int, remarks: Counter[str]
+) -> Iterator[tuple[str, Passage]]:
+    """("FILE", passage) of a document, or of all in a folder and the folders in it, by name.
+
+    remarks: what was left out or cut, and how often. Raises WorldError.
     """
-    files = [source]
-    if source.is_dir():
-        inside = (file for file in source.rglob("*") if is_document(file) and file.is_file())
-        files = sorted(
-            file
-            for file in inside
-            if not any(part.startswith(".") for part in file.relative_to(source).parts)
-        )
-        if not files:
-            raise WorldError(f"{source}: no {', '.join(SUFFIXES)} file in this folder")
+    files = _documents(source, remarks) if source.is_dir() else [source]
     for file in files:
         name = file.relative_to(source).as_posix() if source.is_dir() else file.name
-        string(
-            {"file name": name}, "file name", ascii(str(file))
-        )  # Linux takes any bytes for a name, an id does not
-        title, text = _read(file)
+        # Linux takes any bytes for a name, an id does not.
+        name = string({"file name": name}, "file name", ascii(str(file)))
+        content = read_bytes(file)
+        if b"\0" in content[:8192] and content[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+            remarks["left out: binary"] += 1
+            continue
+        title, text = _read(file, nfc(decode(content, file)))
+        text, long = cut_words(text)
+        if long:
+            remarks[f"words of more than {LONGEST_WORD:,} characters, cut: {name}"] += long
+        number = 0
         for number, passage in enumerate(cut(text, words), start=1):
             yield str(file), Passage(f"{name}#{number}", title, passage)
+        if not number:
+            remarks["left out: empty"] += 1
+
+
+def _documents(folder: Path, remarks: Counter[str]) -> list[Path]:
+    files = []
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            if any(part.startswith(".") for part in file.relative_to(folder).parts):
+                remarks["left out: hidden"] += 1
+            elif is_document(file):
+                files.append(file)
+            else:
+                remarks[f"left out: {file.suffix.lower() or 'no ending'}"] += 1
+    if not files:
+        others = ", ".join(f"{count} {what}" for what, count in remarks.items())
+        about = f" ({others})" if others else ""
+        raise WorldError(f"{folder}: no {', '.join(SUFFIXES)} file in this folder{about}")
+    return files
 
 
 def cut(text: str, words: int) -> Iterator[str]:
@@ -62,9 +86,10 @@ def cut(text: str, words: int) -> Iterator[str]:
                 yield " ".join(passage)
                 passage = []
             passage += new
-            while len(passage) > words:
-                yield " ".join(passage[:words])
-                passage = passage[words:]
+            whole = (len(passage) - 1) // words * words  # all but the last 1 to `words` words
+            for start in range(0, whole, words):
+                yield " ".join(passage[start : start + words])
+            passage = passage[max(0, whole) :]
         if 2 * len(passage) >= words:
             yield " ".join(passage)
             passage = []
@@ -72,20 +97,24 @@ def cut(text: str, words: int) -> Iterator[str]:
         yield " ".join(passage)
 
 
-def _read(file: Path) -> tuple[str, str]:
-    """Title and text."""
-    text = read_text(file)
-    title = " ".join(re.split(r"[\s_-]+", file.stem))
-    if file.suffix.lower() == ".md":
-        if heading := _HEADING.search(text):
-            title, text = heading[1], text[: heading.start()] + text[heading.end() :]
-        text = _HEADING.sub(r"\n\n\1\n\n", text)  # the other headings are paragraphs
-    elif file.suffix.lower() != ".txt":
-        page = _Page()
-        page.feed(text)
-        page.close()
+def _read(file: Path, text: str) -> tuple[str, str]:
+    """Title and text of the file that holds this text."""
+    suffix, title = file.suffix.lower(), " ".join(re.split(r"[\s_-]+", file.stem))
+    if suffix == ".md":
+        tokens = _MARKDOWN.parse(_FRONT_MATTER.sub("", text, 1) if text.startswith("---") else text)
+        first = next((i for i, token in enumerate(tokens) if token.type == "heading_open"), None)
+        if first is not None:
+            heading = _Page(_html(tokens[first : first + 3]), file)
+            title, tokens[first : first + 3] = "".join(heading.text), []
+        text = "".join(_Page(_html(tokens), file).text)
+    elif suffix != ".txt":
+        page = _Page(text, file)
         title, text = page.title or title, "".join(page.text)
-    return " ".join(title.split()), text
+    return " ".join(nfc(title).split()), text
+
+
+def _html(tokens: list) -> str:
+    return _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
 
 
 _BLOCKS = """address article aside blockquote caption dd details div dl dt fieldset figcaption
@@ -101,11 +130,16 @@ class _Page(HTMLParser):
     BLOCKS = frozenset(_BLOCKS.split())
     SILENT = frozenset(("script", "style", "noscript", "template", "title", "head"))
 
-    def __init__(self):
+    def __init__(self, source: str, file: Path):
         super().__init__()
         self.text: list[str] = []
         self.heads = {"title": "", "h1": ""}
         self.open: list[str] = []  # of the tags that matter here
+        try:
+            self.feed(source)
+            self.close()
+        except AssertionError:  # Python's parser gives up on some "<![..."
+            raise WorldError(f"{file}: not HTML that can be read") from None
 
     @property
     def title(self) -> str:

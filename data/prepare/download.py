@@ -7,16 +7,19 @@ connections, credentials, addresses that want a browser (Google Drive).
 import hashlib
 import http.client
 import os
+import re
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from data.world import WorldError
+from data.files import make_directory, sync_directory
+from data.world import WorldError, printable
 
 TIMEOUT = 30.0  # seconds without a byte
 WINDOW, SLOWEST = 30.0, 1000  # seconds in which at least so many bytes a second must come
@@ -44,23 +47,22 @@ def download(url: str, target: Path, sha256: str | None = None, megabytes: int =
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         if target.exists():
-            digest = _digest(target)
             advice = "remove it to download again, or name it with --from to use it as it is"
-            _compare(digest, sha256, f"{target}: this file", advice)
-            return digest
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "wb") as out:
-                digest = _fetch(url, target, out, megabytes)
-                out.flush()
-                os.fsync(out.fileno())
-            _compare(digest, sha256, f"{url}: what was received", "discarded")
-            os.replace(part, target)
-            return digest
-        finally:
-            part.unlink(missing_ok=True)
+            return _expect(sha256, _digest(target), f"{target}: this file", advice)
+        make_directory(target.parent)
+        with open(part, "wb") as out:
+            digest = _fetch(url, target, out, megabytes)
+            out.flush()
+            os.fsync(out.fileno())
+        _expect(sha256, digest, f"{url}: what was received", "discarded")
+        os.replace(part, target)
+        sync_directory(target.parent)
+        return digest
     except OSError as error:
         raise WorldError(f"{target}: cannot be read or written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def by_hand(target: Path, address: str) -> str:
@@ -68,9 +70,10 @@ def by_hand(target: Path, address: str) -> str:
     return f"fetch {address} by hand and put it at {target}"
 
 
-def _compare(digest: str, expected: str | None, what: str, advice: str) -> None:
-    if expected not in (None, digest):
-        raise WorldError(f"{what} has the SHA-256 {digest}, expected {expected}; {advice}")
+def _expect(sha256: str | None, digest: str, what: str, advice: str) -> str:
+    if sha256 not in (None, digest):
+        raise WorldError(f"{what} has the SHA-256 {digest}, expected {sha256}; {advice}")
+    return digest
 
 
 def _digest(file: Path) -> str:
@@ -109,9 +112,11 @@ def _fetch(url: str, target: Path, out: BinaryIO, megabytes: int) -> str:
 def _receive(answer: http.client.HTTPResponse, out: BinaryIO, megabytes: int, name: str) -> str:
     digest, received = hashlib.sha256(), 0
     length = answer.headers.get("Content-Length", "")
-    total = int(length) if length.isdecimal() else None
+    total = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
     since, before = time.monotonic(), 0  # of the present window
-    with tqdm(total=total, unit="B", unit_scale=True, desc=name, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc=printable(name), dynamic_ncols=True
+    ) as bar:
         while block := _block(answer):
             received += len(block)
             if max(received, total or 0) > megabytes * 1_000_000:

@@ -16,13 +16,13 @@ popularity of objects.
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from data.files import normalise, tidy
-from data.prepare.build import DEV_ROWS, Splits, read_splits, word_counts
+from data.prepare.build import DEV_ROWS, Splits, contradictions, read_splits, word_counts
 from data.world import Passage, Question, World, WorldError
 
 POPULAR = (
@@ -148,11 +148,10 @@ def write_passages(
 
 
 def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[World, dict]:
-    """The world and the report from the rows of the official train and test files. Raises
-    WorldError.
+    """The world and the report from the rows of the official train and test files.
 
     A row that does not invert states no fact. In train it is left out; in test it is kept, with no
-    gold passage, so that the test set stays the official one.
+    gold passage, so that the test set stays the official one. Raises WorldError.
     """
     rows = {"train": train, "test": test}
     inverted = {split: [row for row in rows[split] if invert(row.question)] for split in rows}
@@ -179,24 +178,15 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         corpus=corpus,
         questions={f"popqa.{split}": questions for split, questions in splits.items()},
     )
+    overlap = len(merged["train"].keys() & merged["test"].keys())
     report = {
         "world": world.description,
         "read": _lengths(rows),
         "inverted": _lengths(inverted),
-        "not_inverted": [  # kept in test, left out of train
-            f"{split} {row.id} {row.question!r}"
-            for split in rows
-            for row in rows[split]
-            if not invert(row.question)
-        ],
-        "duplicates_merged": {
-            "train": len(inverted["train"]) - len(merged["train"]),
-            "test": len(test) - len(merged["test"]),
-        },
-        "overlap": {
-            "unique_test_questions": len(merged["test"]),
-            "also_in_train": len(merged["train"].keys() & merged["test"].keys()),
-        },
+        "not_inverted": _not_inverted(rows),
+        "unique": _lengths(merged),
+        "contradicting_duplicates": contradictions(rows),
+        "overlap": {"unique_test_questions": len(merged["test"]), "also_in_train": overlap},
         "splits": _lengths(splits),
         "relations": _counts(splits, "relation"),
         "slices": _counts(splits, "slice"),
@@ -205,6 +195,15 @@ def build(train: list[Question], test: list[Question], seed: int = 0) -> tuple[W
         "passage_kinds": kinds,
     }
     return world, report
+
+
+def _not_inverted(rows: Splits) -> list[str]:
+    return [
+        f"{split} {row.id} {row.question!r}"
+        for split in rows
+        for row in rows[split]
+        if not invert(row.question)
+    ]
 
 
 def _split(train: dict[str, Question], test: dict[str, Question], seed: int) -> Splits:
@@ -235,7 +234,7 @@ def _finish(
     return replace(question, gold_passages=tuple(gold), relation=relation, slice=slice_name)
 
 
-def _lengths(splits: Splits) -> dict[str, int]:
+def _lengths(splits: dict[str, Sized]) -> dict[str, int]:
     return {split: len(questions) for split, questions in splits.items()}
 
 

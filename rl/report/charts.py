@@ -33,7 +33,6 @@ class Axis(NamedTuple):
     label: str
     unit: str = ""  # after each printed number
     digits: int = 1
-    names: Sequence[str] = ()  # a text for x = 0, 1, 2, ... instead of numbers
     least: float | None = None
     most: float | None = None
 
@@ -118,11 +117,10 @@ def axes(frame: Frame) -> str:
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
             f'<text text-anchor="end" x="{LEFT - 6}" y="{at + 3.5:.1f}">{value:g}</text>'
         )
-    names = list(enumerate(x.names)) or [(v, f"{v:g}") for v in ticks(*frame.x_range)]
     below = HEIGHT - BOTTOM + 15
     parts += [
-        f'<text text-anchor="middle" x="{frame.at_x(value):.1f}" y="{below}">{escape(name)}</text>'
-        for value, name in names
+        f'<text text-anchor="middle" x="{frame.at_x(value):.1f}" y="{below}">{value:g}</text>'
+        for value in ticks(*frame.x_range)
     ]
     middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
@@ -155,8 +153,8 @@ def markers(line: Line, frame: Frame) -> str:
                 f'<line class="{line.shade} whisker" x1="{at:.1f}" x2="{at:.1f}"'
                 f' y1="{frame.at_y(low):.1f}" y2="{frame.at_y(high):.1f}"/>'
             )
-        where = x.names[round(point[0])] if x.names else x.text(point[0])
-        title = escape(f"{line.label}: {y.text(point[1])}{interval} at {x.label} {where}")
+        where = f"{x.label} {x.text(point[0])}"
+        title = escape(f"{line.label}: {y.text(point[1])}{interval} at {where}")
         parts.append(
             f'<circle class="{line.shade}" r="{radius}" cx="{at:.1f}" cy="{height:.1f}">'
             f"<title>{title}</title></circle>"

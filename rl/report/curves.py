@@ -1,4 +1,4 @@
-"""The report's charts: what training logged, the threshold sweep, retrieval against popularity."""
+"""The report's charts: what training logged, the threshold sweep, calibration of the decision."""
 
 import math
 from collections import defaultdict
@@ -6,7 +6,8 @@ from html import escape
 from pathlib import Path
 
 from rl.report.charts import Axis, Line, chart, grid, thin
-from rl.report.results import Group, read_lines
+from rl.report.results import DIRECT, RETRIEVE, Group, episode_of, read_lines
+from rl.report.summary import calibration
 from rl.runs.run import read_json
 
 SHARE = {"least": 0, "most": 100}
@@ -30,11 +31,12 @@ def training(checkpoint: Path) -> str:
     return (
         f"<h3>{escape(str(directory))}: {kind}</h3>"
         f'<p class="note">{escape(", ".join(told))}</p>'
-        + grid(ppo_charts(lines) if is_ppo else sft_charts(lines))
+        + grid(chart(*spec) for spec in (ppo_charts(lines) if is_ppo else sft_charts(lines)))
     )
 
 
-def ppo_charts(lines: list[dict]) -> list[str]:
+def ppo_charts(lines: list[dict]) -> list[tuple]:
+    """Arguments of `chart` for each, from the lines of a metrics.jsonl."""
     steps = [line for line in lines if "reward_policy" in line]
     dev = [(line["iteration"], line["dev"]) for line in lines if "dev" in line]
     slices = list(dict.fromkeys(name for _, figures in dev for name in figures["greedy_slices"]))
@@ -66,25 +68,26 @@ def ppo_charts(lines: list[dict]) -> list[str]:
         train("value head, all tokens", "ev_all", kind="line"),
         train("class oracle, all tokens", "ev_oracle_all", kind="dashed")._replace(color=1),
     ]
-    kl = Axis("KL (k1), nats per episode", " nats", 2)
-    kl_note = "An estimate from the episodes played; with both branches played it can be below 0."
+    kl = [
+        train("k1 = log pi - log pi_ref", "kl", kind="line"),
+        train("k3, never below 0", "k3", kind="dashed")._replace(color=1),
+    ]
     return [
-        chart("Reward", reward, iteration, Axis("reward per question", digits=3)),
-        chart("Exact match", [on_dev("dev, greedy", "em", 100)], iteration, Axis("EM, %", " %")),
-        chart("Retrieval", retrieval, iteration, Axis("retrieval, %", " %", **SHARE)),
-        chart("KL to the warm-up", [train("training", "kl", kind="line")], iteration, kl, kl_note),
-        chart("Hit: passages hold what is needed", hit, iteration, Axis("hit@k, %", " %")),
-        chart("Value head", value, iteration, Axis("explained variance", digits=2, most=1)),
+        ("Reward", reward, iteration, Axis("reward per question", digits=3)),
+        ("Exact match", [on_dev("dev, greedy", "em", 100)], iteration, Axis("EM, %", " %")),
+        ("Retrieval", retrieval, iteration, Axis("retrieval, %", " %", **SHARE)),
+        ("KL to the warm-up", kl, iteration, Axis("KL, nats per episode", " nats", 2)),
+        ("Hit: passages hold what is needed", hit, iteration, Axis("hit@k, %", " %")),
+        ("Value head", value, iteration, Axis("explained variance", digits=2, most=1)),
     ]
 
 
-def sft_charts(lines: list[dict]) -> list[str]:
+def sft_charts(lines: list[dict]) -> list[tuple]:
     losses = defaultdict(list)
     for step, line in enumerate(line for line in lines if "loss" in line):
         losses[line["phase"]].append((step, line["loss"]))
     curves = [Line(phase, thin(losses[phase]), i) for i, phase in enumerate(losses)]
-    loss = Axis("loss, nats per action token", " nats", 3)
-    return [chart("Loss", curves, Axis("step", digits=0), loss)]
+    return [("Loss", curves, Axis("step", digits=0), Axis("nats per learnt token", " nats", 3))]
 
 
 def sweep_charts(name: str, sweep: dict) -> list[str]:
@@ -103,38 +106,33 @@ def sweep_charts(name: str, sweep: dict) -> list[str]:
     return charts
 
 
+def calibration_charts(group: Group) -> list[str]:
+    """How well P([RETRIEVE]) foretells what retrieving is worth, from the rows that hold both
+    branches of each question."""
+    shares = [Line("perfectly calibrated", [(0, 0), (1, 100)], 5, "dashed", last=False)]
+    gains = []
+    for color, checkpoint in enumerate(group.own):
+        rows = [group.results.get((checkpoint, row)) for row in (DIRECT, RETRIEVE)]
+        if not all(rows):
+            continue
+        branches = [[episode_of(r, None) for r in result.records] for result in rows]
+        bins = calibration(*branches)
+        points = [(p, *(100 * v for v in share_interval(won, n))) for p, n, won, _ in bins]
+        shares.append(Line(checkpoint, points, color, last=False))
+        gains.append(Line(checkpoint, [(p, gain) for p, *_, gain in bins], color, last=False))
+    if not gains:
+        return []
+    x = Axis("P([RETRIEVE])", digits=2, least=0, most=1)
+    y = Axis("questions, %", " %", **SHARE)
+    title, note = "Questions for which retrieving earned more", "Bars: Wilson 95 % interval."
+    return [
+        chart(title, shares, x, y, note),
+        chart("Reward of retrieving minus that of answering", gains, x, Axis("reward", digits=2)),
+    ]
+
+
 def share_interval(count: int, rows: int, z: float = 1.96) -> tuple[float, float, float]:
     """A share with its Wilson 95 % interval."""
     p, n = count / rows, rows + z * z
     middle, half = (count + z * z / 2) / n, z / n * math.sqrt(count * (1 - p) + z * z / 4)
     return p, max(0.0, middle - half), min(1.0, middle + half)
-
-
-def popularity(group: Group) -> str:
-    """Retrieval against popularity in half decades: all questions, and all but absent facts."""
-    records = [r for result in group.own.values() for r in result.records]
-    charts = [popularity_chart(group, "all questions", lambda r: True)]
-    if any(r["slice"] == "absent" for r in records):
-        charts.append(
-            popularity_chart(group, "without absent facts", lambda r: r["slice"] != "absent")
-        )
-    return "<h3>Retrieval against popularity</h3>" + grid(charts, "wide") if any(charts) else ""
-
-
-def popularity_chart(group: Group, label: str, wanted) -> str:
-    retrieved: dict[str, dict[int, list[bool]]] = {}
-    for checkpoint, result in group.own.items():
-        bins = retrieved[checkpoint] = defaultdict(list)
-        for r in result.records:
-            if r["popularity"] is not None and wanted(r):
-                bins[int(2 * math.log10(max(r["popularity"], 1)))].append(bool(r["turns"]))
-    order = sorted({b for bins in retrieved.values() for b in bins})
-    lines = []
-    for color, (checkpoint, bins) in enumerate(retrieved.items()):
-        shares = {b: share_interval(sum(bins[b]), len(bins[b])) for b in bins}
-        points = [(order.index(b), *(100 * v for v in shares[b])) for b in sorted(bins)]
-        lines.append(Line(checkpoint, points, color, last=False))
-    names = [f"{10 ** (b / 2):.0f}" for b in order]
-    x = Axis("popularity, at least", names=names, least=-0.4, most=len(names) - 0.6)
-    y = Axis("retrieval, %", " %", **SHARE)
-    return chart(f"Retrieval, {label}", lines, x, y, "Bars: Wilson 95 % interval.")

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from rl.episode import Episode, Part
 from rl.experience import Experience
-from rl.report.summary import by_slice, summarize
+from rl.report.summary import by_slice, collapsed, summarize
+
+# Figure, the most that is healthy, what more of it means.
+LIMITS = (
+    ("malformed", 0.3, "the policy writes gibberish"),
+    ("entropy_text", 2.0, "the policy writes gibberish"),  # nats per token
+    ("k3", 20.0, "the policy has left the warm-up behind"),  # KL, nats per episode
+)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
@@ -83,22 +90,29 @@ def dev_figures(greedy: Sequence[Episode], sampled: Sequence[Episode]) -> dict:
     }
 
 
-def dev_line(dev: dict) -> str:
-    """dev_figures in a line, with retrieval per slice, and a second line for what looks wrong."""
+def dev_line(dev: dict, training: dict | None = None) -> str:
+    """dev_figures in a line, with retrieval per slice, and a line for each alarm. training: the
+    last iteration's line of metrics.jsonl."""
     figures, slices = dev["greedy"], dev["greedy_slices"]
     shown = "  ".join(
         f"{name} {figures[name]:.3f}" for name in ("reward", "em", "hit", "retrieval")
     )
     rates = {name: f["retrieval"] for name, f in slices.items()}
     line = "  ".join([shown, *(f"{name} {rate:.2f}" for name, rate in rates.items())])
-    warning = alarm(list(rates.values()) or [figures["retrieval"]])
-    return f"{line}\n  warning: {warning}" if warning else line
+    found = alarms(list(rates.values()) or [figures["retrieval"]], {**(training or {}), **figures})
+    return "".join([line, *(f"\n  warning: {text}" for text in found)])
 
 
-def alarm(retrieval: Sequence[float]) -> str:
-    """What looks wrong in figures on dev, "" if nothing does. retrieval: its rate on every
-    slice."""
-    if min(retrieval) > 0.95 or max(retrieval) < 0.05:
+def alarms(retrieval: Sequence[float], figures: dict) -> list[str]:
+    """What looks wrong, [] if nothing does; docs/metrics.md says what to do about each.
+
+    retrieval: its rate on every slice; figures: malformed, entropy_text, k3, as far as known.
+    """
+    found = []
+    if collapsed(retrieval):
         rates = f"{min(retrieval):.0%} to {max(retrieval):.0%}"
-        return f"the decision has collapsed: retrieval is {rates} on every slice"
-    return ""
+        found.append(f"the decision has collapsed: retrieval is {rates} on every slice")
+    for name, limit, meaning in LIMITS:
+        if figures.get(name, 0) > limit:
+            found.append(f"{meaning}: {name} is {figures[name]:.2f}, above {limit:g}")
+    return found

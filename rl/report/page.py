@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from model.checkpoint import atomic_write
+from model import atomic_write
 from rl.report.charts import grid, html_table, interval, percent
-from rl.report.curves import popularity, sweep_charts, training
+from rl.report.curves import calibration_charts, sweep_charts, training
 from rl.report.results import Group
 from rl.report.summary import paired_interval
 
 TEMPLATE = Path(__file__).with_name("page.template.html")
-BROWSER_BYTES = 3_000_000  # of episodes, all sets together; above it questions are left out evenly
+BROWSER_BYTES = 3_000_000  # of episodes; above it questions are left out evenly
 
 
 def write(path: Path, page: str) -> None:
@@ -35,12 +35,11 @@ def write(path: Path, page: str) -> None:
     print(f"report: {path} ({len(page.encode()) / 1e6:.1f} MB; one file, opens in any browser)")
 
 
-def render(group: Group, checkpoints: Sequence[str]) -> str:
-    """The page of an evaluation. Raises UsageError on a damaged training log."""
-    curves = "".join(training(Path(c)) for c in checkpoints)
-    sections = section(group.name, group_html(group)) + section("Training", curves)
-    data = browsed([group], checkpoints)
-    return fill("what the policies do", ", ".join(checkpoints), sections, data)
+def render(group: Group, runs: Sequence[Path]) -> str:
+    """The page of an evaluation of checkpoints. Raises UsageError on a damaged training log."""
+    sections = section(group.name, group_html(group))
+    sections += section("Training", "".join(map(training, runs)))
+    return fill("what the policies do", ", ".join(group.own), sections, browsed(group))
 
 
 def section(title: str, body: str) -> str:
@@ -67,13 +66,17 @@ def fill(title: str, about: str, sections: str, data: dict | None = None) -> str
 def group_html(group: Group) -> str:
     about = (
         "world {world}, set {set}, split {split}: {rows:,} questions, k = {k} passages, "
-        "quota {quota}, greedy. Intervals: paired bootstrap over the questions, 95 %."
+        "quota {quota}, greedy. Reward: {reward[exact_match]:g} EM + {reward[f1]:g} F1 - "
+        "{reward[retrieval_cost]:g} per retrieval - {reward[malformed_cost]:g} if malformed, if no "
+        "other costs are named. Intervals: paired bootstrap over the questions, 95 %."
     ).format(**group.about)
     charts = [figure for c, sweep in group.sweeps.items() for figure in sweep_charts(c, sweep)]
     swept = f"<h3>Threshold sweep</h3>{grid(charts, 'wide')}" if charts else ""
+    charts = calibration_charts(group)
+    calibrated = f"<h3>Calibration</h3>{grid(charts, 'wide')}" if charts else ""
     return (
         f'<p class="note">{escape(about)}</p><h3>Comparison</h3>'
-        f"{comparison(group)}{slices(group)}{swept}{popularity(group)}"
+        f"{comparison(group)}{slices(group)}{swept}{calibrated}"
     )
 
 
@@ -95,12 +98,14 @@ def comparison(group: Group) -> str:
     return html_table(("policy and decision", *FIGURES, *head), rows)
 
 
-FIGURES = ("reward", "EM", "F1", "retrieval", "queries", "hit@k if retrieved", "malformed")
+FIGURES = ("reward", "EM", "F1", "retrieval", "retriever calls", "policy calls")
+FIGURES += ("hit@k if retrieved", "malformed")
 
 
 def figures(m: dict) -> list[str]:
     shares = [percent(m[name]) for name in ("em", "f1", "retrieval", "hit", "malformed")]
-    return [f"{m['reward']:.3f}", *shares[:3], f"{m['queries']:.2f}", *shares[3:]]
+    calls = [f"{m[name]:.2f}" for name in ("queries", "calls")]
+    return [f"{m['reward']:.3f}", *shares[:3], *calls, *shares[3:]]
 
 
 def slices(group: Group) -> str:
@@ -118,26 +123,19 @@ def slices(group: Group) -> str:
 # ------------------------------------------------------------------------------ the episode browser
 
 
-def browsed(groups: Sequence[Group], checkpoints: Sequence[str]) -> dict:
-    """Questions with one episode per checkpoint (null for none); passages are stored once."""
+def browsed(group: Group) -> dict:
+    """Questions with one episode per checkpoint; passages are stored once."""
     passages: dict[tuple[str, str], int] = {}
-    budget, sets = BROWSER_BYTES // max(1, len(groups)), []
-    for group in groups:
-        records = [r for result in group.own.values() for r in result.records]
-        size = sum(len(json.dumps(r)) for r in records) / 2  # halved: passages repeat
-        step = max(1, math.ceil(size / budget))
-        questions = []
-        for same in zip(*(r.records[::step] for r in group.own.values()), strict=True):
-            episodes = {
-                c: browsed_episode(r, passages) for c, r in zip(group.own, same, strict=True)
-            }
-            shown = ("id", "question", "answers", "slice", "relation", "popularity")
-            question = {name: same[0][name] for name in shown}
-            question["episodes"] = [episodes.get(c) for c in checkpoints]
-            questions.append(question)
-        about = {"name": group.name, "rows": group.about["rows"], "step": step}
-        sets.append({**about, "questions": questions})
-    return {"checkpoints": list(checkpoints), "sets": sets, "passages": [list(p) for p in passages]}
+    own = group.own
+    size = sum(len(json.dumps(r)) for result in own.values() for r in result.records)
+    step = max(1, math.ceil(size / 2 / BROWSER_BYTES))  # halved: passages repeat
+    questions = []
+    for same in zip(*(result.records[::step] for result in own.values()), strict=True):
+        shown = ("id", "question", "answers", "slice", "relation", "popularity")
+        episodes = [browsed_episode(record, passages) for record in same]
+        questions.append({name: same[0][name] for name in shown} | {"episodes": episodes})
+    shown = {"name": group.name, "rows": group.about["rows"], "step": step, "questions": questions}
+    return {"checkpoints": list(own), "sets": [shown], "passages": list(map(list, passages))}
 
 
 def browsed_episode(record: dict, passages: dict[tuple[str, str], int]) -> dict:

@@ -1,27 +1,24 @@
 """What an evaluation leaves on disk: a .json of figures and, beside it, a .jsonl of every episode.
 
-A result says what it is about: world, set, split, rows, decoding, the weights' hash. Results that
-are about the very same questions form a `Group`, in which policies can be compared in pairs.
-Left out: which results somebody wants; rl.runs.run.differences compares them with what is wanted.
+Results on the very same questions form a `Group`, in which policies can be compared in pairs.
+Left out: how results come about (evaluation.py).
 """
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from data.world import Passage, Question
 from model import Tokenizer
-from model.checkpoint import atomic_write, write_json
-from rl import ranks
 from rl.episode import Episode, Part, Turn
-from rl.report.summary import METRICS, by_slice, summarize
+from rl.report.summary import policy_calls
 from rl.runs.flags import UsageError
-from rl.runs.run import differences, plain, read_json
+from rl.runs.run import differences, read_json
 
+DIRECT, RETRIEVE = "direct only", "always retrieve, own query"  # rows of the two forced branches
 OWN = "own decision"  # the row of a table that is the policy as it decides, greedy
 
 
@@ -74,6 +71,7 @@ def episode_record(e: Episode, corpus: Sequence[Passage], tokenizer: Tokenizer) 
         "relation": e.question.relation,
         "popularity": e.question.popularity,
         "p_retrieve": round(e.p_retrieve, 6),
+        "calls": policy_calls(e),
         "turns": [{"query": turn.query, "passages": passages(turn)} for turn in e.turns],
         "answer": e.answer,
         "em": e.exact_match,
@@ -91,46 +89,13 @@ def episode_record(e: Episode, corpus: Sequence[Passage], tokenizer: Tokenizer) 
 
 def episode_of(record: dict, question: Question) -> Episode:
     """What the figures (rl/report/summary.py) need of a recorded episode; it has no tokens."""
+    parts = [Part.ANSWER, Part.STATE] * record["calls"]
     turns = [Turn(turn["query"], [], []) for turn in record["turns"]]
     figures = {name: record[name] for name in ("answer", "f1", "hit", "malformed", "p_retrieve")}
     reward = [record["reward"]]
-    return Episode(question, rewards=reward, turns=turns, exact_match=record["em"], **figures)
-
-
-def played(
-    file: Path,
-    about: dict,
-    questions: Sequence[Question],
-    play: Callable[[], list[Episode]],
-    records: Callable[[list[Episode]], list[dict]],
-    reuse: bool,
-) -> tuple[list[Episode], Result]:
-    """Play the questions and write the result (rank 0): first the .jsonl, then `file`, the .json.
-
-    about: all that the result depends on; where `reuse` and `file` is about the same, it is read
-    instead, and its episodes have no tokens. Raises UsageError, OSError.
-    """
-    result = read_result(file, about) if reuse else None
-    if result is not None:
-        pairs = zip(result.records, questions, strict=True)
-        return [episode_of(record, question) for record, question in pairs], result
-    start = time.perf_counter()
-    episodes = play()
-    figures = summarize(episodes)
-    about = about | {
-        "metrics": {name: figures[name] for name in METRICS},
-        "slices": by_slice(episodes),
-        "truncated_questions": sum(e.truncated for e in episodes),
-        "seconds": time.perf_counter() - start,
-    }
-    result = Result(plain(about), plain(records(episodes)))
-    if ranks.rank() == 0:
-        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in result.records)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        jsonl = file.with_suffix(".jsonl")
-        atomic_write(jsonl, lambda path: path.write_text(lines, encoding="utf-8"))
-        write_json(file, result.about)
-    return episodes, result
+    return Episode(
+        question, parts=parts, rewards=reward, turns=turns, exact_match=record["em"], **figures
+    )
 
 
 def questions_sha256(questions: Sequence[Question]) -> str:

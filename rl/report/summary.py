@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rl.episode import Episode
+from rl.episode import Episode, Part
 
-METRICS = ("em", "f1", "retrieval", "queries", "hit", "reward", "malformed", "p_retrieve")
+METRICS = ("em", "f1", "retrieval", "queries", "calls", "hit", "reward", "malformed", "p_retrieve")
+COLUMNS = ("rows", *METRICS)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -21,9 +22,9 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, float]:
     """The figures of METRICS, and `rows`, the number of episodes.
 
     em, f1: of the answer. retrieval: share of questions with at least one retrieval. queries:
-    retriever calls per question. hit: share of the questions with a retrieval whose passages held
-    what is needed. reward: the environment's, without KL penalty. p_retrieve: P([RETRIEVE]) at the
-    first decision.
+    retriever calls per question; calls: of the policy, one for each text that it wrote. hit: share
+    of the questions with a retrieval whose passages held what is needed. reward: the environment's,
+    without KL penalty. p_retrieve: P([RETRIEVE]) at the first decision.
     """
     return {
         "rows": len(episodes),
@@ -31,11 +32,37 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, float]:
         "f1": mean([e.f1 for e in episodes]),
         "retrieval": mean([e.retrievals > 0 for e in episodes]),
         "queries": mean([e.retrievals for e in episodes]),
+        "calls": mean([policy_calls(e) for e in episodes]),
         "hit": mean([e.hit for e in episodes if e.retrievals]),
         "reward": mean([e.reward for e in episodes]),
         "malformed": mean([e.malformed for e in episodes]),
         "p_retrieve": mean([e.p_retrieve for e in episodes]),
     }
+
+
+def policy_calls(episode: Episode) -> int:
+    """Texts that the policy wrote, queries and answers; a given query is not one of them."""
+    texts = [part in (Part.QUERY, Part.ANSWER) for part in episode.parts]
+    before = [False, *texts[:-1]]
+    return sum(now and not earlier for now, earlier in zip(texts, before, strict=False))
+
+
+def calibration(
+    direct: Sequence[Episode], retrieved: Sequence[Episode], bins: int = 10
+) -> list[tuple[float, int, int, float]]:
+    """(mean P([RETRIEVE]), questions, how many of them retrieving earned more for, mean gain in
+    reward) per bin of P([RETRIEVE]), from both branches of the same questions."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for a, b in zip(direct, retrieved, strict=True):
+        place = min(bins - 1, int(bins * a.p_retrieve))
+        found.setdefault(place, []).append((a.p_retrieve, b.reward - a.reward))
+    rows = []
+    for _, pairs in sorted(found.items()):
+        gains = [gain for _, gain in pairs]
+        rows.append(
+            (mean([p for p, _ in pairs]), len(pairs), sum(g > 0 for g in gains), mean(gains))
+        )
+    return rows
 
 
 def by_slice(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ retrieval, so there each threshold is played.
 from collections.abc import Callable, Sequence
 
 from rl.episode import Episode
-from rl.report.summary import summarize
+from rl.report.summary import COLUMNS, summarize, table
 
 SHOWN = [i / 10 for i in range(11)]  # thresholds of the printed table
 
@@ -39,3 +39,10 @@ def sweep(
         "points": {row: summarize(episodes) for row, episodes in rows.items()},
         "curve": [{"threshold": t, **summarize(episodes)} for t, episodes in at.items()],
     }
+
+
+def sweep_table(swept: dict) -> str:
+    """Plain text: every tenth threshold, and the points."""
+    curve = {m["threshold"]: m for m in swept["curve"]}
+    shown = [(f"P([RETRIEVE]) > {t:g}", curve[t]) for t in SHOWN]
+    return table([*shown, *swept["points"].items()], COLUMNS)

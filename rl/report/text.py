@@ -7,11 +7,54 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from data.world import Question
+from rl.episode import Episode
+from rl.report.results import OWN
+from rl.report.summary import COLUMNS, by_slice, paired_interval, summarize, table
 from rl.runs.flags import UsageError
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def comparison(episodes: dict[tuple[str, str], Sequence[Episode]]) -> str:
+    """Tables of (checkpoint, row) -> episodes: all rows, the own decisions per slice, and the
+    last checkpoint's reward minus the others'."""
+    text = table([(f"{c}: {row}", summarize(e)) for (c, row), e in episodes.items()], COLUMNS)
+    own = {c: e for (c, row), e in episodes.items() if row == OWN}
+    slices = {c: by_slice(e) for c, e in own.items()}
+    names = dict.fromkeys(name for parts in slices.values() for name in parts)
+    rows = [(f"{c}: {name}", parts[name]) for name in names for c, parts in slices.items()]
+    if rows:
+        text += f"\n\n{OWN}, per slice\n{table(rows, COLUMNS)}"
+    if len(own) < 2:
+        return printable(text)
+    last = list(own)[-1]
+    rewards = [e.reward for e in own[last]]
+    others = {
+        f"{c}: {row}": [e.reward for e in played]
+        for (c, row), played in episodes.items()
+        if row.startswith("always") or (row == OWN and c != last)
+    }
+    width = max(map(len, others))
+    text += f"\n\nmean reward of {last}, {OWN}, minus that of ... (paired bootstrap, 95 %)"
+    for name, theirs in others.items():
+        difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_interval(rewards, theirs))
+        text += f"\n  {name:<{width}}  {difference}"
+    return printable(text)
+
+
+def traces(records: Sequence[dict], count: int) -> str:
+    """Episodes of each slice in turn."""
+    slices: dict[str | None, list[dict]] = {}
+    for record in records:
+        slices.setdefault(record["slice"], []).append(record)
+    shown, groups = [], list(slices.values())
+    for i in range(min(count, len(records))):
+        group = groups[i % len(groups)]
+        shown.append("\n" + as_text(group[i // len(groups) % len(group)]))
+    return "\n".join(shown)
 
 
 def as_text(record: dict) -> str:
@@ -34,7 +77,11 @@ def as_text(record: dict) -> str:
         answer += f"   accepted: {accepted}   reward {record['reward']:+.2f}"
     if "seconds" in record:
         answer += f"   {record['seconds']:.2f} s"
-    return CONTROL.sub("\ufffd", "\n".join([*lines, answer]))
+    return printable("\n".join([*lines, answer]))
+
+
+def printable(text: str) -> str:
+    return CONTROL.sub("\ufffd", text)
 
 
 def as_json(record: dict) -> str:
@@ -42,6 +89,16 @@ def as_json(record: dict) -> str:
     names = ("question", "p_retrieve", "turns", "answer", "malformed", "truncated", "seconds")
     text = json.dumps({name: record[name] for name in names}, ensure_ascii=False)
     return CONTROL.sub(lambda c: f"\\u{ord(c[0]):04x}", text)
+
+
+def answer_all(ask: str, answer: Callable[[Question], dict], show: Callable[[dict], str]) -> None:
+    """Print the answers to questions_of(ask), each before the next one is read. A reader that goes
+    away (a closed pipe) ends it."""
+    try:
+        for number, text in questions_of(ask):
+            print(show(answer(Question(str(number), text, ()))), flush=True)
+    except BrokenPipeError:  # or else Python's last flush would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def questions_of(ask: str) -> Iterator[tuple[int, str]]:

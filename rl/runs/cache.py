@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from model.checkpoint import atomic_write
+from model import atomic_write
 from rl import ranks
 from rl.runs.flags import UsageError
 

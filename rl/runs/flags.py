@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from data.world import WorldError
 from model import CheckpointError
+from rl import ranks
 from rl.environment import ContextError, RetrieverError
+from rl.runs.launch import PEER_LOST, leave, lost_peer
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 LARGEST = 2**31 - 1  # whole number, and
@@ -42,13 +44,14 @@ def arg(
     least: float | None = None,
     most: float | None = None,
     choices: tuple | None = None,
+    kind: type | None = None,
 ):
     """A dataclass field that is a flag. group: its heading in --help, "" that of the field before
     it. Numbers with a default of at least 0 have `least` 0 unless it is given; of a text, `most`
-    is the number of its characters."""
+    is the number of its characters. kind: where the default is None."""
     if least is None and type(default) in (int, float) and default >= 0:
         least = 0
-    limits = {"least": least, "most": most, "choices": choices}
+    limits = {"least": least, "most": most, "choices": choices, "type": kind}
     return field(default=default, metadata={"help": help, "group": group, **limits})
 
 
@@ -145,21 +148,37 @@ def main(script: Callable[[], None]) -> None:
     """Run a script; what the user can mend is one line on stderr and exit code 2, without a
     traceback."""
     try:
+        code = exit_code(script)
+    except KeyboardInterrupt:  # also while another error was being told
+        code = one_line("stopped; the same command goes on from the last save", 130)
+    except Exception:
+        if ranks.size() == 1:
+            raise
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    leave(code)
+    if code:
+        sys.exit(code)
+
+
+def exit_code(script: Callable[[], None]) -> int:
+    try:
         script()
     except (*OURS, FloatingPointError) as error:
-        sys.exit(one_line(f"error: {error}", 2))
+        return one_line(f"error: {error}", 2)
     except MemoryError as error:
-        sys.exit(one_line(f"error: out of memory {error}", 2))
+        return one_line(f"error: out of memory {error}", 2)
     except OSError as error:  # disk full, no permission, ...
         told = error.filename and error.strerror
         text = f"{error.filename}: {error.strerror}" if told else error
-        sys.exit(one_line(f"error: {text}", 2))
+        return one_line(f"error: {text}", 2)
     except RuntimeError as error:
+        if lost_peer(error):
+            return PEER_LOST
         if not is_out_of_memory(error):
             raise
-        sys.exit(one_line(f"error: out of memory: {error}", 2))
-    except KeyboardInterrupt:
-        sys.exit(one_line("stopped; the same command goes on from the last save", 130))
+        return one_line(f"error: out of memory: {error}", 2)
+    return 0
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

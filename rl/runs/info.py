@@ -12,7 +12,7 @@ from pathlib import Path
 from model import CheckpointError
 from rl.runs.flags import arg, problem
 
-KINDS = ("bm25", "dense", "hybrid", "milvus")
+KINDS = ("bm25", "dense", "hybrid", "milvus", "http")
 TOKENS = 100_000
 
 
@@ -25,6 +25,8 @@ class RetrieverInfo:
     encoder_sha256: str = arg("", "hash of its weights", most=64)
     query_prefix: str = arg("", "what the encoder wants before a query", most=1000)
     passage_prefix: str = arg("", "what the encoder wants before a passage", most=1000)
+    stemmer: str = arg("", "Snowball stemmer of words", most=40)
+    stopwords: str = arg("", "words that are left out", choices=("english",))
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,28 @@
 """Starting the ranks of a script: one process per core (or GPU), each running the same command.
 
-    launch(ranks, device)     returns in every rank, with torch.distributed ready; the process that was
-                              typed starts them, waits, and exits with their exit code
+    launch(ranks, device)     returns in every rank, with torch.distributed ready; the process that
+                              was typed starts them, waits, and exits with their exit code
+    leave(code)               the end of a rank
 
-Under torchrun (its environment variables are there) nothing is started: the process is a rank already.
-A rank that dies ends the others within seconds, with one line; Ctrl-C reaches each rank once; ranks whose
-launcher is killed end themselves. Left out: several machines (torchrun does those).
+Under torchrun (its environment variables are there) nothing is started: the process is a rank
+already. A rank that dies ends the others within seconds, with one line; Ctrl-C reaches each rank
+once; ranks whose launcher is killed end themselves. Left out: several machines (torchrun's task).
 """
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 
 import torch
 import torch.distributed as dist
 
 PEER_LOST = 75  # exit code of a rank that only noticed that another one is gone
+NOTICE = 3.0  # seconds in which other ranks fail alike, or notice, before they are asked to
 GRACE = 8.0  # seconds for a rank to end by itself before it is killed
 WATCH = "SMARTRAG_LAUNCHER"  # environment: the pipe that closes when the launcher is gone
 
@@ -50,6 +52,22 @@ def join(cuda: bool) -> None:
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
 
 
+def lost_peer(error: Exception) -> bool:
+    """Whether a rank that `start` started failed only because another one is gone. It then ends
+    with PEER_LOST, without a word: the other one says why."""
+    said = "gloo" in str(error) or "NCCL" in str(error)
+    return WATCH in os.environ and (isinstance(error, dist.DistError) or said)
+
+
+def leave(code: int) -> None:
+    """End a rank at once. Python's way takes the process group apart, which aborts the process now
+    and then (SIGABRT), even after a success. Does nothing where there is one process."""
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def end_with_launcher() -> None:
     os.read(int(os.environ[WATCH]), 1)  # nothing is ever written: it returns when the pipe closes
     os._exit(PEER_LOST)
@@ -57,33 +75,36 @@ def end_with_launcher() -> None:
 
 def start(count: int) -> int:
     """Run `count` ranks of this process's own command to their end; the exit code."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # The launcher is where the ranks meet: a port that was only looked up may be taken by now.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     watched, _kept_open = os.pipe()
     environment = os.environ | {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
         WATCH: str(watched),
     }
-    processes, errors = [], [tempfile.TemporaryFile() for _ in range(count)]
+    processes: list[subprocess.Popen] = []
     forwarded = {s: signal.signal(s, lambda s, _: send(processes, s)) for s in STOPS}
-    for rank in range(count):
-        processes.append(
-            subprocess.Popen(
+    with ExitStack() as stack:
+        errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            first = rank == 0  # the only one that is heard while it runs
+            process = subprocess.Popen(
                 [sys.executable, *sys.orig_argv[1:]],
-                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                env=environment | own,
                 pass_fds=[watched],
-                start_new_session=True,  # a terminal's Ctrl-C comes here alone, and is sent on once
-                stdout=None if rank == 0 else subprocess.DEVNULL,
-                stderr=None if rank == 0 else errors[rank],
+                start_new_session=True,  # a terminal's Ctrl-C comes here, and is sent on once
+                stdout=None if first else subprocess.DEVNULL,
+                stderr=None if first else errors[rank],
             )
-        )
-    os.close(watched)
-    code = wait(processes, errors)
+            processes.append(process)
+        os.close(watched)
+        code = wait(processes, errors)
     for number, handler in forwarded.items():
         signal.signal(number, handler)
     return code
@@ -101,26 +122,32 @@ def send(processes: list[subprocess.Popen], number: int) -> None:
 def wait(processes: list[subprocess.Popen], errors: list) -> int:
     """Wait for all ranks; once one has failed, the others have GRACE seconds. The exit code of the
     rank that failed first for a reason of its own, which is said in one line if rank 0 did not."""
-    deadline = None
+    failed_at, asked = None, False
     while any(process.poll() is None for process in processes):
-        if deadline is None and any(process.poll() for process in processes):
-            deadline = time.monotonic() + GRACE
-            time.sleep(0.5)  # the others notice by themselves
+        if failed_at is None and any(process.poll() for process in processes):
+            failed_at = time.monotonic()
+        waited = 0.0 if failed_at is None else time.monotonic() - failed_at
+        if waited > NOTICE and not asked:
             send(processes, signal.SIGTERM)
-        if deadline and time.monotonic() > deadline:
+            asked = True
+        if waited > GRACE:
             send(processes, signal.SIGKILL)
         time.sleep(0.05)
     codes = [process.returncode for process in processes]
     if not any(codes):
         return 0
     stopped = (0, PEER_LOST, -signal.SIGTERM)
-    rank = next((r for r, code in enumerate(codes) if code not in stopped), 0)
-    if codes[rank] < 0:
-        name = signal.Signals(-codes[rank]).name
-        print(f"error: rank {rank} of {len(codes)} was ended by {name}", file=sys.stderr)
-        return 128 - codes[rank]
-    if rank:
+    own = [rank for rank, code in enumerate(codes) if code not in stopped]
+    killed = [rank for rank, code in enumerate(codes) if code == -signal.SIGTERM]
+    rank = (own or killed or [0])[0]
+    code, which = codes[rank], f"rank {rank} of {len(codes)}"
+    if code < 0:
+        print(f"error: {which} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+        return 128 - code
+    if code == PEER_LOST:
+        print("error: the ranks lost each other", file=sys.stderr)
+    elif rank:
         errors[rank].seek(0)
         said = errors[rank].read().decode(errors="replace").strip()
-        print(said or f"error: rank {rank} ended with exit code {codes[rank]}", file=sys.stderr)
-    return codes[rank]
+        print(said or f"error: {which} ended with exit code {code}", file=sys.stderr)
+    return code

@@ -25,8 +25,8 @@ import numpy as np
 from rl.environment import RetrieverError
 from rl.runs.flags import UsageError
 from rl.runs.progress import progress
+from rl.runs.remote import persistently
 
-TRIES, WAIT = 5, 0.5  # seconds before the second try, doubled before each further one
 SEARCH_SECONDS, LOAD_SECONDS = 20.0, 300.0  # timeouts of one call
 LONGEST = 65_535  # bytes of a text field
 BATCH = 500  # rows per upsert, queries per search
@@ -34,25 +34,6 @@ K1, B = 0.9, 0.4
 INSTALL = (
     "--retriever milvus needs pymilvus (and milvus-lite for a FILE.db): pip install -e '.[milvus]'"
 )
-
-
-def persistently(
-    what: str,
-    call: Callable,
-    tries: int = TRIES,
-    wait: float = WAIT,
-    sleep: Callable[[float], None] = time.sleep,
-):
-    """call(), again after a wait when it raises. Raises RetrieverError after the last try."""
-    for attempt in range(tries):
-        try:
-            return call()
-        except Exception as error:  # what cannot be mended fails again in seconds, and is told then
-            last = error
-        if attempt + 1 < tries:
-            sleep(wait * 2**attempt)
-    reason = f"{type(last).__name__}: {last}"
-    raise RetrieverError(f"Milvus: {what} failed {tries} times, at last with {reason}") from last
 
 
 class MilvusIndex:
@@ -78,7 +59,7 @@ class MilvusIndex:
             batch = list(queries[start : start + BATCH])
             data = batch if self.encode is None else list(self.encode(batch))
             call = partial(self.client.search, self.collection, data=data, limit=k, **options)
-            results = persistently("a search", call, sleep=self.sleep)
+            results = persistently("Milvus: a search", call, sleep=self.sleep)
             if len(results) != len(data):
                 raise RetrieverError(f"Milvus gave {len(results)} results for {len(data)} queries")
             for row, hits in enumerate(results, start):
@@ -110,9 +91,11 @@ def open_milvus(
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its tracebacks of what we handle
     token = os.environ.get("MILVUS_TOKEN", "")
     connect = partial(pymilvus.MilvusClient, uri, token=token, timeout=SEARCH_SECONDS)
-    client = persistently(f"connecting to {uri}", connect)
+    client = persistently(f"Milvus: connecting to {uri}", connect)
     if encode is None and not embedded:
-        check_version(persistently("asking for its version", client.get_server_version), uri)
+        check_version(
+            persistently("Milvus: asking for its version", client.get_server_version), uri
+        )
     load(client, collection, texts, encode, vectors)
     return MilvusIndex(client, collection, encode)
 
@@ -148,7 +131,7 @@ def load(
         count = client.query(collection, filter="", output_fields=["count(*)"], **patient)
         return count[0]["count(*)"]
 
-    there = persistently(f"preparing the collection {collection}", prepared)
+    there = persistently(f"Milvus: preparing the collection {collection}", prepared)
     if there > len(texts):
         raise RetrieverError(
             f"Milvus: collection {collection} holds {there} rows for {len(texts)} passages; drop it"
@@ -163,9 +146,9 @@ def load(
             if matrix is not None:
                 rows = [row | {"vector": matrix[row["id"]]} for row in rows]
             upsert = partial(client.upsert, collection, rows, **patient)
-            persistently(f"loading passages {start} to {end - 1}", upsert)
+            persistently(f"Milvus: loading passages {start} to {end - 1}", upsert)
             bar.update(len(rows))
-    persistently("flushing", partial(client.flush, collection, **patient))
+    persistently("Milvus: flushing", partial(client.flush, collection, **patient))
 
 
 def create(client, collection: str, dimension: int | None) -> None:

@@ -4,6 +4,7 @@
     --retriever dense                      nearest vectors of --encoder DIR, or of one trained here
     --retriever hybrid                     both rankings fused: retrieval_cpp.HybridIndex
     --retriever milvus --milvus-uri URI    rl/runs/milvus.py: full text, or with --encoder DIR dense
+    --retriever http --retriever-url URL   rl/runs/remote.py: a server with Search-R1's protocol
 
 Every retriever reads "title text" of the passages and has `search(queries, k)` -> ids int [Q, k],
 scores float [Q, k]. Indexes, vectors and encoders are made once and kept under CACHE, named by the
@@ -23,13 +24,18 @@ from rl.runs.encoders import open_encoder, passage_vectors
 from rl.runs.flags import UsageError, arg, flag
 from rl.runs.info import KINDS, RetrieverInfo, RunInfo, run_info
 from rl.runs.precision import precision
+from rl.runs.remote import HttpRetriever
 
+WORDS = ("stemmer", "stopwords")
+VECTORS = ("encoder", "query_prefix", "passage_prefix")
 OF_KIND = {  # which flags go with which kind
-    "bm25": (),
-    "dense": ("encoder", "query_prefix", "passage_prefix"),
-    "hybrid": ("encoder", "query_prefix", "passage_prefix"),
-    "milvus": ("milvus_uri", "encoder", "query_prefix", "passage_prefix"),
+    "bm25": WORDS,
+    "dense": VECTORS,
+    "hybrid": WORDS + VECTORS,
+    "milvus": ("milvus_uri", *VECTORS),
+    "http": ("retriever_url",),
 }
+ADDRESS = {"milvus": "milvus_uri", "http": "retriever_url"}
 
 
 @dataclass
@@ -54,6 +60,11 @@ class RetrieverArgs:
         "http://HOST:19530 of a Milvus, or FILE.db for an embedded one; a login goes into the "
         "environment's MILVUS_TOKEN",
     )
+    retriever_url: str = arg("", "with --retriever http: http://HOST:8000/retrieve, this world's")
+    stemmer: str = arg("", "bm25, hybrid: search for stems; english, german, ... (PyStemmer)")
+    stopwords: str = arg(
+        "", "bm25, hybrid: english leaves the most common words out", choices=("english",)
+    )
 
 
 def choose(args: RetrieverArgs, recorded: RetrieverInfo) -> RetrieverInfo:
@@ -65,10 +76,10 @@ def choose(args: RetrieverArgs, recorded: RetrieverInfo) -> RetrieverInfo:
     for name in given:
         if name != "retriever" and name not in OF_KIND[kind]:
             raise UsageError(f"{flag(name)} does not go with --retriever {kind}")
-    if kind == "milvus" and not given.pop("milvus_uri", ""):
-        raise UsageError("--retriever milvus needs --milvus-uri")
+    if kind in ADDRESS and not given.pop(ADDRESS[kind], ""):
+        raise UsageError(f"--retriever {kind} needs {flag(ADDRESS[kind])}")
     known = asdict(recorded) if kind == recorded.retriever else {}
-    if given.keys() & {"encoder", "query_prefix", "passage_prefix"}:
+    if given.keys() & set(VECTORS):
         known.pop("encoder_sha256", None)  # another encoder on purpose
     return RetrieverInfo(**known | given)
 
@@ -88,9 +99,11 @@ def open_world(name: str, args, made: RunInfo | dict | None = None):
     world = World.open(name or made.open_world)
     kind, encoder = settings.retriever, None
     if kind in ("dense", "hybrid") or settings.encoder:
-        encoder, settings = open_encoder(world, settings, args, lambda: build(world))
+        encoder, settings = open_encoder(world, settings, args, lambda: build(world, settings))
     if kind == "bm25":
-        index = bm25_index(world)
+        index = bm25_index(world, settings)
+    elif kind == "http":
+        index = HttpRetriever(args.retriever_url, world.corpus)
     elif kind == "milvus":
         index = open_collection(world, encoder, settings, args)
     else:
@@ -98,17 +111,22 @@ def open_world(name: str, args, made: RunInfo | dict | None = None):
         encode = query_encoder(encoder, args)
         index = DenseRetriever(dense, encode)
         if kind == "hybrid":
-            index = HybridIndex(bm25_index(world), dense, encode)
+            index = HybridIndex(bm25_index(world, settings), dense, encode)
     return world, index, {name: value for name, value in asdict(settings).items() if value}
 
 
-def build(world: World) -> BM25Index:
-    return BM25Index.build(p.full_text for p in world.corpus)
+def build(world: World, settings: RetrieverInfo) -> BM25Index:
+    options = {name: getattr(settings, name) or None for name in WORDS}
+    try:
+        return BM25Index.build((p.full_text for p in world.corpus), **options)
+    except (ImportError, ValueError) as error:  # the stemmer's
+        raise UsageError(f"--stemmer {settings.stemmer}: {error}") from None
 
 
-def bm25_index(world: World) -> BM25Index:
-    path = CACHE / f"bm25-{key(world.corpus_sha256)}.index"
-    return cached(path, BM25Index.load, lambda: build(world), BM25Index.save)
+def bm25_index(world: World, settings: RetrieverInfo) -> BM25Index:
+    decides = key(world.corpus_sha256, settings.stemmer, settings.stopwords)
+    path = CACHE / f"bm25-{decides}.index"
+    return cached(path, BM25Index.load, lambda: build(world, settings), BM25Index.save)
 
 
 def query_encoder(encoder: SentenceEncoder, args) -> Callable[[Sequence[str]], np.ndarray]:

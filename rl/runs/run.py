@@ -43,7 +43,7 @@ from rl.runs.progress import progress
 # What does not change what is learnt; --init is compared by content.
 STATELESS = (
     "out",
-    "threads",
+    "ranks",
     "save_seconds",
     "fresh",
     "device",
@@ -71,9 +71,12 @@ class Run:
         self.base: Path | None = None
         if self.out.exists():
             self._take()
-        self.status = "new" if args.fresh else self._find()
-        if self.status == "finished" and self._lock:
-            unlock(self.out, self._lock)
+        self.status = "finished"
+        try:
+            self.status = "new" if args.fresh else self._find()
+        finally:  # finished, or the folder of another run: it stays as it was
+            if self.status == "finished" and self._lock:
+                unlock(self.out, self._lock)
 
     def _take(self) -> None:
         """Refuse a folder of somebody else, and lock it: rank 0 for its group."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from model.checkpoint import is_checkpoint, weights_sha256, write_json
+from model import is_checkpoint, weights_sha256, write_json
 from rl.runs.flags import UsageError
 from rl.runs.progress import progress
 from rl.runs.run import differences, read_json
@@ -64,15 +64,18 @@ class Job:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             )
 
-    def last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()
-        return next((line for line in reversed(lines) if line.strip()), "")
+    def finish(self, code: int) -> None:
+        """Raises UsageError, with the last line of its log, for a job that failed."""
+        if code:
+            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line]
+            failed = f"{self.out.name} failed (exit code {code})"
+            raise UsageError(f"{failed}; {self.log}: {(lines or [''])[-1]}")
+        write_json(self.done, self.record())
 
 
 class Running(NamedTuple):
     process: subprocess.Popen
     ranks: int
-    record: dict  # of the job, as it was when it started
 
 
 def run_jobs(jobs: Sequence[Job], cores: int, poll: float = 0.5) -> None:
@@ -87,30 +90,20 @@ def run_jobs(jobs: Sequence[Job], cores: int, poll: float = 0.5) -> None:
         with progress(len(jobs), "study", "run", initial=len(done)) as bar:
             while len(done) < len(jobs):
                 for job, ranks in startable(jobs, done, running, cores):
-                    running[job] = Running(job.start(ranks), ranks, job.record())
-                bar.set_postfix_str(", ".join(job.out.name for job in running))
+                    running[job] = Running(job.start(ranks), ranks)
+                names = ", ".join(job.out.name for job in running)
+                bar.set_postfix_str(names, refresh=False)
                 time.sleep(poll)
-                ended = finished(running)
-                bar.update(len(ended))
-                done |= ended
+                for job in [j for j, child in running.items() if child.process.poll() is not None]:
+                    job.finish(running.pop(job).process.returncode)
+                    done.add(job.out)
+                    bar.update()
     finally:
         for child in running.values():
             child.process.terminate()
         for child in running.values():
             child.process.wait()
         signal.signal(signal.SIGTERM, before)
-
-
-def finished(running: dict[Job, Running]) -> set[Path]:
-    """Takes the jobs that have ended out of `running`. Raises UsageError for one that failed."""
-    ended = {job: child for job, child in running.items() if child.process.poll() is not None}
-    for job, child in ended.items():
-        del running[job]
-        if code := child.process.returncode:
-            name = f"{job.out.name} failed (exit code {code})"
-            raise UsageError(f"{name}; {job.log}: {job.last_words()}")
-        write_json(job.done, child.record)
-    return {job.out for job in ended}
 
 
 def startable(

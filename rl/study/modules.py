@@ -28,7 +28,7 @@ import torch
 
 from data.metrics import answerable
 from data.world import Question
-from model.checkpoint import weights_sha256
+from model import weights_sha256
 from model.pretrained import open_policy
 from rl import ranks
 from rl.environment import RagEnv

@@ -7,23 +7,23 @@ Left out: anything over several seeds (table.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data.world import Question
-from model import Policy, Tokenizer
-from model.checkpoint import weights_sha256, write_json
+from model import Policy, Tokenizer, weights_sha256, write_json
 from model.pretrained import open_policy
 from rl import ranks
 from rl.environment import RagEnv
 from rl.episode import Episode, collate
-from rl.report.results import Result, episode_record, played, questions_sha256
+from rl.report.evaluation import Evaluation
+from rl.report.results import Result
 from rl.report.summary import mean
-from rl.rollout import rollout
+from rl.rollout import Decoding
 from rl.runs.flags import DEVICES, arg
 from rl.runs.info import run_info
 from rl.runs.precision import DTYPES, choose_dtype, precision
@@ -82,6 +82,19 @@ def play(args: PlayArgs) -> None:
         write_json(player.folder / "figures.json", plain(figures))
 
 
+class Confident(Evaluation):
+    """Records how sure the policy was of the answers that it gave at once."""
+
+    def records(self, episodes: Sequence[Episode], decoding: Decoding) -> list[dict]:
+        records = super().records(episodes, decoding)
+        if decoding.force == "answer":
+            with precision(self.device, self.dtype):
+                values = confidences(self.policy.direct, episodes, self.tokenizer)
+            for record, value in zip(records, values, strict=True):
+                record["confidence"] = round(value, 6)
+        return records
+
+
 class Player:
     def __init__(self, folder: Path, args: PlayArgs):
         """folder: of a seed; its warm-up says which world it is."""
@@ -99,40 +112,15 @@ class Player:
 
     def result(self, system: System, set_name: str, split: str) -> tuple[list[Episode], Result]:
         """From disk when it is about these weights, questions and settings, else played now."""
-        questions = self.questions(set_name, split)
-        about = {
-            "system": system.name,
-            "weights_sha256": [self.weights(role) for role in system.roles],
-            "decoding": asdict(system.decoding),
-            "world": self.world.name,
-            "set": set_name,
-            "split": split,
-            "rows": len(questions),
-            "questions_sha256": questions_sha256(questions),
-            "k": self.world.k,
-            "quota": system.quota,
-            "corpus_sha256": self.world.corpus_sha256,
-        }
-        file = self.folder / "eval" / system.file(set_name, split)
-        play, records = partial(self.play, system, questions), partial(self.records, system)
-        return played(file, about, questions, play, records, reuse=True)
-
-    def play(self, system: System, questions: Sequence[Question]) -> list[Episode]:
+        roles = Roles(*map(self.policy, system.roles), self.tokenizer.retrieve)
         limit = self.info.passage_tokens
         env = RagEnv(self.world, self.index, quota=system.quota, passage_tokens=limit)
-        roles = Roles(*map(self.policy, system.roles), self.tokenizer.retrieve)
-        print(f"{system.name}: world {self.world.name}, {len(questions)} questions", flush=True)
-        with precision(self.args.device, self.args.dtype):
-            return rollout(roles, self.tokenizer, env, questions, system.decoding)
-
-    def records(self, system: System, episodes: list[Episode]) -> list[dict]:
-        records = [episode_record(e, self.world.corpus, self.tokenizer) for e in episodes]
-        if system.decoding.force == "answer":
-            with precision(self.args.device, self.args.dtype):
-                values = confidences(self.policy(system.roles[3]), episodes, self.tokenizer)
-            for record, value in zip(records, values, strict=True):
-                record["confidence"] = round(value, 6)
-        return records
+        weights = [self.weights(role) for role in system.roles]
+        about = {"system": system.name, "weights_sha256": weights}
+        evaluation = Confident(roles, self.tokenizer, env, about, self.args.device, self.args.dtype)
+        file = self.folder / "eval" / system.file(set_name, split)
+        questions, asked = self.questions(set_name, split), (set_name, split)
+        return evaluation.play(file, asked, questions, system.decoding, True, system.name)
 
     def played(self, system: System, sets: Sequence[str]) -> Played:
         results = {name: self.result(system, name, "test") for name in sets}

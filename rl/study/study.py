@@ -14,8 +14,7 @@ from html import escape
 from pathlib import Path
 
 from data import World
-from model import write_json
-from model.checkpoint import atomic_write
+from model import atomic_write, write_json
 from rl.report import page
 from rl.report.charts import grid, html_table
 from rl.report.curves import sweep_charts, training

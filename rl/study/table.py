@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rl.episode import Episode
-from rl.report.summary import by_slice, collapsed, mean, stratified_interval, summarize
+from rl.report.summary import by_slice, mean, stratified_interval, summarize
 from rl.study.systems import COSTS, JOINT, System
 
 TOGETHER = "together"
@@ -24,6 +24,7 @@ FORMS = {
     "f1": ("F1, %", 100, ".1f"),
     "retrieval": ("retrieval, %", 100, ".1f"),
     "queries": ("retriever calls per question", 1, ".2f"),
+    "calls": ("policy calls per question", 1, ".2f"),
     "hit": ("hit@k given retrieval, %", 100, ".1f"),
     "malformed": ("malformed, %", 100, ".1f"),
     "seconds": ("ms per question", 1000, ".1f"),
@@ -31,6 +32,19 @@ FORMS = {
     "tokens": ("tokens, M", 1e-6, ".1f"),
     **{name: (name, 1, ".3f") for name in REWARDS_AT},
 }
+OF_A_PART = tuple(FORMS)[:9]
+SWEPT = ("reward", "em", "retrieval", "queries", "calls")
+GROUPS = (  # group, title and figures of its table
+    ("main", "Main comparison", tuple(FORMS)[:11]),
+    ("sweep", "Threshold on joint's P([RETRIEVE]), its own 0.5", SWEPT),
+    ("ablations", "Ablations", tuple(FORMS)[:11]),
+    (
+        "costs",
+        "Cost of a retrieval in training, joint's 0.2",
+        ("retrieval", "queries", "calls", *REWARDS_AT),
+    ),
+    ("quota", "Retrievals at most, joint's 2", SWEPT),
+)
 
 
 class Played(NamedTuple):
@@ -45,22 +59,17 @@ class Played(NamedTuple):
 
 
 def seed_json(played: dict[System, Played], trained: Sequence[str], draws: int = 2000) -> dict:
-    """system -> its figures by part, and joint minus it. draws: of the bootstrap."""
+    """system -> its group, figures by part, joint minus it by part. draws: of the bootstrap."""
     joint = next(p for system, p in played.items() if system.name == JOINT)
     entries = {}
     for system, mine in played.items():
-        figures = measure(mine, trained)
-        entry = {"group": system.group, "figures": figures, "joint_minus": {}}
-        forced = system.decoding is not None and system.decoding.force
-        entry["collapsed"] = not forced and TOGETHER in figures and has_collapsed(figures, trained)
-        if system.name != JOINT and system.group != "sweep":
-            for part in figures:
-                pairs = pairs_of(joint, mine, part, trained)
-                differences = {"reward": stratified_interval(pairs("reward"), draws=draws)}
-                if part == TOGETHER:
-                    differences["em"] = stratified_interval(pairs("exact_match"), draws=draws)
-                entry["joint_minus"][part] = differences
-        entries[system.name] = entry
+        figures, minus = measure(mine, trained), {}
+        for part in figures if system.name != JOINT and system.group != "sweep" else ():
+            pairs = pairs_of(joint, mine, part, trained)
+            minus[part] = {"reward": stratified_interval(pairs("reward"), draws=draws)}
+            if part == TOGETHER:
+                minus[part]["em"] = stratified_interval(pairs("exact_match"), draws=draws)
+        entries[system.name] = {"group": system.group, "figures": figures, "joint_minus": minus}
     return entries
 
 
@@ -90,13 +99,6 @@ def rewards_at(figures: dict[str, float]) -> dict[str, float]:
     answers = figures["em"] + figures["f1"] - figures["malformed"]
     costs = zip(REWARDS_AT, TESTED_COSTS, strict=True)
     return {name: answers - cost * figures["queries"] for name, cost in costs}
-
-
-def has_collapsed(figures: dict[str, dict[str, float]], trained: Sequence[str]) -> bool:
-    """Whether nothing is left of the decision on any slice of the training sets."""
-    parts = [part for part in figures if part.partition(": ")[0] in trained]
-    leaves = [p for p in parts if not any(other.startswith(f"{p}: ") for other in parts)]
-    return collapsed([figures[part]["retrieval"] for part in leaves])
 
 
 def pairs_of(ours: Played, theirs: Played, part: str, trained: Sequence[str]):
@@ -155,13 +157,10 @@ def pivot(
     """Systems x parts x figures; the heading of a column is what the others do not share."""
     columns = [(part, figure) for part in parts for figure in figures]
     head = [part if len(parts) > 1 else FORMS[figure][0] for part, figure in columns]
-    rows = []
-    for name in systems:
-        label = name
-        if any(entry["collapsed"] for entry in entries(study, name).values()):
-            label += " (collapsed)"
-        cells = [over_seeds(values(study, name, p, f), *FORMS[f][1:]) for p, f in columns]
-        rows.append([label, *cells])
+    rows = [
+        [name, *(over_seeds(values(study, name, p, f), *FORMS[f][1:]) for p, f in columns)]
+        for name in systems
+    ]
     return Table(title, ["system", *head], rows)
 
 
@@ -182,38 +181,27 @@ def differences(
 def tables(study: dict) -> tuple[list[Table], list[Table]]:
     """What is printed, and what takes pages: every set and slice. Empty groups are left out."""
     first = next(iter(study["seeds"].values()))
-    groups: dict[str, list[str]] = {JOINT: [JOINT]}
-    for name, entry in first["systems"].items():
+    systems, parts = first["systems"], list(first["systems"][JOINT]["figures"])
+    groups: dict[str, list[str]] = {}
+    for name, entry in systems.items():
         groups.setdefault(entry["group"], []).append(name)
-    others = [name for name in groups["main"] if name != JOINT]
-    ablations, quota = groups.get("ablations", []), groups.get("quota", [])
-    costs = [name for name in COSTS if name in first["systems"]]
-    costs = costs if len(costs) > 1 else []
-    parts = list(first["systems"][JOINT]["figures"])
-    hops = [part for part in parts if part.partition(": ")[0] == "hotpotqa"]
-    everything = [f for f in FORMS if f not in REWARDS_AT]
-    paid = ["retrieval", "queries", *REWARDS_AT]
-    swept = ["reward", "em", "retrieval", "queries"]
-
-    def of(title: str, systems: Sequence[str], figures: Sequence[str], where=(TOGETHER,)) -> Table:
-        return pivot(title, study, [*systems, JOINT] if systems else [], where, figures)
-
-    def minus(title: str, systems: Sequence[str], where=(TOGETHER,), figure="reward") -> Table:
-        return differences(f"Joint minus {title}", study, systems, where, figure)
-
-    shown = [
-        of("Main comparison, together", others, everything),
-        minus("each system, together", others),
-        minus("each system, together: EM", others, figure="em"),
-        minus("each system, unseen sets", others, first["unseen"]),
-        of("Threshold on joint's P([RETRIEVE]), its own 0.5", groups.get("sweep", []), swept),
-        of("Ablations, together", ablations, everything),
-        minus("each ablation, together", ablations),
-        pivot("Retrieval cost in training", study, costs, [TOGETHER], paid),
-        *(of(f"Quota (joint: N = 2): {FORMS[f][0]}", quota, [f], hops) for f in swept),
-        minus("itself with another quota", quota, hops),
+    groups["costs"] = [name for name in COSTS if name in systems]
+    shown = []
+    for group, title, figures in GROUPS:
+        names = [name for name in groups.get(group, ()) if name != JOINT]
+        where = [p for p in parts if p.startswith("hotpotqa")] if group == "quota" else [TOGETHER]
+        if not names:
+            continue
+        with_joint = [*names, JOINT]
+        shown += [pivot(f"{title}, {part}", study, with_joint, [part], figures) for part in where]
+        if group != "sweep":
+            shown.append(differences(f"Joint minus the same: {title}", study, names, where))
+        if group == "main":
+            shown.append(differences("The same: EM", study, names, where, "em"))
+            shown.append(differences("The same: unseen sets", study, names, first["unseen"]))
+    others = [n for n, entry in systems.items() if entry["group"] not in ("quota", "sweep")]
+    pages = [
+        pivot(f"Per set and slice: {FORMS[f][0]}", study, others, parts, [f]) for f in OF_A_PART
     ]
-    known = [*others, *ablations, *(c for c in costs if c not in (*ablations, JOINT))]
-    pages = [of(f"Per set and slice: {FORMS[f][0]}", known, [f], parts) for f in everything[:8]]
-    pages.append(minus("each system, per set and slice", known, parts))
-    return [t for t in shown if t.rows], [t for t in pages if t.rows]
+    pages.append(differences("Joint minus each, per set and slice", study, others, parts))
+    return shown, [table for table in pages if table.rows]

@@ -21,9 +21,7 @@ from rl.warmup.sampler import QuestionSampler
 GROWTH = 0.3  # share of the read steps during which the observation grows
 INFORMED = 0.7  # share of the mix phase's demonstrations whose branch is the probed label
 
-Branch = tuple[
-    Question, bool, bool, bool
-]  # question, retrieve, label, known: as Demonstrator has it
+Branch = tuple[Question, bool, bool, bool]  # retrieve, label, known: as Demonstrator has them
 
 
 class Curriculum:

@@ -35,7 +35,7 @@ class QuestionSampler:
         rng = np.random.default_rng([self.seed, stream, step])
         popular = round(count * self.share)
         rows = [*rng.choice(self.popular, popular, p=self.weights)] if popular else []
-        ends = [(count - popular) * i // len(self.others) for i in range(len(self.others) + 1)]
+        left, sets = count - popular, len(self.others)
         for i, others in enumerate(self.others):
-            rows += [*rng.choice(others, ends[i + 1] - ends[i])]
+            rows += [*rng.choice(others, left * (i + 1) // sets - left * i // sets)]
         return [self.questions[i] for i in rows]

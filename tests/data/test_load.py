@@ -167,15 +167,15 @@ def test_bad_question_line(directory, rows, message):
     [
         ({"world.json": "{}"}, ": not a world: it has no corpus.jsonl or corpus.jsonl.gz"),
         ({"corpus.jsonl": "\n"}, "/corpus.jsonl: the corpus is empty"),
-        ({"corpus.jsonl": b"\xff\xfe\xfa"}, "/corpus.jsonl:1: not JSON"),
+        (
+            {"corpus.jsonl": b"\xff\xfe\xfa"},
+            "/corpus.jsonl:1: not UTF-8 text: byte 0xff at character 1",
+        ),
         (
             {"corpus.jsonl": lines(PASSAGE), "corpus.jsonl.gz": lines(PASSAGE)},
             "/corpus.jsonl: both this file and corpus.jsonl.gz exist; keep one",
         ),
-        (
-            {"corpus.jsonl.gz": b"not gzip at all"},
-            "/corpus.jsonl.gz:1: cannot be read: damaged or cut off",
-        ),
+        ({"corpus.jsonl.gz": b"not gzip at all"}, "/corpus.jsonl.gz:1: not JSON"),
         (
             {"corpus.jsonl.gz": gzip.compress(lines(PASSAGE).encode())[:-9]},
             "/corpus.jsonl.gz:2: cannot be read: damaged or cut off",
@@ -184,11 +184,31 @@ def test_bad_question_line(directory, rows, message):
         ({"corpus.jsonl": lines(PASSAGE), "world.json": "[]"}, "/world.json:1: not a JSON object"),
         (
             {"corpus.jsonl": lines(PASSAGE), "world.json": '{"k": 0}'},
-            "/world.json:1: 'k' must be a whole number of at least 1",
+            "/world.json:1: 'k' must be a whole number of at least 1 and at most 1000",
         ),
         (
             {"corpus.jsonl": lines(PASSAGE), "world.json": '{"quota": 1.5}'},
-            "/world.json:1: 'quota' must be a whole number of at least 0",
+            "/world.json:1: 'quota' must be a whole number of at least 0 and at most 1000",
+        ),
+        (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"k": 1000000000}'},
+            "/world.json:1: 'k' must be a whole number of at least 1 and at most 1000",
+        ),
+        (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"quota": true}'},
+            "/world.json:1: 'quota' must be a whole number of at least 0 and at most 1000",
+        ),
+        (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"name": ".."}'},
+            "/world.json:1: 'name' must be a file's name of at most 100 characters",
+        ),
+        (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"name": "a\\u001b[2J"}'},
+            "/world.json:1: 'name' must be a file's name of at most 100 characters",
+        ),
+        (
+            {"corpus.jsonl": lines(PASSAGE), "world.json": '{"license": ["MIT"]}'},
+            "/world.json:1: 'license' must be a string",
         ),
         (
             {"corpus.jsonl": lines(PASSAGE), "world.json": '{"name": "../x"}'},
@@ -196,7 +216,8 @@ def test_bad_question_line(directory, rows, message):
         ),
         (
             {"corpus.jsonl": lines(PASSAGE), "questions/popqa.jsonl": ""},
-            "/questions/popqa.jsonl: the name must be <set>.<split>.jsonl or <set>.<split>.jsonl.gz",
+            "/questions/popqa.jsonl: the name must be <set>.<split>.jsonl or"
+            " <set>.<split>.jsonl.gz",
         ),
     ],
 )
@@ -205,16 +226,41 @@ def test_bad_directory(directory, files, message):
     assert error(lambda: World.open(root)) == f"{root}{message}"
 
 
+@pytest.mark.parametrize("name", ["s.test.jsonl", "s.test.jsonl.gz"])
+def test_a_file_without_questions_and_a_folder_in_its_place(directory, name):
+    root = directory({"corpus.jsonl": lines(PASSAGE), f"questions/{name}": "\n\n"})
+    file = root / "questions" / name
+    world = World.open(root)
+    assert error(lambda: world.questions("s", "test")) == f"{file}: holds no questions"
+    file.unlink()
+    file.mkdir()
+    world = World.open(root)
+    assert error(lambda: world.questions("s", "test")) == (
+        f"{file}:1: cannot be read: Is a directory"
+    )
+
+
+def test_one_unicode_form(directory):
+    asked = {**QUESTION, "question": "Wo liegt Mo\u0308ln?", "gold_passages": ["p\u0061\u0308"]}
+    passage = {"id": "p\u00e4", "title": "Mo\u0308ln", "text": "Mo\u0308ln."}
+    root = directory({"corpus.jsonl": lines(passage), "questions/s.test.jsonl": lines(asked)})
+    world = World.open(root)
+    assert world.corpus == [Passage("p\u00e4", "M\u00f6ln", "M\u00f6ln.")]
+    assert world.questions("s", "test")[0].question == "Wo liegt M\u00f6ln?"
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
         (
             "no/such/place",
-            "no/such/place: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)",
+            "no/such/place: no such directory, and not a generated world (mini, mini:SEED,"
+            " tiny, tiny:SEED)",
         ),
         (
             "maxi:3",
-            "maxi:3: no such directory, and not a generated world (mini, mini:SEED, tiny, tiny:SEED)",
+            "maxi:3: no such directory, and not a generated world (mini, mini:SEED, tiny,"
+            " tiny:SEED)",
         ),
         ("mini:one", "world 'mini:one': the seed must be a whole number, as in 'mini:1'"),
         ("tiny:-1", "world 'tiny:-1': the seed must be a whole number, as in 'tiny:1'"),
@@ -325,7 +371,7 @@ def test_the_union_of_sets():
         questions={"a.dev": [Question("1", "?", ("x",))], "b.dev": [Question("1", "!", ("y",))]},
     )
     assert two.union("b, a", "dev") == [two.questions("b", "dev"), two.questions("a", "dev")]
-    with pytest.raises(WorldError, match="has no questions 'c.dev'; it has: a.dev, b.dev"):
+    with pytest.raises(WorldError, match=r"has no questions 'c.dev'; it has: a.dev, b.dev"):
         two.union("a,c", "dev")
     with pytest.raises(WorldError, match="one of them comes twice"):
         two.union("a,a", "dev")

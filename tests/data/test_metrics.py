@@ -16,8 +16,13 @@ from data.world import Passage, Question
         ("a.an.the", "aanthe"),  # punctuation goes first, so no article is left to drop
         ("theatre anthem", "theatre anthem"),  # articles are whole words
         ("“quoted”", "“quoted”"),  # ASCII punctuation only
-        ("The", ""),
+        ("The", "the"),  # unlike the official script
         ("", ""),
+        ("A", "a"),
+        ("The  The!", "the the"),
+        ("!!! ", "!!!"),
+        ("(a)", "a"),
+        ("Me\u0301xico", "m\u00e9xico"),  # composed and decomposed are the same
     ],
 )
 def test_normalize_answer(raw, normalized):
@@ -45,9 +50,19 @@ def test_normalize_answer(raw, normalized):
         ("York", ["Boston", "New York", "York City Hall"], 0, 2 / 3),  # the best alias counts
         ("London", ["Paris"], 0, 0),
         ("", ["Paris"], 0, 0),
-        ("The", ["a"], 1, 0),  # both normalise to nothing, as in the official script
+        ("The", ["a"], 0, 0),  # both would normalise to nothing
         ("yes", ["yes sir"], 0, 2 / 3),  # HotpotQA's script would say 0
         ("Paris", [], 0, 0),
+        ("A", ["A", "cork"], 1, 1),
+        ("(A).", ["A"], 1, 1),
+        ("the", ["A"], 0, 0),
+        ("...", ["A"], 0, 0),
+        ("", ["A"], 0, 0),
+        ("the the", ["The The"], 1, 1),
+        ("!!!", ["!!!"], 1, 1),
+        ("???", ["!!!"], 0, 0),
+        ("Mo\u0308ln", ["M\u00f6ln"], 1, 1),
+        ("M\u00f6ln", ["Mo\u0308ln"], 1, 1),
     ],
 )
 def test_exact_match_and_f1(prediction, answers, em, f1):
@@ -66,6 +81,12 @@ def test_exact_match_and_f1(prediction, answers, em, f1):
         ("Paris", ["London", "paris"], True),
         ("anything at all", ["The"], False),
         ("", [""], False),
+        ("The band The The played.", ["The The"], True),
+        ("The band played.", ["The The"], False),
+        ("The band !!! played.", ["!!!"], True),
+        ("The band played!", ["!!!"], False),
+        ("A thing of the sea", ["A"], False),
+        ("It lies in Mo\u0308ln.", ["M\u00f6ln"], True),
     ],
 )
 def test_contains_answer(text, answers, found):
@@ -82,6 +103,14 @@ def test_hit_goes_by_gold_passages_where_they_are_known():
     assert hit([other], unknown) and not hit([], unknown)
     assert not hit([stating, other], absent)
     assert hit([Passage("3", "Norland", "")], unknown)  # the title counts
+
+
+def test_yes_and_no_are_in_no_passage():
+    passages = [Passage("1", "Maps", "No map is lent; yes, none.")]
+    for answers in (("no",), ("Yes.",), ("no", "none at all")):
+        assert not hit(passages, Question("q", "?", answers))
+    assert hit(passages, Question("q", "?", ("no", "none")))
+    assert hit(passages, Question("q", "?", ("no",), gold_passages=("1",)))
 
 
 def test_a_multi_hop_question_needs_all_its_gold_passages_in_their_order():

@@ -94,3 +94,50 @@ def test_a_failed_save_leaves_the_old_file(saved, tmp_path):
     with pytest.raises(OSError):
         index.save(tmp_path / "missing" / "index")
     assert same(cls.load(path).search(queries, 3), expected)
+
+
+def test_without_the_checksum_torn_files_are_still_found(saved):
+    path, cls, queries, expected = saved
+    data = path.read_bytes()
+    assert same(cls.load(path, verify=False).search(queries, 3), expected)
+    for length in range(len(data)):
+        os.truncate(path, length)  # cut short
+        with pytest.raises((ValueError, OSError)):
+            cls.load(path, verify=False)
+        os.truncate(path, len(data))  # the end never arrived: zeros
+        if any(data[length:]):
+            with pytest.raises((ValueError, OSError)):
+                cls.load(path, verify=False)
+        path.write_bytes(data)
+
+
+def test_links_are_kept_and_their_targets_replaced(saved, tmp_path):
+    path, cls, queries, expected = saved
+    index = cls.load(path)
+    (tmp_path / "elsewhere").mkdir()
+    link, target = tmp_path / "link", tmp_path / "elsewhere" / "target"
+    link.symlink_to(target)
+    for _ in range(2):  # a target that is not there yet, and one that is
+        index.save(link)
+        assert link.is_symlink() and same(cls.load(target).search(queries, 3), expected)
+    assert [p.name for p in target.parent.iterdir()] == ["target"]
+
+
+def test_paths_of_any_kind(saved, tmp_path):
+    path, cls, queries, expected = saved
+    index, odd = cls.load(str(path)), os.fsencode(tmp_path) + b"/\xff\xfe"
+    index.save(odd)
+    assert same(cls.load(odd).search(queries, 3), expected)
+    with pytest.raises(FileNotFoundError, match="odd"):
+        cls.load(odd + b"odd")
+    for call in (index.save, cls.load):
+        with pytest.raises(ValueError, match="null"):
+            call(str(path) + "\0.bak")
+        with pytest.raises(TypeError):
+            call(3.5)
+
+
+def test_a_pipe_is_not_waited_for(saved, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="regular file"):
+        saved[1].load(tmp_path / "pipe")

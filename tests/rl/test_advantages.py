@@ -1,4 +1,4 @@
-"""GAE against the double sum of the paper and numbers worked by hand; whitening; explained variance; class means."""
+"""GAE against the double sum of the paper and numbers by hand; what others earn; whitening."""
 
 import math
 
@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.advantages import generalized_advantages, whiten
-from rl.diagnostics import class_means, explained_variance
+from rl import ACTIONS, Episode, Part
+from rl.advantages import generalized_advantages, token_rewards, whiten
 
 from .oracle import slow_advantages
+from .tiny import QUESTIONS
 
 
 def padded(rows: list[list[float]], rubbish: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,7 +38,9 @@ def test_gae_is_the_double_sum(rows, gamma, lam):
     values, _ = padded([[v for _, v in row] for row in rows], -3e5)
     result = generalized_advantages(rewards, values, mask, gamma, lam)
     for i, row in enumerate(rows):
-        expected = torch.tensor(slow_advantages(*map(list, zip(*row)), gamma, lam))
+        expected = torch.tensor(
+            slow_advantages([r for r, _ in row], [v for _, v in row], gamma, lam)
+        )
         torch.testing.assert_close(result[i, : len(row)], expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(result[~mask], torch.zeros(int((~mask).sum())))
 
@@ -57,7 +60,8 @@ def test_gae_by_hand():
 
 
 def test_gae_of_a_whole_episode_by_hand():
-    """A query (two tokens, -.2 at its end) and an answer (two tokens, 2 at its end), gamma = lambda = 1: what is still to come, minus V."""
+    """A query (two tokens, -.2 at its end) and an answer (two tokens, 2 at its end), gamma = lambda
+    = 1: what is still to come, minus V."""
     rewards, values = torch.tensor([[0.0, -0.2, 0.0, 2.0]]), torch.tensor([[1.0, 1.1, 1.5, 1.6]])
     result = generalized_advantages(rewards, values, torch.ones(1, 4, dtype=torch.bool), 1.0, 1.0)
     torch.testing.assert_close(result, torch.tensor([[1.8 - 1.0, 1.8 - 1.1, 2.0 - 1.5, 2.0 - 1.6]]))
@@ -83,29 +87,44 @@ def test_whitening():
     assert torch.equal(whiten(torch.full((5,), 0.25)), torch.zeros(5))
 
 
+# --------------------------------------------------------------- rewards of tokens
+
+
+def episode_of(*pieces: tuple[int, Part, float]) -> Episode:
+    """Pieces: (number of tokens, part, reward at the last of them)."""
+    episode = Episode(QUESTIONS[0])
+    for count, part, reward in pieces:
+        episode.append([9] * count, part)
+        episode.rewards[-1] = reward
+    return episode
+
+
+RETRIEVING = (
+    (3, Part.STATE, 0.0),
+    (1, Part.DECISION, 0.0),
+    (2, Part.QUERY, -0.2),
+    (5, Part.STATE, 0.0),
+    (2, Part.ANSWER, 2.0),
+)
+
+
 @pytest.mark.parametrize(
-    "values, expected",
+    "learn, rewards",
     [
-        ([1.0, 2.0, 3.0, 6.0], 1.0),  # perfect
-        ([3.0, 3.0, 3.0, 3.0], 0.0),  # constant
-        ([2.0, 3.0, 4.0, 7.0], 1.0),  # a constant shift does not count
-        ([0.0, 2.0, 3.0, 6.0], 1 - 0.1875 / 3.5),  # residuals 1, 0, 0, 0: variance 3/16
-        ([6.0, 3.0, 2.0, 1.0], 1 - 13 / 3.5),  # residuals -5, -1, 1, 5: worse than a constant
+        (ACTIONS, [0.0, 0.0, -0.2, 0.0, 2.0]),
+        ((Part.DECISION,), [1.8]),
+        ((Part.QUERY,), [0.0, 1.8]),  # the query's end is worth what a frozen reader then earned
+        ((Part.ANSWER,), [0.0, 2.0]),  # a frozen query's cost came before, and is nobody's
+        ((Part.DECISION, Part.ANSWER), [-0.2, 0.0, 2.0]),
+        ((), []),
     ],
 )
-def test_explained_variance_by_hand(values, expected):
-    assert explained_variance(
-        torch.tensor(values), torch.tensor([1.0, 2.0, 3.0, 6.0])
-    ) == pytest.approx(expected, abs=1e-6)
+def test_what_others_earn_belongs_to_the_learnt_token_before_them(learn, rewards):
+    assert token_rewards(episode_of(*RETRIEVING), learn) == pytest.approx(rewards)
 
 
-def test_explained_variance_of_constant_returns_is_undefined():
-    assert math.isnan(explained_variance(torch.randn(4), torch.full((4,), 2.0)))
-
-
-def test_class_means_by_hand():
-    returns, classes = torch.tensor([1.0, 2.0, 6.0, -1.0, 4.0]), torch.tensor([0, 3, 0, 3, 1])
-    torch.testing.assert_close(
-        class_means(returns, classes), torch.tensor([3.5, 0.5, 3.5, 0.5, 4.0])
-    )
-    assert torch.equal(class_means(returns, torch.arange(5)), returns)
+def test_the_penalty_of_a_malformed_action_of_others_is_counted_once():
+    episode = episode_of((2, Part.STATE, 0.0), (1, Part.DECISION, 0.0), (4, Part.ANSWER, -1.0))
+    assert token_rewards(episode, (Part.DECISION,)) == [-1.0]
+    assert token_rewards(episode, (Part.QUERY,)) == []
+    assert sum(token_rewards(episode, ACTIONS)) == episode.reward == -1.0

@@ -130,7 +130,8 @@ def test_the_score_of_no_passage_does_not_count(scores):
 
 
 def test_a_lexical_index_may_find_nothing_but_not_for_many():
-    """A query of unknown words has no hits; eight such queries in a row are a broken index."""
+    """A query of unknown words has no hits; eight such queries in a row are a broken index, if it
+    does not find a passage by its own words either."""
     assert MANY == 8
     nothing = Retriever((-1, -1))
     for count in (1, 7):
@@ -142,6 +143,9 @@ def test_a_lexical_index_may_find_nothing_but_not_for_many():
     one = Retriever(lambda query: [2, -1] if query == "quill" else [-1, -1])
     turns = environment(one).search(["xyz"] * 19 + ["quill"])
     assert [turn.passages for turn in turns] == [[]] * 19 + [[2]]
+    sound = Retriever(lambda query: [2, -1] if "Quill" in query else [-1, -1])
+    turns = environment(sound).search(["xyz"] * 20)
+    assert [turn.passages for turn in turns] == [[]] * 20
 
 
 def test_a_retriever_that_fails_raises_with_its_reason():

@@ -10,7 +10,8 @@ from retrieval_cpp import BM25Index, DenseIndex
 from rl import RagEnv, RetrieverError
 from rl.runs import milvus
 from rl.runs.flags import UsageError
-from rl.runs.milvus import MilvusIndex, open_milvus, persistently
+from rl.runs.milvus import MilvusIndex, open_milvus
+from rl.runs.remote import persistently
 
 WORLD = World.open("tiny")
 TEXTS = [p.full_text for p in WORLD.corpus]
@@ -89,7 +90,6 @@ def test_an_existing_collection_is_used(uri, full_text, dense, monkeypatch):
 
 def test_a_cut_off_load_goes_on_where_it_stopped(uri, dense, monkeypatch):
     monkeypatch.setattr(milvus, "BATCH", 100)
-    monkeypatch.setattr(milvus, "TRIES", 1)
     client, calls = dense.client, []
 
     def upsert(collection, rows, **options):

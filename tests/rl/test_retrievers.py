@@ -89,6 +89,8 @@ def test_the_checkpoints_retriever_unless_the_command_line_says_otherwise(given,
     "given, problem",
     [
         ({"encoder": "E"}, "--encoder does not go with --retriever bm25"),
+        ({"retriever": "dense", "stemmer": "english"}, "--stemmer does not go with"),
+        ({"retriever": "http"}, "--retriever http needs --retriever-url"),
         (
             {"retriever": "bm25", "query_prefix": "query: "},
             "--query-prefix does not go with --retriever bm25",
@@ -181,6 +183,34 @@ def test_the_word_index_is_built_once_per_corpus(monkeypatch):
     assert built == [1] and same(first, again)
     open_world("tiny:1", arguments())
     assert len(built) == 2 == len(list(Path("runs/cache").iterdir()))
+
+
+def test_stems_and_stop_words_find_more_and_travel_in_the_settings():
+    flags = {"stemmer": "english", "stopwords": "english"}
+    _, index, settings = open_world("tiny", arguments(**flags))
+    assert settings == {"retriever": "bm25", **flags}
+    expected = BM25Index.build(TEXTS, **flags).search(QUESTIONS, 4)
+    plain = open_world("tiny", arguments())[1].search(QUESTIONS, 4)
+    made = {"open_world": "tiny", "open_retriever": settings}
+    for found in (index, open_world("", arguments(), made)[1]):
+        assert same(found.search(QUESTIONS, 4), expected)
+    assert not same(plain, expected), "another cache file"
+
+
+def test_a_stemmer_that_does_not_exist():
+    with pytest.raises(UsageError, match=r"^--stemmer klingon: no stemmer 'klingon'; there are "):
+        open_world("tiny", arguments(stemmer="klingon"))
+
+
+def test_http_takes_its_address_from_the_command_line_alone():
+    made = {
+        "open_world": "tiny",
+        "open_retriever": {"retriever": "http", "retriever_url": "http://evil"},
+    }
+    with pytest.raises(UsageError, match=r"^--retriever http needs --retriever-url$"):
+        open_world("", arguments(), made)
+    _, index, settings = open_world("", arguments(retriever_url="http://mine:1/retrieve"), made)
+    assert index.url == "http://mine:1/retrieve" and settings == {"retriever": "http"}
 
 
 @pytest.mark.parametrize(

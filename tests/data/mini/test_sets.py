@@ -1,4 +1,6 @@
-"""The other question sets of the generated worlds: each rule on every question, against the passages."""
+"""The other question sets of the generated worlds: each rule on every question, against the
+passages.
+"""
 
 import hashlib
 import re
@@ -45,7 +47,7 @@ def asked(world, *sets, splits=("train", "dev", "test")):
     """(set, split, question) of these sets; without any: of all but popqa."""
     for name in world.splits:
         set_name, split = name.split(".")
-        if split in splits and (set_name in sets or not sets and set_name != "popqa"):
+        if split in splits and (set_name in sets or (not sets and set_name != "popqa")):
             for question in world.questions(set_name, split):
                 yield set_name, split, question
 
@@ -54,7 +56,7 @@ def words(sentence):
     return re.findall(r"\w+", sentence)
 
 
-# ------------------------------------------------------------------------------------------------- what stays as it was
+# ---------------------------------------------------------------------- what stays as it was
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_popqa_is_what_it_was_before_there_were_other_sets(name, digest, passage
     }
 
 
-# ------------------------------------------------------------------------------------------------- rows
+# -------------------------------------------------------------------------------------- rows
 
 
 def test_rows(world):
@@ -122,7 +124,7 @@ def test_labels(world):
         ) == pytest.approx(0.6 if kind == "bridge" else 0.4, abs=0.02)
 
 
-# ------------------------------------------------------------------------------------------------- gold passages
+# ----------------------------------------------------------------------------- gold passages
 
 
 def test_gold_passages_hold_the_answer(world):
@@ -144,8 +146,9 @@ def test_gold_passages_hold_the_answer(world):
 
 
 def test_no_other_passage_states_the_fact_of_a_gold_passage(world):
-    """Not even wrongly, unless it says so: neither of the same subject (of two of a name, the same kind or trade) nor with a
-    keyword of the relation."""
+    """Not even wrongly, unless it says so: neither of the same subject (of two of a name, the same
+    kind or trade) nor with a keyword of the relation.
+    """
     by_title, passages, checked = defaultdict(list), passages_of(world), 0
     for passage in world.corpus:
         by_title[passage.title].append(passage)
@@ -155,7 +158,9 @@ def test_no_other_passage_states_the_fact_of_a_gold_passage(world):
             if question.type == "bridge"
             else [COMPARED.get(question.relation, question.relation)] * 2
         )
-        for gold, relation in zip((passages[id] for id in question.gold_passages), relations):
+        for gold, relation in zip(
+            (passages[id] for id in question.gold_passages), relations, strict=False
+        ):
             work = next((kind for kind in WORKS if kind in words(gold.text)), None)
             keywords = KEYWORDS[work or "person", relation]
             label = work or next(
@@ -178,7 +183,7 @@ def test_no_other_passage_states_the_fact_of_a_gold_passage(world):
     assert checked > 10
 
 
-# ------------------------------------------------------------------------------------------------- ambignq
+# ----------------------------------------------------------------------------------- ambignq
 
 
 def test_either_is_right_where_the_question_does_not_say_which(world):
@@ -236,7 +241,7 @@ def test_aliases():
     assert found["written"][True] / found["written"].total() == pytest.approx(0.3, abs=0.08)
 
 
-# ------------------------------------------------------------------------------------------------- two facts
+# --------------------------------------------------------------------------------- two facts
 
 
 def test_bridges_lead_from_the_question_to_the_answer(world):
@@ -275,7 +280,7 @@ VALUES = {
 
 def test_comparisons_by_the_passages_own_words(world):
     passages, answers = passages_of(world), defaultdict(Counter)
-    for set_name, split, question in asked(world, "hotpotqa", "2wikimultihopqa"):
+    for _set_name, split, question in asked(world, "hotpotqa", "2wikimultihopqa"):
         if question.type == "comparison":
             x, y = (passages[id] for id in question.gold_passages)
             assert question.question.index(x.title) < question.question.index(y.title)
@@ -308,11 +313,13 @@ def test_years_are_many_and_never_stated_as_births():
     assert not [passage for passage in stated if re.search("born|birth", passage.text)]
 
 
-# ------------------------------------------------------------------------------------------------- unseen sets
+# ------------------------------------------------------------------------------- unseen sets
 
 
 def test_no_test_needs_an_entity_that_training_asks_about(world):
-    """Subjects and bridges are the titles of gold passages; where there is no gold passage (popqa), the subject."""
+    """Subjects and bridges are the titles of gold passages; where there is no gold passage (popqa),
+    the subject.
+    """
     passages, entities = passages_of(world), defaultdict(set)
     for set_name, split, question in [*asked(world), *asked(world, "popqa")]:
         group = split if set_name == "popqa" else f"{split} of another set"
@@ -355,7 +362,9 @@ def test_training_has_none_of_the_forms_of_the_unseen_sets(world):
 
 
 def test_unseen_sets_put_known_words_into_new_forms():
-    """A small model can only be asked in words that it has read; nq aside, whose lower-case names are the point of it."""
+    """A small model can only be asked in words that it has read; nq aside, whose lower-case names
+    are the point of it.
+    """
     world = open_world("mini")
     known = {word for passage in world.corpus for word in words(passage.full_text)}
     known |= {
@@ -363,7 +372,7 @@ def test_unseen_sets_put_known_words_into_new_forms():
         for *_, question in asked(world, *TRAINED, splits=("train",))
         for word in words(question.question)
     }
-    for set_name, _, question in asked(world, "triviaqa", "2wikimultihopqa", "openbookqa"):
+    for _set_name, _, question in asked(world, "triviaqa", "2wikimultihopqa", "openbookqa"):
         assert set(words(question.question)) <= known | set("ABCD"), question
 
 
@@ -387,7 +396,7 @@ def test_openbookqa_has_four_options_as_the_published_set(world):
         stem, *options = re.split(r" \([ABCD]\) ", question.question)
         assert len(options) == len(set(options)) == 4
         letters[question.answers[1]] += 1
-        shown = dict(zip("ABCD", options))
+        shown = dict(zip("ABCD", options, strict=False))
         assert (
             question.answers
             == (shown[question.answers[1]], question.answers[1])
@@ -402,7 +411,7 @@ def test_every_tiny_world_has_all_its_rows():
         test_rows(World.open(f"tiny:{seed}"))
 
 
-# ------------------------------------------------------------------------------------------------- figures
+# ----------------------------------------------------------------------------------- figures
 
 
 def test_figures_by_hand():

@@ -1,4 +1,6 @@
-"""python -m data.prepare SET and mine: from published files and own documents to worlds, and what bad input leaves behind."""
+"""python -m data.prepare SET and mine: from published files and own documents to worlds, and what
+bad input leaves behind.
+"""
 
 import gzip
 import json
@@ -49,7 +51,7 @@ def run(*argv) -> int:
     return prepare.main([str(arg) for arg in argv])
 
 
-# ------------------------------------------------------------------------------------------------- own documents
+# ----------------------------------------------------------------------------- own documents
 
 
 @pytest.fixture
@@ -96,17 +98,20 @@ def test_own_documents_become_a_world(own, out, capsys):
         "test": 2,
     }
     printed = capsys.readouterr().out
-    assert "passages: 2\nwords per passage: 93.0 mean, 101 max\n" in printed
+    assert 'passages: 2\nwords_per_passage: {"mean": 93.0, "max": 101}\n' in printed
     assert printed.endswith(
-        f"wrote {out}; next: python train_sft.py --world {out} --dataset mine --passage-tokens 160\n"
+        f"wrote {out}; next: python train_sft.py --world {out} --dataset mine"
+        " --passage-tokens 160\n"
     )
 
 
 def test_the_split_depends_on_the_questions_alone(own, out, tmp_path):
-    """Not on the order of the rows, nor on the run; shares are flags; a question that comes twice is in one split."""
+    """Not on the order of the rows, nor on the run; shares are flags; a question that comes twice
+    is in one split.
+    """
     lines = (tmp_path / "faq.csv").read_text().splitlines()
     splits = []
-    for name, body in (("a", lines[1:]), ("b", lines[:0:-1] + ["QUESTION  3?,answer 3"])):
+    for name, body in (("a", lines[1:]), ("b", [*lines[:0:-1], "QUESTION  3?,answer 3"])):
         (tmp_path / "faq.csv").write_text("\n".join([lines[0], *body]) + "\n")
         run(*own[:-1], tmp_path / name)
         world = World.open(tmp_path / name)
@@ -125,11 +130,13 @@ def test_the_split_depends_on_the_questions_alone(own, out, tmp_path):
     } == {"train": 13, "test": 8}
 
 
-# ------------------------------------------------------------------------------------------------- published sets
+# ---------------------------------------------------------------------------- published sets
 
 
 def test_a_set_with_its_own_passages(tmp_path, out, capsys):
-    """An archive as published: its splits are known, equal paragraphs are one passage, dev is carved from train."""
+    """An archive as published: its splits are known, equal paragraphs are one passage, dev is
+    carved from train.
+    """
     facts = ["the sun warms", "rain falls", "the sun warms"]
     with zipfile.ZipFile(tmp_path / "OpenBookQA-V1-Sep2018.zip", "w") as archive:
         for split in ("train", "dev", "test"):
@@ -155,7 +162,7 @@ def test_a_set_with_its_own_passages(tmp_path, out, capsys):
     assert world.questions("openbookqa", "test")[2].gold_passages == (world.corpus[0].id,)
     assert "Mihaylov" in world.source and world.license == "questions: not stated by the authors"
     assert (
-        "splits: 3 train, 3 dev, 3 test\nwith gold passages: 3 train, 3 dev, 3 test\n"
+        'splits: {"train": 3, "dev": 3, "test": 3}\nwith_gold_passages: {"train": 3, '
         in capsys.readouterr().out
     )
 
@@ -207,10 +214,47 @@ def test_overlap_is_removed_and_said(tmp_path, out, corpus, capsys):
     assert ids(World.open(out), "nq") == {"train": ["c"], "dev": ["d"], "test": ["f", "g"]}
     printed = capsys.readouterr().out
     for line in (
-        "overlap dropped: 1 train in test, 1 dev in test, 1 train in dev",
-        "read: 3 train, 2 dev, 2 test",
+        'overlap_dropped: {"train in test": 1, "dev in test": 1, "train in dev": 1}',
+        'read: {"train": 3, "dev": 2, "test": 2}',
     ):
         assert f"{line}\n" in printed
+
+
+def test_duplicates_that_contradict_each_other_are_counted(tmp_path, out, corpus, capsys):
+    def answered(id, question, *answers):
+        return {"id": id, "question": question, "answers": answers}
+
+    train = rows(
+        tmp_path / "train.jsonl",
+        answered("a", "Who?", "Ann", "A."),
+        answered("b", " who?", "the ann"),
+        answered("c", "Where?", "here"),
+        answered("d", "Where?", "there"),
+        answered("e", "Where?", "here"),
+        answered("f", "When?", "now"),
+    )
+    test = rows(tmp_path / "test.jsonl", answered("g", "When?", "then"), answered("h", "?", "x"))
+    files = [f"train={train}", f"test={test}"]
+    assert run("nq", "--from", *files, "--corpus", corpus, "--out", out) == 0
+    assert "\ncontradicting_duplicates: 2\n" in capsys.readouterr().out
+
+
+def test_remarks_on_documents_are_printed(own, out, tmp_path, capsys):
+    (tmp_path / "docs/scan.pdf").touch()
+    (tmp_path / "docs/\x1b.txt").write_text("x" * 1001)
+    assert run(*own) == 0
+    printed, progress = capsys.readouterr()
+    assert (
+        'remarks: {"left out: .pdf": 1, "words of more than 1,000 characters, cut: '
+        '\\u001b.txt": 1}\n'
+    ) in printed
+    assert "\x1b.txt" not in printed + progress
+
+
+def test_a_path_that_no_disk_takes(own, tmp_path, capsys):
+    own[2] = tmp_path / ("x" * 300)
+    assert run(*own) == 2
+    assert capsys.readouterr().err == f"error: {own[2]}: File name too long\n"
 
 
 def test_dev_is_carved_from_train_without_its_test_questions():
@@ -243,7 +287,9 @@ def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
     monkeypatch.setattr("data.prepare.__main__.download", download)
     assert run("nq", "--corpus", corpus, "--downloads", tmp_path / "down", "--out", out) == 0
     assert fetched == [source.url for source in SETS["nq"].sources]
-    assert ("\nsha256: 00ff NQ-open.train.jsonl, 00ff NQ-open.dev.jsonl") in capsys.readouterr().out
+    assert (
+        '\nsha256: {"NQ-open.train.jsonl": "00ff", "NQ-open.dev.jsonl": "00ff"}\n'
+    ) in capsys.readouterr().out
     assert (
         run(
             "nq",
@@ -290,7 +336,9 @@ def test_a_known_corpus(tmp_path, out, monkeypatch):
 
 
 def test_published_addresses():
-    """Every set says where it is; a checksum is 64 hex digits or absent; what needs a browser names its page."""
+    """Every set says where it is; a checksum is 64 hex digits or absent; what needs a browser names
+    its page.
+    """
     for known in SETS.values():
         assert (
             known.license
@@ -305,7 +353,7 @@ def test_published_addresses():
         assert source.sha256 is None or (len(source.sha256) == 64 and int(source.sha256, 16))
 
 
-# ------------------------------------------------------------------------------------------------- bad input
+# --------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
@@ -313,16 +361,19 @@ def test_published_addresses():
     [
         (
             ["medqa", "--corpus", "{corpus}"],
-            "data_clean.zip cannot be downloaded without a browser: fetch https://drive.google.com/file/d/"
+            "data_clean.zip cannot be downloaded without a browser: fetch"
+            " https://drive.google.com/file/d/"
             "1ImYUSLk9JbgHXOemfvyiDiirluZHPeQw/view by hand and put it at {down}/data_clean.zip",
         ),
         (
             ["nq"],
-            "no passages come with these questions: name a corpus with --corpus (psgs_w100, a file or a folder)",
+            "no passages come with these questions: name a corpus with --corpus (psgs_w100,"
+            " a file or a folder)",
         ),
         (
             ["hotpotqa", "--from", "{good}"],
-            "no passages come with these questions: name a corpus with --corpus (psgs_w100, a file or a folder)",
+            "no passages come with these questions: name a corpus with --corpus (psgs_w100,"
+            " a file or a folder)",
         ),
         (["nq", "--corpus", "{dir}/none"], "{dir}/none: no such file or folder"),
         (
@@ -387,11 +438,13 @@ def test_bad_input_leaves_nothing(argv, problem, tmp_path, corpus, out, capsys):
     [
         (
             ["mine", "--out", "x"],
-            "the following arguments are required: --questions, --documents (see python -m data.prepare mine --help)",
+            "the following arguments are required: --questions, --documents (see python -m"
+            " data.prepare mine --help)",
         ),
         (
             ["nq", "--out", "x", "--dev-share", ".9"],
-            "argument --dev-share: must be at least 0 and less than 0.5, not .9 (see python -m data.prepare nq --help)",
+            "argument --dev-share: must be at least 0 and less than 0.5, not .9 (see python"
+            " -m data.prepare nq --help)",
         ),
         (
             ["nq", "--out", "x", "--words", "0"],

@@ -1,6 +1,7 @@
 """Folders of text, Markdown and HTML, cut into passages."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from data.prepare.formats import read_corpus
             ["One. Two three. Four."],
         ),  # less than half full: it goes on
         ("a b c d e f g", 3, ["a b c", "d e f", "g"]),  # a sentence that is too long
+        ("a b c d e f", 3, ["a b c", "d e f"]),
         ('He said "no." She left.', 3, ['He said "no."', "She left."]),
         ("one\ntwo  three", 9, ["one two three"]),
         (" \n\n ", 9, []),
@@ -58,7 +60,8 @@ def test_a_folder(tmp_path):
         "empty.txt": "\n",
         ".hidden/x.txt": "no",
         "notes.pdf": "no",
-        "c.html": "<html><head><title> A  page </title><style>p {}</style><script>if (a < b) x()</script></head><body><h1>Head</h1>"
+        "c.html": "<html><head><title> A  page </title><style>p {}</style><script>if (a < b)"
+        " x()</script></head><body><h1>Head</h1>"
         "<p>One &amp; <b>two</b>.<p>Three<br>four<script>no()</script></body></html>",
         "d.HTM": "<h1>Only <i>head</i></h1><div>body</div>",
     }
@@ -66,7 +69,7 @@ def test_a_folder(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert [passage for _, passage in read_corpus(tmp_path)] == [
-        Passage("a.md#1", "The *Title*", "intro text Part more"),
+        Passage("a.md#1", "The Title", "intro text Part more"),
         Passage("b/user-guide_2.txt#1", "user guide 2", "Plain text."),
         Passage("c.html#1", "A page", "Head One & two. Three four"),
         Passage("d.HTM#1", "Only head", "Only head body"),
@@ -90,11 +93,72 @@ def test_headings_and_blocks_are_borders_of_paragraphs(tmp_path):
     ]
 
 
+def test_markdown_is_cleaned_as_html_is(tmp_path):
+    picture = "QUJD" * 40_000
+    text = f"""---
+title: not this
+---
+Intro with *emphasis*, __strong__, `code` and a [link](http://example.org/x "title").
+
+The `Title`
+===========
+> quoted ~~out~~ &amp; [sic] ![](data:image/png;base64,{picture})
+
+* one
+* two_words_here
+
+| name | value |
+|------|:-----:|
+| a    | 1     |
+
+<script>no()</script>
+
+    indented | text
+"""
+    (tmp_path / "a.md").write_text(text)
+    [(_, passage)] = read_corpus(tmp_path)
+    assert passage == Passage(
+        "a.md#1",
+        "The Title",
+        "Intro with emphasis, strong, code and a link. quoted out & [sic] one two_words_here"
+        " name value a 1 indented | text",
+    )
+
+
+def test_what_is_left_out_or_cut_is_counted(tmp_path):
+    files = {
+        "a.txt": b"text " + b"x" * 2500,
+        "b/c.txt": "Mo\u0308ln.\r\rMore.".encode(),
+        "b/empty.md": b" \n",
+        "image.txt": b"\x89PNG\0\0\xff",
+        "notes.PDF": b"%PDF",
+        "more.pdf": b"%PDF",
+        "Makefile": b"all:",
+        ".git/config": b"x",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    remarks = Counter()
+    texts = [passage.text for _, passage in read_corpus(tmp_path, remarks=remarks)]
+    assert texts == [f"text {'x' * 1000} {'x' * 1000} {'x' * 500}", "M\u00f6ln. More."]
+    assert remarks == {
+        "left out: .pdf": 2,
+        "left out: binary": 1,
+        "left out: empty": 1,
+        "left out: hidden": 1,
+        "left out: no ending": 1,
+        "words of more than 1,000 characters, cut: a.txt": 1,
+    }
+
+
 def test_a_folder_without_documents(tmp_path):
     (tmp_path / "x.pdf").touch()
     with pytest.raises(WorldError) as caught:
         list(read_corpus(tmp_path))
-    assert str(caught.value) == f"{tmp_path}: no .txt, .md, .html, .htm file in this folder"
+    assert str(caught.value) == (
+        f"{tmp_path}: no .txt, .md, .html, .htm file in this folder (1 left out: .pdf)"
+    )
 
 
 def test_a_file_name_that_is_no_text(tmp_path):

@@ -17,9 +17,11 @@ SHA = hashlib.sha256(DATA).hexdigest()
 
 @pytest.fixture
 def server(monkeypatch):
-    """Serves `data` under every address, unless `answer` (status, reason) or `redirect` says otherwise.
+    """Serves `data` under every address, unless `answer` (status, reason) or `redirect` says
+    otherwise.
 
-    cut: bytes after which the connection breaks; length: the promised one; drip: seconds between blocks of 100 bytes.
+    cut: bytes after which the connection breaks; length: the promised one; drip: seconds between
+    blocks of 100 bytes.
     """
     state = SimpleNamespace(
         data=DATA, answer=None, redirect=None, cut=None, length=len(DATA), drip=None, requests=0
@@ -83,7 +85,8 @@ def test_a_whole_file(server, tmp_path, sha256, length):
 def test_a_cut_connection(server, tmp_path, cut):
     server.cut = cut
     assert fails(tmp_path, server.url) == (
-        f"{server.url}: the connection was cut after {cut:,} of 1,024,000 bytes; try again, or fetch it by hand and"
+        f"{server.url}: the connection was cut after {cut:,} of 1,024,000 bytes; try again,"
+        " or fetch it by hand and"
         f" put it at {tmp_path / 'x'}"
     )
 
@@ -108,7 +111,8 @@ def test_a_wrong_file_that_is_there_already_stays(server, tmp_path):
     with pytest.raises(WorldError) as caught:
         download.download(server.url, tmp_path / "x", SHA)
     assert str(caught.value) == (
-        f"{tmp_path / 'x'}: this file has the SHA-256 {hashlib.sha256(b'mine').hexdigest()}, expected {SHA}; remove it to"
+        f"{tmp_path / 'x'}: this file has the SHA-256 {hashlib.sha256(b'mine').hexdigest()},"
+        f" expected {SHA}; remove it to"
         " download again, or name it with --from to use it as it is"
     )
     assert (tmp_path / "x").read_bytes() == b"mine" and server.requests == 0
@@ -159,6 +163,12 @@ def test_redirects(server, tmp_path):
 )
 def test_no_server(server, tmp_path, url, problem):
     assert fails(tmp_path, url).startswith(f"{url}: {problem}")
+
+
+def test_a_file_in_place_of_the_folder(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WorldError, match="cannot be read or written: "):
+        download.download(server.url, tmp_path / "file/x")
 
 
 def test_disk_full(server, tmp_path, monkeypatch):

@@ -1,37 +1,19 @@
-"""Question sets and corpora in their published layouts: hand-written samples, and the real files that are at hand."""
+"""Question sets and corpora in their published layouts: hand-written samples, and the real files
+that are at hand.
+"""
 
 import gzip
 import io
-import json
 import tarfile
 import zipfile
 
 import pytest
 
 from data import Passage, Question, WorldError, contains_answer, exact_match
-from data.prepare.records import json_list, records
 from data.prepare.formats import READERS, read_corpus, read_questions
+from data.prepare.records import json_list, records
 from rl.warmup.teacher import subject_of
 from tests.shared import shared_path
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes a file: rows as JSON lines or, for *.json, as a list; text as it is; *.gz zipped."""
-
-    def write(name, content):
-        if not isinstance(content, (str, bytes)):
-            content = (
-                json.dumps(content)
-                if ".json" in name and ".jsonl" not in name
-                else "".join(json.dumps(row) + "\n" for row in content)
-            )
-        data = content.encode() if isinstance(content, str) else content
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-        return tmp_path / name
-
-    return write
 
 
 def questions(set_name, file):
@@ -45,7 +27,7 @@ def error(action) -> str:
     return str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------- question sets
+# ----------------------------------------------------------------------------- question sets
 
 
 HOTPOT = {
@@ -177,7 +159,8 @@ AMBIGUOUS = {
             [
                 Question(
                     "7-980",
-                    "The sun is responsible for (A) puppies learning new tricks (B) plants sprouting",
+                    "The sun is responsible for (A) puppies learning new tricks (B) plants"
+                    " sprouting",
                     ("plants sprouting", "B"),
                 )
             ],
@@ -212,7 +195,9 @@ AMBIGUOUS = {
         (
             "popqa",
             "popQA.tsv.gz",
-            'id\tprop\tobj\ts_pop\tquestion\tpossible_answers\n42\toccupation\tpol\t142\tWhat is X\'s occupation?\t"[""pol"", ""p.""]"\n',
+            "id\tprop\tobj\ts_pop\tquestion\tpossible_answers\n"
+            "42\toccupation\tpol\t142\tWhat is X's occupation?\t"
+            '"[""pol"", ""p.""]"\n',
             [
                 Question(
                     "42",
@@ -282,7 +267,7 @@ def test_question_sets(write, set_name, name, rows, expected):
 
 @pytest.mark.parametrize("set_name", ["hotpotqa", "2wikimultihopqa"])
 def test_paragraphs_that_come_with_hotpotqa_and_2wiki(write, set_name):
-    [(where, asked)] = read_questions(
+    [(_where, asked)] = read_questions(
         set_name, write("dev.json", [{**HOTPOT, "evidences": [], "entity_ids": "Q1_Q2"}])
     )
     texts = {p.id: (p.title, p.text) for p in asked.passages}
@@ -315,7 +300,9 @@ def test_paragraphs_that_come_with_musique_and_openbookqa(write):
 
 
 def test_multiple_choice_in_metrics_and_teacher(write):
-    """Text and letter are right, other letters are not; a letter in a passage is no evidence; options are no subject."""
+    """Text and letter are right, other letters are not; a letter in a passage is no evidence;
+    options are no subject.
+    """
     [question] = questions("openbookqa", write("x.jsonl", [OPENBOOK]))
     assert [
         exact_match(answer, question.answers)
@@ -357,7 +344,8 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "ambignq",
             "x.json",
             [{**AMBIGUOUS, "annotations": [{"type": "noAnswer"}]}],
-            ":record 1: an annotation's type must be 'singleAnswer' or 'multipleQAs', not 'noAnswer'",
+            ":record 1: an annotation's type must be 'singleAnswer' or 'multipleQAs', not"
+            " 'noAnswer'",
         ),
         (
             "hotpotqa",
@@ -369,7 +357,8 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "hotpotqa",
             "x.json",
             [{**HOTPOT, "context": [["title"]]}],
-            ":record 1: 'context' must hold [title, sentences] and 'supporting_facts' [title, sentence number]",
+            ":record 1: 'context' must hold [title, sentences] and 'supporting_facts'"
+            " [title, sentence number]",
         ),
         ("hotpotqa", "x.json", [{**HOTPOT, "context": {}}], ":record 1: 'context' must be a list"),
         (
@@ -418,7 +407,7 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "mine",
             "x.csv",
             "frage,antwort\nWho?,Ann\n",
-            ":1: the header lacks the column 'question'",
+            ":1: the header lacks the column 'question'; it has: frage, antwort",
         ),
         ("mine", "x.csv", "question,response\nWho?,Ann\n", ":2: lacks the field 'answer'"),
         ("mine", "x.csv", "question,answer\nWho?,Ann\nWhere?,\n", ":3: 'answer' is blank"),
@@ -429,7 +418,12 @@ def test_multiple_choice_in_metrics_and_teacher(write):
             "question,answer\nWho?,Ann,Bo\n",
             ":2: the number of columns is not the header's",
         ),
-        ("mine", "x.csv", b"question,answer\nWho?,\xff\n", ":2: not comma-separated UTF-8 text"),
+        (
+            "mine",
+            "x.csv",
+            b"question,answer\nWho?,\xff\n",
+            ":2: not UTF-8 text: byte 0xff at character 6",
+        ),
         (
             "mine",
             "x.txt",
@@ -443,7 +437,7 @@ def test_bad_question_files(write, set_name, name, content, problem):
     assert error(lambda: questions(set_name, file)) == f"{file}{problem}"
 
 
-# ------------------------------------------------------------------------------------------------- files
+# ------------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize(
@@ -486,7 +480,7 @@ def test_a_json_list_that_is_too_large(write, monkeypatch):
         ('{"Data": [{"a": 1}]', ":1: not JSON"),
         ("[\n3]", ":record 1: not a JSON object"),
         ("[{}, \n]", ":2: not JSON"),
-        (b'[{"a":\n"\xff"}]', ":2: not UTF-8 text"),
+        (b'[{"a":\n"\xff"}]', ":2: not UTF-8 text: byte 0xff at character 2"),
         ('[{"a": ' + "[" * 100_000, ":1: not JSON"),
     ],
 )
@@ -510,16 +504,15 @@ def test_members_of_archives(tmp_path):
         archive.addfile(info, io.BytesIO(data))
     for file in (tmp_path / "x.zip/Main/train.jsonl", tmp_path / "x.tar.gz/train.jsonl"):
         assert list(records(file)) == [(f"{file}:1", {"a": 1})]
-    for name in ("x.zip", "x.tar.gz"):
-        assert (
-            error(lambda: list(records(tmp_path / name / "dev.jsonl")))
-            == f"{tmp_path / name}: holds no file dev.jsonl"
-        )
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
-        assert (
-            error(lambda: list(records(tmp_path / name / "train.jsonl")))
-            == f"{tmp_path / name}/train.jsonl:1: cannot be read: damaged or cut off"
-        )
+    for archive in (tmp_path / "x.zip", tmp_path / "x.tar.gz"):
+        with pytest.raises(WorldError) as caught:
+            list(records(archive / "dev.jsonl"))
+        assert str(caught.value) == f"{archive}: holds no file dev.jsonl"
+        archive.write_bytes(archive.read_bytes()[:60])
+        with pytest.raises(WorldError) as caught:
+            list(records(archive / "train.jsonl"))
+        problem = "cannot be read: damaged or cut off"
+        assert str(caught.value) == f"{archive}/train.jsonl:1: {problem}"
 
 
 @pytest.mark.parametrize("name", ["x.jsonl.gz", "x.json.gz", "x.csv.gz", "x.tsv.gz"])
@@ -534,7 +527,7 @@ def test_torn_gz_and_a_directory_in_place_of_a_file(tmp_path, name):
     assert error(lambda: list(records(folder))) == f"{folder}:1: cannot be read: Is a directory"
 
 
-# ------------------------------------------------------------------------------------------------- corpora
+# ----------------------------------------------------------------------------------- corpora
 
 
 @pytest.mark.parametrize(
@@ -570,9 +563,9 @@ def test_corpora(write, name, content, expected):
     [
         ("x.jsonl", [{"id": "a", "text": "x"}, {"text": "x"}], ":2: lacks the field 'id'"),
         ("x.jsonl", [{"id": "a", "contents": ["x"]}], ":1: 'contents' must be a string"),
-        ("x.tsv", "id\ttext\n1\tx\n", ":1: the header lacks the column 'title'"),
+        ("x.tsv", "id\ttext\n1\tx\n", ":1: the header lacks the column 'title'; it has: id, text"),
         ("x.tsv", "id\ttext\ttitle\n1\tx\n", ":2: the number of columns is not the header's"),
-        ("x.md", b"fine\n\xff\n", ":2: not UTF-8 text"),
+        ("x.md", b"fine\n\xff\n", ":2: not UTF-8 text: byte 0xff at character 1"),
     ],
 )
 def test_bad_corpora(write, name, content, problem):
@@ -580,7 +573,7 @@ def test_bad_corpora(write, name, content, problem):
     assert error(lambda: list(read_corpus(file))) == f"{file}{problem}"
 
 
-# ------------------------------------------------------------------------------------------------- the real files
+# ---------------------------------------------------------------------------- the real files
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""PopQA as a closed world: inversion, reading, splits and passages, by hand and on the official files."""
+"""PopQA as a closed world: inversion, reading, splits and passages, by hand and on the official
+files.
+"""
 
 import gzip
 import json
@@ -18,7 +20,7 @@ def ask(id, question, *answers, popularity=None, relation=None):
     return Question(id, question, answers, popularity=popularity, relation=relation)
 
 
-# ------------------------------------------------------------------------------------------------- templates
+# --------------------------------------------------------------------------------- templates
 
 
 @pytest.mark.parametrize(
@@ -97,8 +99,10 @@ def test_what_does_not_invert(question):
 
 @pytest.mark.parametrize("relation", popqa.RELATIONS)
 def test_wordings(relation):
-    """Five or more, each with both names inside, plain ASCII; some hold the question's key word and some do not."""
-    question, wordings = popqa.RELATIONS[relation]
+    """Five or more, each with both names inside, plain ASCII; some hold the question's key word and
+    some do not.
+    """
+    _question, wordings = popqa.RELATIONS[relation]
     assert len(set(wordings)) == len(wordings) >= 5
     key = {"place of birth": "born", "capital of": "capital"}.get(relation, relation)
     assert {f" {key} " in f" {wording} " for wording in (w.lower() for w in wordings)} == {
@@ -112,12 +116,13 @@ def test_wordings(relation):
         assert 8 <= len(wording.split()) <= 13
 
 
-# ------------------------------------------------------------------------------------------------- reading
+# ----------------------------------------------------------------------------------- reading
 
 
 HEADER = "id\tsubj\tprop\tobj\ts_pop\to_pop\tquestion\tpossible_answers\n"
 RANKIN = (
-    "4222362\tGeorge Rankin\toccupation\tpolitician\t142\t25692\tWhat is George Rankin's occupation?\t"
+    "4222362\tGeorge Rankin\toccupation\tpolitician\t142\t25692\tWhat is George Rankin's"
+    " occupation?\t"
     '"[""politician"", ""pol""]"\n'
 )
 
@@ -168,7 +173,7 @@ def test_read_jsonl(tmp_path):
     "name, text, problem",
     [
         ("x.tsv", "id\tquestion\n5\tA\n", ":2: lacks the field 'answer'"),
-        ("x.tsv", "", ":1: the header lacks the column 'question'"),
+        ("x.tsv", "", ":1: the header lacks the column 'question'; it has: nothing"),
         ("x.tsv", HEADER, ": holds no questions"),
         ("x.tsv", HEADER + RANKIN + RANKIN, ":3: duplicate id '4222362', first at {file}:2"),
         ("x.tsv", HEADER + RANKIN + "5\tA\n", ":3: the number of columns is not the header's"),
@@ -196,8 +201,12 @@ def test_read_jsonl(tmp_path):
             )
             for answers in ('["pop"', "pop", "[]", "[1]", '[" "]', '{"a": 1}', "3", '["\\ud800"]')
         ],
-        ("x.tsv", HEADER + RANKIN + '5\tA\t"no end', ":3: not tab-separated UTF-8 text"),
-        ("x.tsv", (HEADER + RANKIN).encode() + b"5\t\xff\n", ":3: not tab-separated UTF-8 text"),
+        ("x.tsv", HEADER + RANKIN + '5\tA\t"no end', ":3: not tab-separated text"),
+        (
+            "x.tsv",
+            (HEADER + RANKIN).encode() + b"5\t\xff\n",
+            ":3: not UTF-8 text: byte 0xff at character 3",
+        ),
         ("x.jsonl", '{"id": "a", "question": "q", "answers": ["x"]}\n{"id": "b"\n', ":2: not JSON"),
         ("x.jsonl", '{"id": "a", "question": "q", "answers": []}\n', ":1: 'answers' is empty"),
         ("x.jsonl", '{"id": "a", "answers": ["x"]}\n', ":1: lacks the field 'question'"),
@@ -214,10 +223,8 @@ def test_bad_input(tmp_path, name, text, problem):
 def test_damaged_and_missing_files(tmp_path):
     cut = tmp_path / "cut.tsv.gz"
     cut.write_bytes(gzip.compress((HEADER + RANKIN).encode())[:20])
-    plain = write(tmp_path / "plain.tsv", HEADER).rename(tmp_path / "plain.tsv.gz")
     for file, problem in [
         (cut, "damaged or cut off"),
-        (plain, "damaged or cut off"),
         (tmp_path / "none.tsv", "No such file or directory"),
     ]:
         with pytest.raises(WorldError) as error:
@@ -225,7 +232,7 @@ def test_damaged_and_missing_files(tmp_path):
         assert str(error.value) == f"{file}:1: cannot be read: {problem}"
 
 
-# ------------------------------------------------------------------------------------------------- splits, by hand
+# --------------------------------------------------------------------------- splits, by hand
 
 
 TRAIN = [
@@ -278,7 +285,7 @@ def test_rows_that_do_not_invert_are_listed(small):
 
 def test_duplicates_are_merged(small):
     world, report = small
-    assert report["duplicates_merged"] == {"train": 2, "test": 0}
+    assert report["unique"] == {"train": 4, "test": 3}
     questions = {
         q.id: q for split in ("train", "dev", "test") for q in world.questions("popqa", split)
     }
@@ -302,7 +309,8 @@ def test_gold_passages_state_the_answers(small):
     assert len(gold) == 2 and [
         sum(name in t for t in gold) for name in ("Ann Ash", "Bob Birch")
     ] == [1, 1]
-    # the fact of the removed training row stays in the corpus, but it does not answer the test question
+    # the fact of the removed training row stays in the corpus, but it does not answer the test
+    # question
     (gold,) = questions["s0"].gold_passages
     assert "Bangkok" in text[gold]
     assert sum(p.title == "Nan" and "Bangkok" not in p.text for p in world.corpus) == 1
@@ -313,11 +321,11 @@ def test_gold_passages_state_the_answers(small):
 def test_nothing_left():
     with pytest.raises(
         WorldError,
-        match="^0 training questions are left without those of the test set; 2 are needed$",
+        match=r"^0 training questions are left without those of the test set; 2 are needed$",
     ):
         popqa.build(TEST, TEST)
     with pytest.raises(
-        WorldError, match="^none of the 1 test questions fits one of PopQA's 16 templates$"
+        WorldError, match=r"^none of the 1 test questions fits one of PopQA's 16 templates$"
     ):
         popqa.build(TRAIN, [ask("x", "Who wrote Glas?", "Dee Dale")])
 
@@ -361,7 +369,7 @@ def test_deterministic():
     )
 
 
-# ------------------------------------------------------------------------------------------------- the official files
+# ------------------------------------------------------------------------ the official files
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +381,7 @@ def official():
 
 
 def test_official_counts(official):
-    _, _, world, report = official
+    _, _, _world, report = official
     assert report["read"] == {"train": 13_554, "test": 713}
     assert report["overlap"] == {"unique_test_questions": 710, "also_in_train": 111}
     assert [row.partition(" '")[2] for row in report["not_inverted"]] == [
@@ -382,8 +390,7 @@ def test_official_counts(official):
         "What is the capital of ?'",
     ]  # no names
     assert report["splits"] == {"train": 11_854, "dev": 500, "test": 710}
-    # 13,552 rows = train + dev + merged + the questions that are in test
-    assert report["inverted"]["train"] == 11_854 + 500 + report["duplicates_merged"]["train"] + 111
+    assert report["unique"]["train"] == 11_854 + 500 + 111  # train, dev, those that are in test
     assert sum(report["relations"]["test"].values()) - report["relations"]["test"]["unknown"] == 709
     assert 13_000 <= report["passages"] <= 15_000
     assert report["passage_kinds"]["fact"] == 13_757

@@ -1,4 +1,4 @@
-"""The report by hand: scales, intervals, groups of popularity, what the browser is given."""
+"""The report by hand: scales, intervals, what the browser is given."""
 
 import json
 import re
@@ -7,9 +7,9 @@ import pytest
 
 from rl.report import page
 from rl.report.charts import Axis, Line, chart, interval, thin, ticks
-from rl.report.curves import popularity, share_interval, sweep_charts, training
+from rl.report.curves import calibration_charts, share_interval, sweep_charts, training
 from rl.report.page import browsed, comparison, embedded
-from rl.report.results import Group, Result
+from rl.report.results import DIRECT, RETRIEVE, Group, Result
 
 
 def record(number: int, **values) -> dict:
@@ -21,6 +21,7 @@ def record(number: int, **values) -> dict:
         "relation": None,
         "popularity": 1.0,
         "p_retrieve": 0.25,
+        "calls": 1,
         "turns": [],
         "answer": "x",
         "em": 1.0,
@@ -73,13 +74,10 @@ def test_a_chart_puts_points_where_its_axes_say():
 
 
 def test_labels_are_escaped():
-    svg = chart("<b>", [Line('"<i>', [(0, 1)], 0)], Axis("&x", names=["<u>"]), Axis("<y>"), "<s>")
-    assert (
-        not re.search("<(?!b>1.0</b>)[biuys]>", svg)
-        and "&quot;&lt;i&gt;" in svg
-        and "&lt;u&gt;" in svg
-        and "&lt;s&gt;" in svg
-    )
+    line = Line('"<i>', [(0, 1)], 0, mark="<u>")
+    svg = chart("<b>", [line], Axis("&x"), Axis("<y>"), "<s>")
+    assert not re.search("<(?!b>1.0</b>)[biuys]>", svg)
+    assert all(text in svg for text in ("&quot;&lt;i&gt;", "&lt;u&gt;", "&lt;s&gt;", "&amp;x"))
 
 
 def test_thin_keeps_means():
@@ -103,39 +101,21 @@ def test_wilson_interval():
     assert share_interval(20, 20)[2] == 1.0
 
 
-def test_popularity_in_half_decades():
-    turn = [{"query": "x", "passages": []}]
-    rows = [
-        record(i, popularity=p, turns=turn if i % 2 else [])
-        for i, p in enumerate((0, 1, 3.1, 3.2, 9.9, 10, 31, 32, None))
-    ]
-    html = popularity(group(rows))
-    assert re.findall(r"at popularity, at least (\d+)</title>", html) == ["1", "3", "10", "32"]
-    assert re.findall(r"runs/a: ([\d.]+ %)", html) == ["33.3 %", "50.0 %", "50.0 %", "100.0 %"]
-    assert popularity(group([record(0, popularity=None)])) == ""
-    assert (
-        html.count("<figure>") == 1
-        and popularity(group([*rows, record(99, slice="absent")])).count("<figure>") == 2
-    )
-
-
 def test_the_browser_gets_every_passage_once_and_a_sample_when_there_is_too_much(monkeypatch):
     turns = [{"query": "x", "passages": [{"id": "p", "title": "t", "text": "u", "score": 1.0}]}]
     few = group([record(i, turns=turns) for i in range(6)])
-    data = browsed([few], ["runs/a", "runs/none"])
+    data = browsed(few)
     assert (
         data["passages"] == [["t", "u"]]
         and data["sets"][0]["step"] == 1
         and len(data["sets"][0]["questions"]) == 6
     )
-    first = data["sets"][0]["questions"][0]["episodes"]
-    assert (
-        first[1] is None
-        and first[0]["turns"] == [{"query": "x", "passages": [[0, 1.0]]}]
-        and first[0]["tokens"] == ["[ANSWER]", " x", ["<eos>", 2.0]]
-    )
+    [first] = data["sets"][0]["questions"][0]["episodes"]
+    assert first["turns"] == [{"query": "x", "passages": [[0, 1.0]]}]
+    assert first["tokens"] == ["[ANSWER]", " x", ["<eos>", 2.0]]
+    assert data["checkpoints"] == ["runs/a"]
     monkeypatch.setattr(page, "BROWSER_BYTES", len(json.dumps(few.own["runs/a"].records)) // 4)
-    sampled = browsed([few], ["runs/a"])["sets"][0]
+    sampled = browsed(few)["sets"][0]
     assert (sampled["step"], sampled["rows"], [q["id"] for q in sampled["questions"]]) == (
         2,
         6,
@@ -153,7 +133,8 @@ def test_embedded_json_holds_no_markup():
 def test_differences_are_the_last_policys_own_minus_each_row():
     """Rewards 2 and 0 against 1 and -1: a difference of 1 in every question has no width."""
     about = {"world": "w", "set": "s", "split": "test", "rows": 2, "seconds": 0.5, "slices": {}}
-    metrics = dict.fromkeys(("em", "f1", "retrieval", "queries", "malformed"), 0.5)
+    names = ("em", "f1", "retrieval", "queries", "calls", "malformed")
+    metrics = dict.fromkeys(names, 0.5)
     about["metrics"] = {**metrics, "hit": None, "reward": 1.0}
     first = Result(about, [record(0, reward=1.0, em=0.0), record(1, reward=-1.0, em=0.0)])
     last = Result(about, [record(0, reward=2.0, em=1.0), record(1, reward=0.0, em=0.0)])
@@ -187,3 +168,24 @@ def test_training_curves_of_a_run_and_of_its_best(tmp_path):
     assert f"{tmp_path}: joint PPO" in html and "dev, tail: 75.0 % at iteration 2" in html
     assert "Value head" not in html, "nothing was logged of it"
     assert training(tmp_path / "best/eval") == ""
+
+
+def test_calibration_needs_both_branches():
+    """Retrieving earns more for one of two questions at .2, for the only one at .8."""
+    about = {"world": "w", "set": "s", "split": "test", "rows": 3}
+    shares = (0.2, 0.2, 0.8)
+    direct, retrieved = (
+        Result(about, [record(i, p_retrieve=p, reward=r) for i, (p, r) in enumerate(pairs)])
+        for pairs in (
+            zip(shares, (2.0, 0.0, 0.0), strict=True),
+            zip(shares, (1.8, 1.8, 1.8), strict=True),
+        )
+    )
+    results = {("a", "own decision"): direct, ("a", DIRECT): direct}
+    assert calibration_charts(Group(about, results)) == []
+    results["a", RETRIEVE] = retrieved
+    share, gain = calibration_charts(Group(about, results))
+    assert "a: 50.0 % [9.5 %, 90.5 %] at" in share and "a: 100.0 % [20.7 %, 100.0 %] at" in share
+    assert re.search(r"a: 0\.80 at [^<]* 0\.20<", gain) and re.search(
+        r"a: 1\.80 at [^<]* 0\.80<", gain
+    )

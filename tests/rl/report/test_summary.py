@@ -6,21 +6,25 @@ import numpy as np
 import pytest
 
 from data import Question
-from rl import Episode, Turn
+from rl import Decoding, Episode, Part, Turn, rollout
 from rl.report.summary import (
     by_slice,
+    calibration,
     collapsed,
     paired_interval,
+    policy_calls,
     stratified_interval,
     summarize,
     table,
 )
+from tests.rl.tiny import QUESTIONS, TOKENIZER, environment, random_policy
 
 
 def made(slice, em, f1, turns=0, hit=False, reward=0.0, malformed=False, p=0.5) -> Episode:
     return Episode(
         Question("q", "?", ("x",), slice=slice),
         rewards=[0.0, reward],
+        parts=[Part.STATE, *[Part.QUERY, Part.STATE] * turns, Part.ANSWER, Part.ANSWER],
         turns=[Turn("q", [], [])] * turns,
         exact_match=em,
         f1=f1,
@@ -47,6 +51,7 @@ def test_figures_by_hand():
             "f1": 0.625,
             "retrieval": 0.5,
             "queries": 0.75,
+            "calls": 1.75,
             "hit": 0.5,
             "reward": 0.725,
             "malformed": 0.25,
@@ -62,6 +67,7 @@ def test_figures_by_hand():
             "f1": 0.75,
             "retrieval": 1.0,
             "queries": 1.5,
+            "calls": 2.5,
             "hit": 0.5,
             "reward": 0.95,
             "malformed": 0.0,
@@ -117,3 +123,23 @@ def test_sets_weigh_the_same_whatever_their_size():
 def test_collapse():
     assert collapsed([0.96, 1.0]) and collapsed([0.0, 0.04])
     assert not collapsed([0.0, 1.0]) and not collapsed([0.94, 1.0])
+
+
+@pytest.mark.parametrize("force, given", [("answer", 0), ("retrieve", 0), ("question", 1)])
+def test_policy_calls_are_the_texts_that_the_policy_wrote(force, given):
+    """One for each action token (no text holds one), but for queries that are given."""
+    policy, env = random_policy(2), environment(quota=2)
+    for e in rollout(policy, TOKENIZER, env, QUESTIONS * 4, Decoding(force=force)):
+        actions = e.tokens.count(TOKENIZER.retrieve) + e.tokens.count(TOKENIZER.answer)
+        assert policy_calls(e) == actions - given
+
+
+def test_calibration_by_hand():
+    """Retrieving earns 1 more for the first and the last question, .2 less for the second."""
+    direct = [made(None, 0, 0, reward=r, p=p) for r, p in ((0.0, 0.31), (2.0, 0.39), (0.0, 1.0))]
+    retrieved = [made(None, 0, 0, reward=r, p=0.5) for r in (1.0, 1.8, 1.0)]
+    assert calibration(direct, retrieved) == [
+        (pytest.approx(0.35), 2, 1, pytest.approx(0.4)),
+        (1.0, 1, 1, 1.0),
+    ]
+    assert calibration([], []) == []

@@ -52,7 +52,7 @@ def test_absent_entries_have_defaults_and_others_are_left_out():
             "open_retriever",
             {"retriever": "evil"},
             "open_retriever: retriever invalid choice: 'evil' "
-            "(choose from 'bm25', 'dense', 'hybrid', 'milvus')",
+            "(choose from 'bm25', 'dense', 'hybrid', 'milvus', 'http')",
         ),
         (
             "open_retriever",

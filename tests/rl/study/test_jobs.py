@@ -89,7 +89,7 @@ def test_cores_are_dealt_out():
         started = startable(jobs, set(map(Path, done)), running, cores)
         return [(job.out.name, ranks) for job, ranks in started]
 
-    seven = {jobs[0]: Running(None, 7, {})}
+    seven = {jobs[0]: Running(None, 7)}
     assert deal("", {}, 2) == [("a", 1), ("b", 1)]
     assert deal("", {}, 8) == [("a", 2), ("b", 3), ("c", 3)]
     assert deal("abc", {}, 8) == [("d", 8)]

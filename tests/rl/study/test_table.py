@@ -14,7 +14,6 @@ from rl.study.table import (
     Played,
     Table,
     differences,
-    has_collapsed,
     over_seeds,
     pivot,
     rewards_at,
@@ -145,27 +144,13 @@ def test_a_row_of_differences_for_every_seed():
     assert em.rows[1][2].startswith("+44.4 [+")
 
 
-def test_collapse_is_marked_for_own_decisions_alone():
-    study = study_of()
-    [label, *_] = pivot("T", study, ["direct only"], [TOGETHER], ["em"]).rows[0]
-    assert label == "direct only", "it was forced"
-    names = {name: entry["collapsed"] for name, entry in study["seeds"]["0"]["systems"].items()}
-    assert names["SFT, adaptive"], "number 3: it never retrieves" and not names[JOINT]
-    [label, *_] = pivot("T", study, ["SFT, adaptive"], [TOGETHER], ["em"]).rows[0]
-    assert label == "SFT, adaptive (collapsed)"
-    rates = {"popqa": 0.5, "popqa: popular": 0.0, "popqa: tail": 1.0, "nq": 0.0}
-    figures = {part: {"retrieval": rate} for part, rate in rates.items()}
-    assert not has_collapsed(figures, ["popqa"])
-    assert has_collapsed(figures | {"popqa: tail": {"retrieval": 0.04}}, ["popqa"])
-
-
 @pytest.mark.parametrize(
     "choice, there, missing",
     [
-        ("all", ["Main comparison", "Ablations", "Retrieval cost", "unseen", "Quota"], []),
-        ("main", ["Main comparison", "unseen", "Quota", "Threshold"], ["Ablations", "Retrieval c"]),
-        ("ablations", ["Ablations", "Quota"], ["Main comparison", "Threshold"]),
-        ("costs", ["Retrieval cost in training"], ["Main comparison", "Ablations"]),
+        ("all", ["Main", "Ablations", "Cost of", "unseen", "Retrievals at most", "Threshold"], []),
+        ("main", ["Main", "unseen", "Retrievals at most", "Threshold"], ["Ablations", "Cost of"]),
+        ("ablations", ["Ablations", "Retrievals at most"], ["Main", "Threshold"]),
+        ("costs", ["Cost of a retrieval in training"], ["Main", "Ablations"]),
     ],
 )
 def test_the_tables_of_every_choice(choice, there, missing):

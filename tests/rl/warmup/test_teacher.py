@@ -1,4 +1,6 @@
-"""The weak teacher: what it asks, how often, what it never gives away; and the sampler of training questions."""
+"""The weak teacher: what it asks, how often, what it never gives away; and which answers
+passages state.
+"""
 
 from collections import Counter
 
@@ -7,10 +9,9 @@ import pytest
 
 from data import Passage, Question, World, contains_answer, normalize_answer
 from data.metrics import answerable, gold_passage, stated
-from rl.warmup.sampler import QuestionSampler
 from rl.warmup.teacher import TEACHER, Teacher, keywords_of, subject_of, template_of
 
-# ------------------------------------------------------------------------------------------------- the subject
+# ------------------------------------------------------------------------------- the subject
 
 
 @pytest.mark.parametrize(
@@ -42,13 +43,14 @@ def test_subject_by_hand(question, subject):
     assert subject_of(question) == subject
 
 
-# ------------------------------------------------------------------------------------------------- keywords
+# ---------------------------------------------------------------------------------- keywords
 
 
 PASSAGE = Passage(
     "p",
     "Ada Quill",
-    "Ada Quill was born in Caldis, a harbour of the north, and wrote. She wrote The Salt Road in Caldis-by-Sea.",
+    "Ada Quill was born in Caldis, a harbour of the north, and wrote. She wrote The Salt"
+    " Road in Caldis-by-Sea.",
 )
 
 
@@ -108,7 +110,7 @@ def test_no_training_question_of_a_world_has_a_leaking_keyword(world):
     assert checked > 50
 
 
-# ------------------------------------------------------------------------------------------------- queries
+# ----------------------------------------------------------------------------------- queries
 
 
 def asked(
@@ -135,12 +137,13 @@ UNKNOWN = Question("u", "In which city was Ada Zed born?", ("Caldis",), relation
 
 
 def teacher() -> Teacher:
-    return Teacher(*zip(*BIRTH, *WROTE, UNKNOWN))
+    return Teacher(*zip(*BIRTH, *WROTE, UNKNOWN, strict=False))
 
 
 def test_keywords_of_a_template_by_hand():
-    """Weight = share x log(share / overall share). native: 1 x log(1 / .5); coast: .5 x log(.5 / .25), half of that. "old"
-    is everywhere and tells nothing; "rare" occurs once and is no habit."""
+    """Weight = share x log(share / overall share). native: 1 x log(1 / .5); coast: .5 x log(.5 /
+    .25), half of that. "old" is everywhere and tells nothing; "rare" occurs once and is no habit.
+    """
     keywords = {
         template: (words, shares.tolist())
         for template, (words, shares) in teacher().keywords.items()
@@ -152,9 +155,9 @@ def test_keywords_of_a_template_by_hand():
 
 
 def test_templates():
-    template = lambda question, relation=None: template_of(
-        Question("q", question, ("x",), relation=relation)
-    )
+    def template(question, relation=None):
+        return template_of(Question("q", question, ("x",), relation=relation))
+
     assert (
         template("In which city was Ada Quill born?")
         == template("In which city was Bo Reed born?")
@@ -237,12 +240,14 @@ def test_queries_of_a_world_are_plain_deterministic_and_do_not_leak(name):
         ],
     )
     assert len(mind.keywords) > 10
-    ask = lambda seed: [
-        mind.query(q, np.random.default_rng([seed, i])) for i, q in enumerate(questions)
-    ]
+
+    def ask(seed):
+        rngs = (np.random.default_rng([seed, i]) for i in range(len(questions)))
+        return [mind.query(q, rng) for q, rng in zip(questions, rngs, strict=True)]
+
     queries = ask(0)
     assert queries == ask(0) != ask(1) and {type(query) for query in queries} == {str}
-    for query, question in zip(queries, questions):
+    for query, question in zip(queries, questions, strict=False):
         if query != question.question:
             added = query.removeprefix(subject_of(question.question))
             assert not {
@@ -250,12 +255,15 @@ def test_queries_of_a_world_are_plain_deterministic_and_do_not_leak(name):
             } & set(normalize_answer(added).split())
 
 
-# ------------------------------------------------------------------------------------------------- gold and answerable
+# ----------------------------------------------------------------------- gold and answerable
 
 
 def test_gold_passage():
     rows = {"a": 4, "b": 7}
-    find = lambda gold: gold_passage(Question("q", "?", ("x",), gold_passages=gold), rows)
+
+    def find(gold):
+        return gold_passage(Question("q", "?", ("x",), gold_passages=gold), rows)
+
     assert (find(("b", "a")), find(("nowhere", "a")), find(()), find(None), find(("nowhere",))) == (
         7,
         4,
@@ -325,81 +333,3 @@ def test_a_follow_up_is_about_its_subject_and_never_the_question():
         and queries["Bo Reed"] / 2000 == pytest.approx(0.65, abs=0.04)
         and len(queries) > 3
     )
-
-
-# ------------------------------------------------------------------------------------------------- the sampler
-
-
-def pool(popular: int, others: int) -> list[Question]:
-    return [
-        Question(f"p{i}", "?", ("x",), slice="popular", popularity=float(i + 1))
-        for i in range(popular)
-    ] + [Question(f"t{i}", "?", ("x",), slice="tail", popularity=1000.0) for i in range(others)]
-
-
-def ids(questions) -> list[str]:
-    return [q.id for q in questions]
-
-
-def test_the_sampler_is_a_pure_function_of_seed_step_and_stream():
-    questions = pool(20, 80)
-    draw = lambda seed=0, step=3, stream=0: ids(
-        QuestionSampler([questions], 0.4, seed).draw(64, step, stream)
-    )
-    assert draw() == draw()
-    used = QuestionSampler([questions], 0.4, 0)
-    for step in (9, 1, 2):
-        used.draw(64, step)
-    assert ids(used.draw(64, 3)) == draw()  # whatever was drawn before: a resumed run sees the same
-    assert len({tuple(x) for x in (draw(), draw(seed=1), draw(step=4), draw(stream=5))}) == 4
-
-
-@pytest.mark.parametrize(
-    "share, count, popular",
-    [(0.4, 50, 20), (0.5, 7, 4), (0.0, 10, 0), (1.0, 10, 10), (0.25, 96, 24)],
-)
-def test_shares_are_exact_at_every_step(share, count, popular):
-    sampler = QuestionSampler([pool(20, 80)], share, 0)
-    for step in range(5):
-        drawn = ids(sampler.draw(count, step))
-        assert len(drawn) == count and [i[0] for i in drawn] == ["p"] * popular + ["t"] * (
-            count - popular
-        )
-
-
-def test_popular_questions_are_asked_in_proportion_to_their_popularity_and_others_uniformly():
-    sampler = QuestionSampler([pool(4, 5)], 0.5, 0)
-    counts = Counter(i for step in range(40) for i in ids(sampler.draw(1000, step)))
-    for i in range(4):
-        assert counts[f"p{i}"] / 20_000 == pytest.approx((i + 1) / 10, abs=0.015)
-    for i in range(5):
-        assert counts[f"t{i}"] / 20_000 == pytest.approx(0.2, abs=0.015)
-
-
-def test_the_others_come_from_every_set_in_equal_parts():
-    sets = [
-        pool(20, 90),
-        [Question(f"a{i}", "?", ("x",)) for i in range(3)],
-        [Question(f"b{i}", "?", ("x",), slice="bridge") for i in range(30)],
-    ]
-    sampler = QuestionSampler(sets, 0.4, 0)
-    for count, parts in (
-        (50, {"p": 20, "t": 10, "a": 10, "b": 10}),
-        (96, {"p": 38, "t": 19, "a": 19, "b": 20}),
-    ):
-        assert Counter(i[0] for i in ids(sampler.draw(count, 1))) == parts
-    assert {i[0] for i in ids(QuestionSampler([pool(5, 0), sets[1]], 0.4, 0).draw(50, 0))} == {
-        "p",
-        "a",
-    }
-
-
-@pytest.mark.parametrize(
-    "questions",
-    [pool(0, 10), pool(10, 0), [Question(str(i), "?", ("x",)) for i in range(10)]],
-    ids=["tail", "popular", "no slices"],
-)
-def test_a_world_of_one_kind_is_drawn_whole(questions):
-    sampler = QuestionSampler([questions], 0.4, 0)
-    drawn = ids(sampler.draw(400, 0))
-    assert len(drawn) == 400 and set(drawn) == set(ids(questions))
