@@ -93,9 +93,9 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict, dict[str, Tensor]]:
 
 
 def weights_sha256(directory: str | Path) -> str:
-    """Hash of the weight files of a checkpoint; "" where there are none."""
-    digest = hashlib.sha256()
-    files = sorted(Path(directory).glob("*model*.safetensors"))
+    """Hash of the weight files of a checkpoint (or of one GGUF file); "" where there are none."""
+    digest, path = hashlib.sha256(), Path(directory)
+    files = [path] if path.is_file() else sorted(path.glob("*model*.safetensors"))
     for path in files:
         with open(path, "rb") as file:
             while block := file.read(1 << 24):

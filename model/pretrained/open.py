@@ -15,7 +15,8 @@ from model.checkpoint import complete, existing, read_companions
 from model.files import CheckpointError
 from model.policy import Policy
 from model.pretrained import lora
-from model.pretrained.tokens import adapt_tokenizer, check_tokenizer
+from model.pretrained.gguf import open_gguf
+from model.pretrained.tokens import adapt_tokenizer, add_tokens, check_tokenizer
 from model.pretrained.weights import read_decoder
 from model.tokenizer import Tokenizer
 
@@ -54,8 +55,13 @@ def open_pretrained(
 
     Raises CheckpointError.
     """
-    policy = open_model(directory, dtype=dtype)
-    tokenizer, new = adapt_tokenizer(directory)
+    if Path(directory).is_file():
+        policy, backend, declared = open_gguf(Path(directory), dtype)
+        policy = complete(policy, Path(directory), "cpu")
+        tokenizer, new = add_tokens(backend, declared)
+    else:
+        policy = open_model(directory, dtype=dtype)
+        tokenizer, new = adapt_tokenizer(directory)
     if len(tokenizer) > policy.config.vocab_size + 2**10:
         raise CheckpointError(
             f"{directory}/tokenizer.json: {len(tokenizer)} tokens do not fit the "
