@@ -126,6 +126,7 @@ class Trainer:
         optimizers = {"policy": self.optimizer, "value": self.value_optimizer}
         self.trained = trained_modules(self.policy), optimizers  # what a saved state holds
         self.beta, self.best, self.first = args.kl, float("-inf"), 0
+        self.latest: dict[str, float] = {}  # figures of the last iteration
         self.replay: list[tuple[Tensor, Tensor]] = []  # value features bf16 [M, 3 D], returns [M]
         averaged = round(args.average * args.iterations)
         self.average = PolyakMean(trunk, args.iterations - averaged, args.iterations - 1)
@@ -180,13 +181,13 @@ class Trainer:
                 figures |= ppo_update(policy, optimizer, experience, tokenizer, args, generator)
             clock("update")
         self.average.count(iteration)
-        figures |= self.adapt_kl(experience, len(episodes))
+        self.latest = figures | self.adapt_kl(experience, len(episodes))
         return {
             "reward_policy": policy_reward(episodes, self.both),
             "retrieval_cost": env.reward.retrieval_cost,
             **summarize(episodes),
             "slices": by_slice(episodes),
-            **figures,
+            **self.latest,
             **clock.seconds,
             "tokens": sum(len(e.tokens) for e in episodes),
         }
@@ -233,7 +234,7 @@ class Trainer:
         text = f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
         dev = dev_figures(greedy, sampled)
         run.log({"iteration": iteration, "dev": dev, "episode": text})
-        say(f"iteration {iteration}: dev {dev_line(dev)}\n  {text}")
+        say(f"iteration {iteration}: dev {dev_line(dev, self.latest)}\n  {text}")
         if dev["greedy"]["reward"] > self.best:
             self.best = dev["greedy"]["reward"]
             run.export(run.out / "best", self.policy, self.tokenizer, iteration=iteration)

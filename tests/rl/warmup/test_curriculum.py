@@ -9,7 +9,14 @@ from rl.runs.streams import Stream
 from rl.warmup.curriculum import INFORMED, Curriculum
 from train_sft import Args
 
-ARGS = Args(episodes=40, popular_share=0.5, direct_popular=0.55, direct_other=0.05, probe=30)
+ARGS = Args(
+    read_steps=1500,
+    episodes=40,
+    popular_share=0.5,
+    direct_popular=0.55,
+    direct_other=0.05,
+    probe=30,
+)
 
 
 def questions(prefix: str, count: int, slice: str) -> list[Question]:
