@@ -10,18 +10,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model import (
-    CheckpointError,
-    Policy,
-    load_policy,
-    load_state,
-    peek_facts,
-    save_policy,
-    save_state,
-    state,
-    write_json,
-)
+from model import CheckpointError, Policy, load_policy, save_policy, write_json
 from model.pretrained import open_policy
+from rl.runs import state
+from rl.runs.state import load_state, peek_facts, save_state
 
 from .tiny import tiny_config, tiny_policy, tiny_tokenizer
 
