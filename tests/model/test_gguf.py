@@ -14,10 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model import CheckpointError, load_policy, save_policy, transformer
+from model import CheckpointError, load_policy, save_policy, transformer, weights_sha256
 from model.pretrained import open_pretrained
 from model.pretrained.gguf import open_gguf
-from model.state import weights_sha256
 
 from .foreign import qwen_tokenizer
 from .tiny import TEXTS, tiny_config, tiny_policy
