@@ -29,7 +29,7 @@ from model import Config, Policy, Session, Tokenizer, load_policy, save_policy
 from retrieval_cpp import BM25Index
 from rl import Decoding, RagEnv, rollout
 from rl.episode import observation
-from rl.runs.run import precision
+from rl.runs.precision import precision
 
 
 def random_checkpoint(world: World, directory: Path) -> Path:
