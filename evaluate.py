@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from data.world import Question
-from model import is_checkpoint, weights_sha256, write_json
+from model import is_checkpoint, read_json, weights_sha256, write_json
 from model.checkpoint import existing
 from model.pretrained import open_policy
 from rl import Decoding, Episode, RagEnv, Reward, ranks
@@ -33,7 +33,7 @@ from rl.runs.info import run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, choose_dtype, precision
 from rl.runs.retrievers import RetrieverArgs, open_world
-from rl.runs.run import differences, plain, read_json
+from rl.runs.run import differences, plain
 from rl.study.study import StudyArgs, compare
 
 

@@ -28,7 +28,7 @@ from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_st
 from rl.report.summary import by_slice, summarize
 from rl.runs.checks import check_branches, check_ppo, describe, next_evaluation
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
-from rl.runs.info import RetrieverInfo, RewardInfo, RunInfo, run_info
+from rl.runs.info import RetrieverInfo, RunInfo, run_info
 from rl.runs.launch import launch
 from rl.runs.polyak import PolyakMean
 from rl.runs.precision import DTYPES, precision
@@ -137,13 +137,12 @@ class Trainer:
         args.dataset = args.dataset or info.dataset or "popqa"
         name = args.world or info.open_world
         self.world, index, retriever = open_world(name, args, info)
-        weights = (args.exact_match, args.f1, args.retrieval_cost, args.malformed_cost)
-        info = replace(info, open_world=name, dataset=args.dataset, reward=RewardInfo(*weights))
+        reward = Reward(args.exact_match, args.f1, args.retrieval_cost, args.malformed_cost)
+        info = replace(info, open_world=name, dataset=args.dataset, reward=reward)
         info = replace(info, k=args.k or info.k, quota=args.quota or info.quota)
         self.info = replace(info, open_retriever=RetrieverInfo(**retriever))
         budgets = (info.passage_tokens, info.query_tokens, info.answer_tokens)
-        quota, reward = info.quota or None, Reward(*weights)
-        self.env = RagEnv(self.world, index, info.k, quota, reward, *budgets)
+        self.env = RagEnv(self.world, index, info.k, info.quota or None, reward, *budgets)
         sets, dev = train_and_dev(self.world, args.dataset)
         rows = -(-args.eval_rows // len(dev))
         self.dev = [q for questions in dev for q in questions[:rows]]

@@ -5,10 +5,10 @@ from collections import defaultdict
 from html import escape
 from pathlib import Path
 
+from model import read_json
 from rl.report.charts import Axis, Line, chart, grid, thin
 from rl.report.results import DIRECT, RETRIEVE, Group, episode_of, read_lines
 from rl.report.summary import calibration
-from rl.runs.run import read_json
 
 SHARE = {"least": 0, "most": 100}
 SHOWN = ("dataset", "seed", "iterations", "episodes", "read_steps", "mix_steps", "lr")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.world import Passage, Question
-from model import Tokenizer
+from model import Tokenizer, read_json
 from rl.episode import Episode, Part, Turn
 from rl.report.summary import policy_calls
 from rl.runs.flags import UsageError
-from rl.runs.run import differences, read_json
+from rl.runs.run import differences
 
 DIRECT, RETRIEVE = "direct only", "always retrieve, own query"  # rows of the two forced branches
 OWN = "own decision"  # the row of a table that is the policy as it decides, greedy

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model import atomic_write
 from rl import ranks
-from rl.runs.flags import UsageError
+from rl.runs.progress import say
 
 CACHE = Path("runs/cache")
 
@@ -19,14 +19,11 @@ def key(*parts) -> str:
 
 
 def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object], save: Callable):
-    """load(path), or where there is no such file make(), which rank 0 saves: whole or not at all.
-    Ranks go the same way. Raises UsageError for a file that cannot be read."""
-    [there] = ranks.map(lambda _: path.exists(), [None])
-    if there:
-        try:
-            return load(path)
-        except (ValueError, EOFError, RuntimeError) as error:
-            raise UsageError(f"{path}: not a readable cache ({error}); delete it") from None
+    """load(path); where there is no such file, or only one of another version or torn, make(),
+    which rank 0 saves: whole or not at all. Rank 0's finding counts for all ranks."""
+    [readable] = ranks.map(lambda _: is_readable(path, load), [None])
+    if readable:
+        return load(path)
     value = make()
     if ranks.rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,3 +31,14 @@ def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object
         atomic_write(own, lambda temporary: save(value, temporary))
         os.replace(own, path)
     return value
+
+
+def is_readable(path: Path, load: Callable[[Path], object]) -> bool:
+    if not path.exists():
+        return False
+    try:
+        load(path)
+    except (ValueError, EOFError, RuntimeError) as error:
+        say(f"{path}: {error}; it is made anew")
+        return False
+    return True

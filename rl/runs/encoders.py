@@ -99,16 +99,11 @@ def trained_encoder(world: World, dataset: str, device: str, build: Callable) ->
                 "encoder can be trained on them; give --encoder DIR"
             )
         print(
-            f"training a bi-encoder on {len(examples)} questions of {dataset}.train ({directory})"
+            f"training {directory}, a bi-encoder, on {len(examples)} questions of {dataset}.train"
         )
+        texts = [p.full_text for p in world.corpus]
         with progress(config.steps, "bi-encoder", "step") as bar:
-
-            def tick(loss: float) -> None:
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update()
-
-            texts = [p.full_text for p in world.corpus]
-            encoder = train_biencoder(examples, texts, config, device, tick)
+            encoder = train_biencoder(examples, texts, config, device, lambda loss: bar.update())
         temporary = directory.with_name(f"{directory.name}.{os.getpid()}")
         encoder.save(temporary)
         try:

@@ -175,15 +175,10 @@ def exit_code(script: Callable[[], None]) -> int:
     except RuntimeError as error:
         if lost_peer(error):
             return PEER_LOST
-        if not is_out_of_memory(error):
+        if not isinstance(error, torch.OutOfMemoryError) and "CPUAllocator" not in str(error):
             raise
         return one_line(f"error: out of memory: {error}", 2)
     return 0
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Torch has a class for a GPU's memory, and on a CPU a RuntimeError of its allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def shortened(text: str, most: int = 500) -> str:

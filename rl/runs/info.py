@@ -6,10 +6,11 @@ counts, and how the retriever searches; it never decides an address, a token's w
 something is written to: those come from the command line.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 from model import CheckpointError
+from rl.environment import Reward
 from rl.runs.flags import arg, problem
 
 KINDS = ("bm25", "dense", "hybrid", "milvus", "http")
@@ -30,16 +31,6 @@ class RetrieverInfo:
 
 
 @dataclass(frozen=True)
-class RewardInfo:
-    """The weights of the reward (rl/environment.py: Reward)."""
-
-    exact_match: float = arg(1.0, "exact match")
-    f1: float = arg(1.0, "F1")
-    retrieval_cost: float = arg(0.2, "cost of a retrieval")
-    malformed_cost: float = arg(1.0, "cost of a malformed action")
-
-
-@dataclass(frozen=True)
 class RunInfo:
     """The environment that a policy was trained in. 0 and "" mean: the world's own, or not said."""
 
@@ -50,7 +41,7 @@ class RunInfo:
     answer_tokens: int = arg(16, "tokens of an answer at most", least=1, most=TOKENS)
     k: int = arg(0, "passages per retrieval", most=1000)
     quota: int = arg(0, "retrievals per question", most=1000)
-    reward: RewardInfo = field(default=RewardInfo())
+    reward: Reward = field(default=Reward())
     open_retriever: RetrieverInfo = field(default=RetrieverInfo())
 
     def record(self) -> dict:
@@ -74,7 +65,7 @@ def checked(cls: type, values, where: str):
         if f.name not in values:
             continue
         value = values[f.name]
-        if "help" not in f.metadata:
+        if is_dataclass(f.default):
             chosen[f.name] = checked(type(f.default), value, f"{where}: {f.name}")
         elif reason := problem(f, value):
             raise CheckpointError(f"{where}: {f.name} {reason}")

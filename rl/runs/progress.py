@@ -26,12 +26,10 @@ class Lines:
         self.file.flush()
 
 
-def progress(
-    total: int, desc: str, unit: str, initial: int = 0, leave: bool = True, disable: bool = False
-) -> tqdm:
+def progress(total: int, desc: str, unit: str, initial: int = 0, leave: bool = True) -> tqdm:
     """A tqdm (update, set_postfix, close, context manager) on standard error."""
     options = {"total": total, "initial": initial, "desc": desc, "unit": unit, "leave": leave}
-    if disable or ranks.rank():
+    if ranks.rank():
         options["disable"] = True  # not given otherwise: the environment's TQDM_DISABLE counts then
     if sys.stderr.isatty():
         return tqdm(**options, dynamic_ncols=True)

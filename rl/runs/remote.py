@@ -11,7 +11,6 @@ to the queries raises. Left out: proxies, redirects, logins.
 import http.client
 import json
 import math
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -76,10 +75,9 @@ class HttpRetriever:
 
     def post(self, body: dict):
         """The JSON that the server answers with."""
-        kind, options = http.client.HTTPConnection, {}
-        if self.parts.scheme == "https":
-            kind, options = http.client.HTTPSConnection, {"context": ssl.create_default_context()}
-        connection = kind(self.parts.hostname, self.parts.port, timeout=SECONDS, **options)
+        secure = self.parts.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(self.parts.hostname, self.parts.port, timeout=SECONDS)
         try:
             path = self.parts.path + (f"?{self.parts.query}" if self.parts.query else "")
             headers = {"Content-Type": "application/json"}

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import torch
 
-from model import CheckpointError, Policy, Tokenizer, is_checkpoint
+from model import Policy, Tokenizer, is_checkpoint, read_json
 from model.checkpoint import POLICY_FILES
 from model.pretrained import save_policy
 from rl import ranks
 from rl.runs.flags import UsageError
 from rl.runs.lock import is_ours, lock, unlock
-from rl.runs.precision import DTYPES, choose_dtype, precision  # noqa: F401  for old importers
+from rl.runs.precision import DTYPES, choose_dtype
 from rl.runs.progress import progress
 from rl.runs.state import STATE_FILE, load_state, peek_facts, save_state
 
@@ -275,15 +275,4 @@ def plain(value):
         return [plain(entry) for entry in value]
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
-    return value
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a file. Raises CheckpointError."""
-    try:
-        value = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
     return value

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from model import is_checkpoint, weights_sha256, write_json
+from model import is_checkpoint, read_json, weights_sha256, write_json
 from rl.runs.flags import UsageError
 from rl.runs.progress import progress
-from rl.runs.run import differences, read_json
+from rl.runs.run import differences
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,13 +14,12 @@ from html import escape
 from pathlib import Path
 
 from data import World
-from model import atomic_write, write_json
+from model import atomic_write, read_json, write_json
 from rl.report import page
 from rl.report.charts import grid, html_table
 from rl.report.curves import sweep_charts, training
 from rl.report.summary import mean
 from rl.runs.flags import DEVICES, UsageError, arg
-from rl.runs.run import read_json
 from rl.study.jobs import Job, run_jobs
 from rl.study.systems import CHOICES, JOINT, TRAINED, Plan, jobs_of, needed, sets_of, systems_of
 from rl.study.table import TOGETHER, Table, entries, tables, values

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from model import CheckpointError
-from rl.runs.info import RetrieverInfo, RewardInfo, RunInfo, run_info
+from rl.environment import Reward
+from rl.runs.info import RetrieverInfo, RunInfo, run_info
 
 GOOD = {
     "open_world": "mini:3",
@@ -20,7 +21,7 @@ GOOD = {
 def test_what_was_recorded_comes_back():
     info = run_info(GOOD, "D")
     assert (info.open_world, info.passage_tokens, info.quota, info.k) == ("mini:3", 48, 2, 0)
-    assert info.reward == RewardInfo(1.0, 0, 0.05, 1.0)
+    assert info.reward == Reward(1.0, 0, 0.05, 1.0)
     assert info.open_retriever == RetrieverInfo("dense", "E", query_prefix="query: ")
     assert run_info(json.loads(json.dumps(info.record())), "D") == info
 

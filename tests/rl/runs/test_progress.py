@@ -46,7 +46,3 @@ def test_ranks_above_0_say_nothing(monkeypatch, terminal):
     monkeypatch.setattr(ranks, "rank", lambda: 1)
     monkeypatch.setattr(Output, "terminal", terminal)
     assert said(monkeypatch, 1e-9, 50) == ""
-
-
-def test_nothing_where_it_is_switched_off(monkeypatch):
-    assert said(monkeypatch, 1e-9, 50, disable=True) == ""
