@@ -186,7 +186,9 @@ def next_command(args: argparse.Namespace, report: dict) -> str:
     if not report["splits"].keys() >= {"train", "dev"}:
         return f"python evaluate.py {world} --split {next(iter(report['splits']))}"
     tokens = min(CONTEXT_TOKENS, 32 * round(report["words_per_passage"]["max"] * 1.6 / 32))
-    return f"python train_sft.py {world}" + (f" --passage-tokens {tokens}" if tokens > 64 else "")
+    passages = f" --passage-tokens {tokens}" if tokens > 64 else ""
+    run = shlex.quote(f"runs/{args.out.resolve().name}-sft")
+    return f"python train_sft.py {world}{passages} --out {run}"
 
 
 def main(argv: list[str] | None = None) -> int:

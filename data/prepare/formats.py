@@ -60,7 +60,7 @@ def own(row: dict, where: str) -> Iterable[Example]:
     """
     column = "answers" if "answers" in row else "answer"
     answers = row.get(column)
-    if type(answers) in (int, float):
+    if type(answers) in (int, float) and abs(answers) < 1e300:  # nor nan
         answers = [json.dumps(answers)]
     elif isinstance(answers, list):
         answers = strings(row, column, where)
