@@ -110,9 +110,8 @@ def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
         question = question_of(row, where, identifier(row, where, first_line))
         for id in question.gold_passages or ():
             if id not in passage_ids:
-                raise WorldError(
-                    f"{where}: 'gold_passages' names {id!r}, which is not in the corpus"
-                )
+                problem = f"names {id!r}, which is not in the corpus"
+                raise WorldError(f"{where}: 'gold_passages' {problem}")
         questions.append(question)
     if not questions:
         raise WorldError(f"{file}: holds no questions")
@@ -145,11 +144,10 @@ def question_of(row: dict, where: str, id: str) -> Question:
             raise WorldError(f"{where}: 'popularity' must be a number of at least 0")
         popularity = float(popularity)
     gold = None if row.get("gold_passages") is None else files.strings(row, "gold_passages", where)
-    labels = {
-        name: None if row.get(name) is None else files.string(row, name, where)
-        for name in ("slice", "relation", "type")
-    }
-    return Question(id, question, answers, popularity=popularity, gold_passages=gold, **labels)
+    slice_name, relation, kind = (
+        files.optional(row, name, where).strip() or None for name in ("slice", "relation", "type")
+    )
+    return Question(id, question, answers, slice_name, relation, popularity, gold, kind)
 
 
 def _json(value: object, indent: int | None = None) -> str:
@@ -159,20 +157,18 @@ def _json(value: object, indent: int | None = None) -> str:
 def save_world(world: World, directory: str | os.PathLike) -> None:
     """Write the directory format; each file appears whole or not at all, the corpus last.
 
-    Raises WorldError; before anything is written when the directory holds files that would mix with
-    this world's.
+    Raises WorldError; before anything is written where files would mix with another world's.
     """
     directory = Path(directory)
-    questions_of = {
-        directory / f"questions/{key}.jsonl": world.questions(*key.rsplit(".", 1))
-        for key in world.splits
-    }
+    splits = [key.rsplit(".", 1) for key in world.splits]
+    folder = directory / "questions"
+    questions_of = {folder / f"{'.'.join(key)}.jsonl": world.questions(*key) for key in splits}
     for other in [*directory.glob("corpus.jsonl.gz"), *directory.glob("questions/*.jsonl*")]:
         if other not in questions_of:
             raise WorldError(f"{other}: belongs to another world; save this one elsewhere")
     metadata = {name: getattr(world, name) for name in (*TEXT_FIELDS, *RANGES)}
     try:
-        files.make_directory(directory / "questions")
+        files.make_directory(folder)
         for file, questions in questions_of.items():
             files.write_lines(file, (_json(_given_fields(question)) for question in questions))
         files.write_lines(directory / "world.json", [_json(metadata, indent=1)])

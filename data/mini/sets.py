@@ -44,9 +44,8 @@ def make_sets(
             rows = SETS[set_name](of_split[split], count, rng)
             rng.shuffle(rows)
             ids = (f"{set_name}-{split}{i}" for i in range(len(rows)))
-            questions[f"{set_name}.{split}"] = [
-                replace(row, id=id) for id, row in zip(ids, rows, strict=True)
-            ]
+            named = zip(ids, rows, strict=True)
+            questions[f"{set_name}.{split}"] = [replace(row, id=id) for id, row in named]
     return corpus, questions
 
 
@@ -128,13 +127,10 @@ def openbookqa(group: Group, count: int, rng: Random) -> list[Question]:
     return _first(rows, count, rng)
 
 
+_BY_NAME = (ambignq, hotpotqa, triviaqa, nq, openbookqa)
 SETS: dict[str, Callable[[Group, int, Random], list[Question]]] = {
-    "ambignq": ambignq,
-    "hotpotqa": hotpotqa,
-    "triviaqa": triviaqa,
     "2wikimultihopqa": wiki2,
-    "nq": nq,
-    "openbookqa": openbookqa,
+    **{make.__name__: make for make in _BY_NAME},
 }
 
 

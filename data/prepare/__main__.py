@@ -22,16 +22,7 @@ from urllib.parse import urlsplit
 
 from data.files import make_directory, sync_directory, write_lines
 from data.load import save_world
-from data.prepare import popqa
-from data.prepare.build import (
-    SPLITS,
-    arrange,
-    check_gold,
-    contradictions,
-    read_corpora,
-    read_splits,
-    word_counts,
-)
+from data.prepare import build, popqa
 from data.prepare.download import download
 from data.prepare.flags import parse
 from data.prepare.sets import CORPORA, SETS, SOURCES, source_name
@@ -47,7 +38,7 @@ def is_address(name: str) -> bool:
 def split_of(entry: str) -> tuple[str, str]:
     """ "test=x.jsonl" -> ("test", "x.jsonl"); the split is "" where none is named."""
     split, _, name = entry.partition("=")
-    return (split, name) if split in SPLITS and name else ("", entry)
+    return (split, name) if split in build.SPLITS and name else ("", entry)
 
 
 class Inputs:
@@ -105,17 +96,17 @@ def prepare_set(args: argparse.Namespace) -> tuple[World, dict]:
     inputs = Inputs(args.downloads)
     files = inputs.questions(args.set, args.source)
     sources = [inputs.corpus(name) for name in args.corpus]
-    read, corpus = read_splits(args.set, files)
+    read, corpus = build.read_splits(args.set, files)
     if not sources and not corpus:
         raise WorldError(problem)
-    splits, dropped = arrange(read, args.dev_share, args.test_share)
+    splits, dropped = build.arrange(read, args.dev_share, args.test_share)
     if sources and corpus:  # the gold passages are in the corpus that was not taken
         for questions in splits.values():
             questions[:] = [replace(question, gold_passages=None) for question in questions]
     remarks = {}
     if sources:
-        corpus, remarks = read_corpora(sources, args.words)
-    check_gold(splits, corpus)
+        corpus, remarks = build.read_corpora(sources, args.words)
+    build.check_gold(splits, corpus)
     origins = [("questions", known)] if known else []
     origins += [("passages", CORPORA[name]) for name in args.corpus if name in CORPORA]
     from_files = ", ".join(source.name for source in sources) or "published with the questions"
@@ -133,16 +124,15 @@ def prepare_set(args: argparse.Namespace) -> tuple[World, dict]:
         "corpus": [str(source) for source in sources],
         "sha256": inputs.sha256,
         "read": {split or "all": len(questions) for split, questions in read.items()},
-        "contradicting_duplicates": contradictions(read),
+        "contradicting_duplicates": build.contradictions(read),
         "overlap_dropped": dropped,
         "splits": {split: len(questions) for split, questions in splits.items()},
         "with_gold_passages": {
-            split: sum(bool(question.gold_passages) for question in questions)
-            for split, questions in splits.items()
+            split: sum(bool(q.gold_passages) for q in splits[split]) for split in splits
         },
         "remarks": remarks,
         "passages": len(corpus),
-        "words_per_passage": word_counts(corpus),
+        "words_per_passage": build.word_counts(corpus),
     }
     return world, report
 
@@ -196,7 +186,9 @@ def next_command(args: argparse.Namespace, report: dict) -> str:
     if not report["splits"].keys() >= {"train", "dev"}:
         return f"python evaluate.py {world} --split {next(iter(report['splits']))}"
     tokens = min(CONTEXT_TOKENS, 32 * round(report["words_per_passage"]["max"] * 1.6 / 32))
-    return f"python train_sft.py {world}" + (f" --passage-tokens {tokens}" if tokens > 64 else "")
+    passages = f" --passage-tokens {tokens}" if tokens > 64 else ""
+    run = shlex.quote(f"runs/{args.out.resolve().name}-sft")
+    return f"python train_sft.py {world}{passages} --out {run}"
 
 
 def main(argv: list[str] | None = None) -> int:

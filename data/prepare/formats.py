@@ -60,7 +60,7 @@ def own(row: dict, where: str) -> Iterable[Example]:
     """
     column = "answers" if "answers" in row else "answer"
     answers = row.get(column)
-    if type(answers) in (int, float):
+    if type(answers) in (int, float) and abs(answers) < 1e300:  # nor nan
         answers = [json.dumps(answers)]
     elif isinstance(answers, list):
         answers = strings(row, column, where)
@@ -206,24 +206,14 @@ def openbookqa(row: dict, where: str) -> Iterable[Example]:
 def medqa(row: dict, where: str) -> Iterable[Example]:
     """MedQA (USMLE), five options or four: question, options {letter: text}, answer_idx."""
     stem, options = string(row, "question", where), an_object(row, "options", where)
-    yield Example(
-        choice(identity(row, where), stem, options, string(row, "answer_idx", where), where)
-    )
+    id, key = identity(row, where), string(row, "answer_idx", where)
+    yield Example(choice(id, stem, options, key, where))
 
 
-READERS: dict[str, Callable[[dict, str], Iterable[Example]]] = {
-    "popqa": popqa,
-    "nq": nq,
-    "ambignq": ambignq,
-    "hotpotqa": hotpotqa,
-    "2wikimultihopqa": hotpotqa,
-    "musique": musique,
-    "triviaqa": triviaqa,
-    "openbookqa": openbookqa,
-    "arc": openbookqa,
-    "medqa": medqa,
-    "mine": own,
-}
+Reader = Callable[[dict, str], Iterable[Example]]
+_BY_NAME = (popqa, nq, ambignq, hotpotqa, musique, triviaqa, openbookqa, medqa)
+READERS: dict[str, Reader] = {reader.__name__: reader for reader in _BY_NAME}
+READERS |= {"2wikimultihopqa": hotpotqa, "arc": openbookqa, "mine": own}
 
 
 def read_questions(set_name: str, file: Path) -> Iterator[tuple[str, Example]]:

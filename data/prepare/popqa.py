@@ -195,11 +195,11 @@ def _split(train: dict[str, Question], test: dict[str, Question], seed: int) -> 
         problem = "training questions are left without those of the test set; 2 are needed"
         raise WorldError(f"{len(kept)} {problem}")
     dev_rows = min(DEV_ROWS, max(1, len(kept) // 10))
-    keys = {"train": set(kept[dev_rows:]), "dev": set(kept[:dev_rows])}
-    carved = {
-        split: [question for key, question in train.items() if key in keys[split]] for split in keys
-    }
-    return {**carved, "test": list(test.values())}
+    dev = set(kept[:dev_rows])
+    splits = {"train": [], "dev": [], "test": list(test.values())}
+    for key in (key for key in train if key not in test):
+        splits["dev" if key in dev else "train"].append(train[key])
+    return splits
 
 
 def _finish(

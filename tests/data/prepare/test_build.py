@@ -4,6 +4,7 @@ bad input leaves behind.
 
 import gzip
 import json
+import shlex
 import zipfile
 
 import pytest
@@ -101,7 +102,7 @@ def test_own_documents_become_a_world(own, out, capsys):
     assert 'passages: 2\nwords_per_passage: {"mean": 93.0, "max": 101}\n' in printed
     assert printed.endswith(
         f"wrote {out}; next: python train_sft.py --world {out} --dataset mine"
-        " --passage-tokens 160\n"
+        " --passage-tokens 160 --out runs/out-sft\n"
     )
 
 
@@ -237,6 +238,16 @@ def test_duplicates_that_contradict_each_other_are_counted(tmp_path, out, corpus
     files = [f"train={train}", f"test={test}"]
     assert run("nq", "--from", *files, "--corpus", corpus, "--out", out) == 0
     assert "\ncontradicting_duplicates: 2\n" in capsys.readouterr().out
+
+
+def test_the_next_command_can_be_pasted(own, tmp_path, capsys):
+    out = tmp_path / "my world; $(x)"
+    assert run(*own[:-1], out) == 0
+    typed = capsys.readouterr().out.rpartition("next: ")[2]
+    assert shlex.split(typed)[2:] == [
+        *("--world", str(out), "--dataset", "mine", "--passage-tokens", "160"),
+        *("--out", "runs/my world; $(x)-sft"),
+    ]
 
 
 def test_remarks_on_documents_are_printed(own, out, tmp_path, capsys):

@@ -141,6 +141,7 @@ def test_exported_paragraphs_of_hotpotqa(write):
             " number]",
         ),
         ("mine", {"question": "?", "answer": True}, "'answer' must be a string"),
+        ("mine", {"question": "?", "answer": float("nan")}, "'answer' must be a string"),
     ],
 )
 def test_bad_exports(write, set_name, row, problem):

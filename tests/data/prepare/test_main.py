@@ -95,7 +95,7 @@ def test_report_is_printed_and_written(arguments, tmp_path, capsys):
     ):
         assert f"{line}\n" in printed
     assert printed.endswith(
-        f"next: python train_sft.py --world {tmp_path / 'out'} --dataset popqa\n"
+        f"next: python train_sft.py --world {tmp_path / 'out'} --dataset popqa --out runs/out-sft\n"
     )
 
 
