@@ -1,18 +1,16 @@
-// bindings.cpp - the only file that knows Python.
+// bindings.cpp - the only file, with python.hpp, that knows Python.
 //
-// Checks every argument before anything is touched, turns C++ exceptions into Python's, holds references to the
-// strings of a batch while the GIL is released, and leaves the rest to the headers.
+// Checks every argument before anything is touched, turns C++ exceptions into Python's, holds
+// references to the strings of a batch while the GIL is released, and leaves the rest to the
+// headers.
 //
-//   Q queries, k hits a query, at most as many as there are passages; ids int32 [Q, k], scores float32 [Q, k]
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
+//   Q queries, k hits a query, at most as many as there are passages; ids int32 [Q, k], scores
+//   float32 [Q, k]
 #include <pybind11/stl.h>
 
-#include <chrono>
 #include <cmath>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <unordered_set>
 
 #include "bm25.hpp"
@@ -20,81 +18,11 @@
 #include "dense.hpp"
 #include "dense_build.hpp"
 #include "parallel.hpp"
+#include "python.hpp"
 #include "roofline.hpp"
-
-namespace py = pybind11;
 
 namespace smartrag {
 namespace {
-
-using FloatMatrix = py::array_t<float, py::array::c_style>;
-
-// The UTF-8 bytes of a str, kept alive by `holder`; lone surrogates become '?', which ends a word as they do.
-std::string_view text_of(py::handle object, const char* what, py::object& holder) {
-    if (!PyUnicode_Check(object.ptr())) {
-        throw py::type_error(std::string(what) + " must be str, not " + Py_TYPE(object.ptr())->tp_name);
-    }
-    Py_ssize_t size = 0;
-    const char* data = nullptr;
-    if (PyUnicode_IS_COMPACT_ASCII(object.ptr())) {
-        holder = py::reinterpret_borrow<py::object>(object);
-        data = PyUnicode_AsUTF8AndSize(object.ptr(), &size);
-    } else {
-        holder = py::reinterpret_steal<py::object>(PyUnicode_AsEncodedString(object.ptr(), "utf-8", "replace"));
-        if (!holder) throw py::error_already_set();
-        data = PyBytes_AS_STRING(holder.ptr());
-        size = PyBytes_GET_SIZE(holder.ptr());
-    }
-    if (data == nullptr) throw py::error_already_set();
-    return {data, static_cast<std::size_t>(size)};
-}
-
-// Texts with their owners: the references outlast a caller who changes his list from another thread.
-struct Texts {
-    std::vector<std::string_view> views;
-    std::vector<py::object> holders;
-    std::size_t bytes = 0;
-
-    Texts() = default;
-    Texts(const py::sequence& sequence, const char* what) {
-        for (std::size_t i = 0; i < sequence.size(); ++i) add(py::object(sequence[i]), what);
-    }
-    void add(py::handle text, const char* what) {
-        py::object holder;
-        views.push_back(text_of(text, what, holder));
-        holders.push_back(std::move(holder));
-        bytes += views.back().size();
-    }
-};
-
-// What long work without the GIL calls now and then: lets Python's signal handlers run, and throws what they raise,
-// KeyboardInterrupt above all.  Only the thread that made it ever takes the GIL.
-Check signals() {
-    using Clock = std::chrono::steady_clock;
-    return [owner = std::this_thread::get_id(), last = Clock::now()]() mutable {
-        if (std::this_thread::get_id() != owner || Clock::now() - last < std::chrono::milliseconds(100)) return;
-        last = Clock::now();
-        const py::gil_scoped_acquire acquire;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    };
-}
-
-std::size_t positive(py::ssize_t value, const char* name) {
-    if (value < 1) throw py::value_error(std::string(name) + " must be at least 1, got " + std::to_string(value));
-    return static_cast<std::size_t>(value);
-}
-
-std::size_t not_negative(py::ssize_t value, const char* name) {
-    if (value < 0) throw py::value_error(std::string(name) + " must not be negative, got " + std::to_string(value));
-    return static_cast<std::size_t>(value);
-}
-
-struct Results {
-    py::array_t<std::int32_t> ids;
-    py::array_t<float> scores;
-    Results(std::size_t rows, std::size_t k) : ids({rows, k}), scores({rows, k}) {}
-    py::tuple tuple() { return py::make_tuple(std::move(ids), std::move(scores)); }
-};
 
 // A stemmer is any callable from str to str; it is called once for each distinct word.
 std::string stem(const py::object& stemmer, std::string_view word) {
@@ -103,40 +31,18 @@ std::string stem(const py::object& stemmer, std::string_view word) {
     return std::string(text_of(out, "a stem", holder));
 }
 
-// What an exception says, which may name a path that is not UTF-8.
-py::object message(const std::exception& e) {
-    return py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefault(e.what()));
-}
-
-// The bytes of a str, bytes or os.PathLike, whatever they are; raises ValueError where they contain a NUL.
-std::string path_of(const py::object& path) {
-    PyObject* bytes = nullptr;
-    if (PyUnicode_FSConverter(path.ptr(), &bytes) == 0) throw py::error_already_set();
-    return py::reinterpret_steal<py::bytes>(bytes);
-}
-
-template <class Index>
-void save_index(const Index& index, const py::object& path) {
-    const std::string to = path_of(path);
-    const py::gil_scoped_release release;
-    save(index, to);
-}
-
-template <class Index>
-Index load_index(const py::object& path, bool verify) {
-    const std::string from = path_of(path);
-    const py::gil_scoped_release release;
-    return load<Index>(from, verify);
-}
-
 class PyBM25 {
 public:
     PyBM25(BM25Index index, py::object stemmer, const std::vector<std::string>& stopwords)
-        : index_(std::move(index)), stemmer_(std::move(stemmer)), stopwords_(stopwords.begin(), stopwords.end()) {}
+        : index_(std::move(index)),
+          stemmer_(std::move(stemmer)),
+          stopwords_(stopwords.begin(), stopwords.end()) {}
 
-    static PyBM25 build(const py::iterable& texts, float k1, float b, const std::vector<std::string>& stopwords,
-                        py::object stemmer, std::string settings, py::ssize_t threads) {
-        if (!(k1 >= 0) || !std::isfinite(k1)) throw py::value_error("k1 must be a finite number >= 0");
+    static PyBM25 build(const py::iterable& texts, float k1, float b,
+                        const std::vector<std::string>& stopwords, py::object stemmer,
+                        std::string settings, py::ssize_t threads) {
+        if (!(k1 >= 0) || !std::isfinite(k1))
+            throw py::value_error("k1 must be a finite number >= 0");
         if (!(b >= 0 && b <= 1)) throw py::value_error("b must be in [0, 1]");
         const Check check = signals();
         TermLog log(not_negative(threads, "threads"));
@@ -150,56 +56,71 @@ public:
         };
         for (const py::handle text : texts) {
             round.add(text, "each text");
-            if (round.views.size() >= 8192 * log.threads() || round.bytes >= (std::size_t{8} << 20) * log.threads()) flush();
+            if (round.views.size() >= 8192 * log.threads() ||
+                round.bytes >= (std::size_t{8} << 20) * log.threads())
+                flush();
         }
         flush();
         const std::unordered_set<std::string> stops(stopwords.begin(), stopwords.end());
         Vocabulary terms = log.number_terms([&](std::string_view view) {
             const std::string word(view);
             if (stops.count(word) != 0) return std::string();
-            if (stemmer.is_none()) return word;
             check();
+            if (stemmer.is_none()) return word;
             return stem(stemmer, word);
         });
         BM25Index index;
         {
             const py::gil_scoped_release release;
-            index = BM25Builder({k1, b}, std::move(log), std::move(terms), std::move(settings), check).finish();
+            index =
+                BM25Builder({k1, b}, std::move(log), std::move(terms), std::move(settings), check)
+                    .finish();
         }
         return PyBM25(std::move(index), std::move(stemmer), stopwords);
     }
 
     // With `plain` every posting is scored: the oracle of the tests.
-    py::tuple search(const py::sequence& queries, py::ssize_t k_, py::ssize_t threads_, bool plain) const {
-        const std::size_t k = std::min(positive(k_, "k"), index_.size()), threads = not_negative(threads_, "threads");
+    py::tuple search(const py::sequence& queries, py::ssize_t k_, py::ssize_t threads_,
+                     bool plain) const {
+        const std::size_t k = std::min(positive(k_, "k"), index_.size()),
+                          threads = not_negative(threads_, "threads");
         if (index_.size() == 0) throw py::value_error("cannot search an empty index");
         const Texts texts(queries, "each query");
         const Check check = signals();
         std::vector<std::vector<QueryTerm>> stemmed;
         if (!stemmer_.is_none()) {
-            for (const std::string_view text : texts.views) stemmed.push_back(terms(text));  // calls Python
+            for (const std::string_view text : texts.views) {  // calls Python
+                check();
+                stemmed.push_back(terms(text));
+            }
         }
         Results results(texts.views.size(), k);
         std::int32_t* const ids = results.ids.mutable_data();
         float* const scores = results.scores.mutable_data();
         {
             const py::gil_scoped_release release;
-            std::vector<std::unique_ptr<BM25Searcher>> searchers(thread_count(threads, texts.views.size()));
-            parallel_for(texts.views.size(), threads, check, [&](std::size_t q, std::size_t thread) {
-                const std::vector<QueryTerm> query = stemmed.empty() ? terms(texts.views[q]) : stemmed[q];
-                TopK top(k);
-                if (!searchers[thread]) searchers[thread] = std::make_unique<BM25Searcher>(index_);
-                if (plain) search_plainly(index_, query, top);
-                else searchers[thread]->search(query, top);
-                top.write(k, ids + q * k, scores + q * k);
-            });
+            std::vector<std::unique_ptr<BM25Searcher>> searchers(
+                thread_count(threads, texts.views.size()));
+            parallel_for(texts.views.size(), threads, check,
+                         [&](std::size_t q, std::size_t thread) {
+                             const std::vector<QueryTerm> query =
+                                 stemmed.empty() ? terms(texts.views[q]) : stemmed[q];
+                             TopK top(k);
+                             if (!searchers[thread])
+                                 searchers[thread] = std::make_unique<BM25Searcher>(index_);
+                             if (plain) search_plainly(index_, query, top);
+                             else searchers[thread]->search(query, top);
+                             top.write(k, ids + q * k, scores + q * k);
+                         });
         }
         return results.tuple();
     }
 
-    // [(term, count in query, tf, idf, score)] for the terms of the query that the passage contains.
+    // [(term, count in query, tf, idf, score)] for the terms of the query that the passage
+    // contains.
     py::list explain(const py::handle query, py::ssize_t id) const {
-        if (id < 0 || static_cast<std::size_t>(id) >= index_.size()) throw py::index_error("no passage " + std::to_string(id));
+        if (id < 0 || static_cast<std::size_t>(id) >= index_.size())
+            throw py::index_error("no passage " + std::to_string(id));
         const auto document = static_cast<std::uint32_t>(id);
         py::object holder;
         py::list out;
@@ -208,7 +129,8 @@ public:
             if (tf == 0) continue;
             const float idf = index_.idf(q.term), share = impact(tf, index_.norm(document));
             const std::string_view word = index_.vocabulary.word(q.term);
-            out.append(py::make_tuple(py::str(word.data(), word.size()), static_cast<int>(q.count), tf, idf, q.count * idf * share));
+            out.append(py::make_tuple(py::str(word.data(), word.size()), static_cast<int>(q.count),
+                                      tf, idf, q.count * idf * share));
         }
         return out;
     }
@@ -216,13 +138,17 @@ public:
     const BM25Index& index() const { return index_; }
 
 private:
-    // The query's known terms, in order of first appearance.  Needs the GIL only where there is a stemmer.
+    // The query's known terms, in order of first appearance.  Needs the GIL only where there is a
+    // stemmer.
     std::vector<QueryTerm> terms(std::string_view query) const {
         std::vector<std::uint32_t> known;
         Tokenizer tokenizer;
         tokenizer(query, [&](std::string_view word) {
-            if (!stemmer_.is_none() && stopwords_.count(std::string(word)) != 0) return;  // its stem might be a term
-            const std::uint32_t term = stemmer_.is_none() ? index_.vocabulary.find(word) : index_.vocabulary.find(stem(stemmer_, word));
+            if (!stemmer_.is_none() && stopwords_.count(std::string(word)) != 0)
+                return;  // its stem might be a term
+            const std::uint32_t term = stemmer_.is_none()
+                                           ? index_.vocabulary.find(word)
+                                           : index_.vocabulary.find(stem(stemmer_, word));
             if (term != kNoTerm) known.push_back(term);
         });
         return count_terms(known);
@@ -233,14 +159,6 @@ private:
     std::unordered_set<std::string> stopwords_;
 };
 
-void check_matrix(const FloatMatrix& matrix, const char* what) {
-    if (matrix.ndim() != 2) throw py::value_error(std::string(what) + " must have two dimensions, got " + std::to_string(matrix.ndim()));
-    const float* const data = matrix.data();
-    for (py::ssize_t i = 0; i < matrix.size(); ++i) {
-        if (!std::isfinite(data[i])) throw py::value_error(std::string(what) + " contain NaN or infinity");
-    }
-}
-
 class PyDense {
 public:
     explicit PyDense(DenseIndex index) : index_(std::move(index)) {}
@@ -248,21 +166,30 @@ public:
         check_matrix(vectors, "vectors");
         if (vectors.shape(1) == 0) throw py::value_error("vectors must have at least one column");
         if (vectors.shape(0) > 0x7FFFFFFE) throw py::value_error("more than 2^31 - 2 vectors");
-        const std::size_t kind = storage == "f32" ? 0 : storage == "bf16" ? 1 : storage == "int8" ? 2 : 3;
-        if (kind == 3) throw py::value_error("storage must be 'f32', 'bf16' or 'int8', got '" + storage + "'");
-        if (kind == 2 && vectors.shape(1) > 1 << 17) throw py::value_error("int8 takes at most 131072 columns");  // sums of 32 bits
+        const std::size_t kind = storage == "f32"    ? 0
+                                 : storage == "bf16" ? 1
+                                 : storage == "int8" ? 2
+                                                     : 3;
+        if (kind == 3)
+            throw py::value_error("storage must be 'f32', 'bf16' or 'int8', got '" + storage + "'");
+        if (kind == 2 && vectors.shape(1) > 1 << 17)
+            throw py::value_error("int8 takes at most 131072 columns");  // sums of 32 bits
         const Check check = signals();
         const py::gil_scoped_release release;
-        index_ = DenseBuilder(vectors.data(), static_cast<std::size_t>(vectors.shape(0)), static_cast<std::size_t>(vectors.shape(1)),
-                              static_cast<Storage>(kind), keep_rows, check).finish();
+        index_ = DenseBuilder(vectors.data(), static_cast<std::size_t>(vectors.shape(0)),
+                              static_cast<std::size_t>(vectors.shape(1)),
+                              static_cast<Storage>(kind), keep_rows, check)
+                     .finish();
     }
 
     py::tuple search(const FloatMatrix& queries, py::ssize_t k_, py::ssize_t threads_) const {
-        const std::size_t k = std::min(positive(k_, "k"), index_.size()), threads = not_negative(threads_, "threads");
+        const std::size_t k = std::min(positive(k_, "k"), index_.size()),
+                          threads = not_negative(threads_, "threads");
         if (index_.size() == 0) throw py::value_error("cannot search an empty index");
         check_matrix(queries, "queries");
         if (static_cast<std::size_t>(queries.shape(1)) != index_.dimension()) {
-            throw py::value_error("queries have " + std::to_string(queries.shape(1)) + " columns, the index has " + std::to_string(index_.dimension()));
+            throw py::value_error("queries have " + std::to_string(queries.shape(1)) +
+                                  " columns, the index has " + std::to_string(index_.dimension()));
         }
         const auto rows = static_cast<std::size_t>(queries.shape(0));
         Results results(rows, k);
@@ -299,25 +226,35 @@ PYBIND11_MODULE(_core, m) {
 
     py::class_<PyBM25>(m, "BM25")
         .def_static("build", &PyBM25::build)
-        .def_static("load", [](const py::object& path, bool verify) { return PyBM25(load_index<BM25Index>(path, verify), py::none(), {}); })
-        .def("with_stemmer", [](const PyBM25& self, py::object stemmer, const std::vector<std::string>& stopwords) {
-            return PyBM25(self.index(), std::move(stemmer), stopwords);
-        })
+        .def_static("load",
+                    [](const py::object& path, bool verify) {
+                        return PyBM25(load_index<BM25Index>(path, verify), py::none(), {});
+                    })
+        .def("with_stemmer",
+             [](const PyBM25& self, py::object stemmer, const std::vector<std::string>& stopwords) {
+                 return PyBM25(self.index(), std::move(stemmer), stopwords);
+             })
         .def("search", &PyBM25::search)
         .def("explain", &PyBM25::explain)
-        .def("save", [](const PyBM25& self, const py::object& path) { save_index(self.index(), path); })
+        .def("save",
+             [](const PyBM25& self, const py::object& path) { save_index(self.index(), path); })
         .def("__len__", [](const PyBM25& self) { return self.index().size(); })
         .def_property_readonly("nbytes", [](const PyBM25& self) { return nbytes(self.index()); })
-        .def_property_readonly("vocabulary_size", [](const PyBM25& self) { return self.index().vocabulary.size(); })
+        .def_property_readonly("vocabulary_size",
+                               [](const PyBM25& self) { return self.index().vocabulary.size(); })
         .def_property_readonly("settings", [](const PyBM25& self) {
             return std::string(self.index().settings.data, self.index().settings.size);
         });
 
     py::class_<PyDense>(m, "Dense")
         .def(py::init<const FloatMatrix&, const std::string&, bool>())
-        .def_static("load", [](const py::object& path, bool verify) { return PyDense(load_index<DenseIndex>(path, verify)); })
+        .def_static("load",
+                    [](const py::object& path, bool verify) {
+                        return PyDense(load_index<DenseIndex>(path, verify));
+                    })
         .def("search", &PyDense::search)
-        .def("save", [](const PyDense& self, const py::object& path) { save_index(self.index(), path); })
+        .def("save",
+             [](const PyDense& self, const py::object& path) { save_index(self.index(), path); })
         .def("__len__", [](const PyDense& self) { return self.index().size(); })
         .def_property_readonly("nbytes", [](const PyDense& self) { return nbytes(self.index()); });
 
@@ -327,15 +264,24 @@ PYBIND11_MODULE(_core, m) {
         for (const Simd level : simd_levels()) names.emplace_back(name(level));
         return names;
     });
-    m.def("read_bandwidth", [](const FloatMatrix& array) { return read_bandwidth(array.data(), static_cast<std::size_t>(array.size())); });
+    m.def("read_bandwidth", [](const FloatMatrix& array) {
+        return read_bandwidth(array.data(), static_cast<std::size_t>(array.size()));
+    });
     m.def("fma_rate", &fma_rate);
-    m.def("tokenize", [](const py::handle text) {
-        py::object holder;
-        py::list out;
-        Tokenizer tokenizer;
-        tokenizer(text_of(text, "the text", holder), [&](std::string_view word) { out.append(py::str(word.data(), word.size())); });
-        return out;
-    }, py::arg("text"), "The words of a text as the index sees them: letters and numbers, case and accents folded.");
+    m.def(
+        "tokenize",
+        [](const py::handle text) {
+            py::object holder;
+            py::list out;
+            Tokenizer tokenizer;
+            tokenizer(text_of(text, "the text", holder), [&](std::string_view word) {
+                out.append(py::str(word.data(), word.size()));
+            });
+            return out;
+        },
+        py::arg("text"),
+        "The words of a text as the index sees them: letters and numbers, case and accents "
+        "folded.");
 }
 
 }  // namespace smartrag

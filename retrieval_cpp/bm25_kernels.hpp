@@ -1,4 +1,5 @@
-// bm25_kernels.hpp - the inner loops of BM25 search for each instruction set; bm25_kernels.inc holds the code.
+// bm25_kernels.hpp - the inner loops of BM25 search for each instruction set; bm25_kernels.inc
+// holds the code.
 #pragma once
 
 #include <algorithm>
@@ -11,11 +12,15 @@
 namespace smartrag {
 
 struct BM25Kernels {
-    void (*add_scaled)(const std::uint8_t* codes, std::uint16_t scaled, std::uint16_t* sums, std::size_t count);
-    std::size_t (*estimate_at_least)(const std::uint16_t* sums, std::size_t count, std::uint16_t least);
-    std::size_t (*select)(const std::uint16_t* sums, std::size_t count, std::uint16_t least, std::uint32_t below, std::uint32_t* places);
+    void (*add_scaled)(const std::uint8_t* codes, std::uint16_t scaled, std::uint16_t* sums,
+                       std::size_t count);
+    std::size_t (*estimate_at_least)(const std::uint16_t* sums, std::size_t count,
+                                     std::uint16_t least);
+    std::size_t (*select)(const std::uint16_t* sums, std::size_t count, std::uint16_t least,
+                          std::uint32_t below, std::uint32_t* places);
     void (*add_window)(const CommonTerm& term, std::size_t window, std::uint16_t* sums);
-    std::uint64_t (*add_dense)(const DenseTerm* terms, std::size_t count, std::size_t block, std::uint32_t threshold, std::uint16_t* sums);
+    std::uint64_t (*add_dense)(const DenseTerm* terms, std::size_t count, std::size_t block,
+                               std::uint32_t threshold, std::uint16_t* sums);
 };
 
 #define SMARTRAG_KERNELS "bm25_kernels.inc"

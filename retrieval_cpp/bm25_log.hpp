@@ -1,12 +1,14 @@
-// bm25_log.hpp - texts to a log of term frequencies, on several threads: the first half of building an index.
+// bm25_log.hpp - texts to a log of term frequencies: the first half of building an index.
 //
-// Texts come in rounds, a round is cut into batches of documents, and each thread turns a batch into a log of
-// variable-length integers, about two bytes a posting.  Every thread numbers the words that it meets by itself (in
-// order of appearance, so frequent ones are short), and nothing is shared while texts are read; number_terms() then
-// gives every word its final term, numbered by first appearance in the whole collection, so that the index does not
-// depend on the number of threads.  Stop words and stems come in there, once for each distinct word.
+// Texts come in rounds, a round is cut into batches of documents, and each thread turns a batch
+// into a log of variable-length integers, about two bytes a posting.  Every thread numbers the
+// words that it meets by itself (in order of appearance, so frequent ones are short), and nothing
+// is shared while texts are read; number_terms() then gives every word its final term, numbered by
+// first appearance in the whole collection, so that the index does not depend on the number of
+// threads.  Stop words and stems come in there, once for each distinct word.
 //
-//   log    per document: number of distinct words, then for each: word * 2 + (tf > 1), and tf where it is > 1
+//   log    per document: number of distinct words, then for each: word * 2 + (tf > 1), and tf if >
+//   1
 #pragma once
 
 #include <algorithm>
@@ -29,7 +31,8 @@ struct Occurrences {
 
 class TermLog {
 public:
-    // 16 threads at most: one thread of Python brings the texts, and every one has a vocabulary of its own.
+    // 16 threads at most: one thread of Python brings the texts, and every one has a vocabulary of
+    // its own.
     explicit TermLog(std::size_t threads) : readers_(thread_count(threads, 16)) {}
 
     std::size_t threads() const { return readers_.size(); }
@@ -37,16 +40,22 @@ public:
 
     // Appends documents; throws std::length_error when ids are exhausted.
     void add(const std::vector<std::string_view>& texts, const Check& check) {
-        if (documents_ + texts.size() > kMostDocuments) throw std::length_error("more than 2^31 - 2 passages");
+        if (documents_ + texts.size() > kMostDocuments)
+            throw std::length_error("more than 2^31 - 2 passages");
         const std::size_t before = batches_.size();
         batches_.resize(before + (texts.size() + kBatch - 1) / kBatch);
-        parallel_for(batches_.size() - before, threads(), check, [&](std::size_t task, std::size_t thread) {
-            Reader& reader = readers_[thread];
-            const std::size_t begin = task * kBatch, end = std::min(begin + kBatch, texts.size());
-            reader.log.clear();
-            for (std::size_t i = begin; i < end; ++i) reader.read(texts[i], static_cast<std::uint32_t>(documents_ + i));
-            batches_[before + task] = {static_cast<std::uint32_t>(documents_ + begin), static_cast<std::uint32_t>(end - begin), thread, reader.log};
-        });
+        parallel_for(batches_.size() - before, threads(), check,
+                     [&](std::size_t task, std::size_t thread) {
+                         Reader& reader = readers_[thread];
+                         const std::size_t begin = task * kBatch,
+                                           end = std::min(begin + kBatch, texts.size());
+                         reader.log.clear();
+                         for (std::size_t i = begin; i < end; ++i)
+                             reader.read(texts[i], static_cast<std::uint32_t>(documents_ + i));
+                         batches_[before + task] = {static_cast<std::uint32_t>(documents_ + begin),
+                                                    static_cast<std::uint32_t>(end - begin), thread,
+                                                    reader.log};
+                     });
         documents_ += texts.size();
     }
 
@@ -61,7 +70,8 @@ public:
         terms_.resize(readers_.size());
         for (std::size_t r = 0; r < readers_.size(); ++r) {
             terms_[r].resize(readers_[r].uses.size());
-            for (std::uint32_t w = 0; w < terms_[r].size(); ++w) order.push_back({readers_[r].uses[w].first, w, r});
+            for (std::uint32_t w = 0; w < terms_[r].size(); ++w)
+                order.push_back({readers_[r].uses[w].first, w, r});
         }
         // A document has one reader, whose words are numbered in order of appearance.
         std::sort(order.begin(), order.end(), [](const First& a, const First& b) {
@@ -83,8 +93,8 @@ public:
         return terms;
     }
 
-    // Calls visit(document, occurrences) for every document of one of `parts` equal parts, in order.  With `last` the
-    // log is freed on the way.
+    // Calls visit(document, occurrences) for every document of one of `parts` equal parts, in
+    // order.  With `last` the log is freed on the way.
     template <class Visit>
     void replay(std::size_t part, std::size_t parts, bool last, const Check& check, Visit&& visit) {
         std::vector<Occurrences> occurrences;
@@ -98,7 +108,8 @@ public:
             for (std::uint32_t i = 0; i < batch.documents; ++i) {
                 occurrences.clear();
                 for (std::uint32_t left = read(p); left != 0; --left) {
-                    const std::uint32_t entry = read(p), tf = (entry & 1u) != 0 ? read(p) : 1, term = terms[entry >> 1];
+                    const std::uint32_t entry = read(p), tf = (entry & 1u) != 0 ? read(p) : 1,
+                                        term = terms[entry >> 1];
                     if (term == kNoTerm) continue;
                     std::uint32_t& place = places[term];  // two words may have one stem
                     if (place < occurrences.size() && occurrences[place].term == term) {
@@ -126,11 +137,12 @@ private:
     // One thread's part of the work.
     struct alignas(64) Reader {
         struct Use {
-            std::uint32_t first, last, place;  // first and last document with the word; its place in `distinct`
+            std::uint32_t first, last,
+                place;  // first and last document with the word; its place in `distinct`
         };
         Tokenizer tokenizer;
         Vocabulary words;
-        std::vector<Use> uses;  // of each word
+        std::vector<Use> uses;              // of each word
         std::vector<Occurrences> distinct;  // words of the document
         std::vector<std::uint8_t> log;      // of the batch
 
@@ -157,7 +169,8 @@ private:
             }
         }
         void write(std::uint32_t value) {
-            for (; value >= 0x80; value >>= 7) log.push_back(static_cast<std::uint8_t>(value | 0x80u));
+            for (; value >= 0x80; value >>= 7)
+                log.push_back(static_cast<std::uint8_t>(value | 0x80u));
             log.push_back(static_cast<std::uint8_t>(value));
         }
     };

@@ -1,18 +1,22 @@
-// bm25_plain.hpp - BM25 as it is defined, and its search as one would first write it.  Read this first.
+// bm25_plain.hpp - BM25 as it is defined, and its search as one would first write it.  Read this
+// first.
 //
 //   score(q, d) = sum over the distinct terms t of q:  count(t, q) * idf(t) * impact(t, d)
 //   idf(t)      = log(1 + (N - df + .5) / (df + .5))            (Lucene's, never negative)
 //   impact(t, d) = tf / (tf + norm(d))
 //   norm(d)     = k1 * (1 - b + b * length(d) / mean length)
-// Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009.  The factor
-// k1 + 1 of the textbook, the same for all documents, is left out, as in Lucene and in bm25s.
+// Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009.  The
+// factor k1 + 1 of the textbook, the same for all documents, is left out, as in Lucene and in
+// bm25s.
 //
-// search_plainly() scores every posting of every term of the query, term after term, and keeps the k
-// best documents.  It is the oracle of bm25.hpp, which finds the same documents with the same scores,
-// to the bit, without scoring most of them: both add a document's terms in the order of the query.
+// search_plainly() scores every posting of every term of the query, term after term, and keeps the
+// k best documents.  It is the oracle of bm25.hpp, which finds the same documents with the same
+// scores, to the bit, without scoring most of them: both add a document's terms in the order of the
+// query.
 //
 //   N documents, df: how many of them have the term, tf: how often the document has it,
-//   length(d): number of indexed words, k1: how soon repetition stops to count, b: how much length does
+//   length(d): number of indexed words, k1: how soon repetition stops to count, b: how much length
+//   does
 #pragma once
 
 #include <algorithm>
@@ -53,8 +57,10 @@ struct QueryTerm {
 inline std::vector<QueryTerm> count_terms(const std::vector<std::uint32_t>& terms) {
     std::vector<std::uint32_t> order(terms.size());
     for (std::uint32_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return terms[a] < terms[b]; });
-    std::vector<float> counts(terms.size());  // at the first appearance of each term, 0 at the others
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::uint32_t a, std::uint32_t b) { return terms[a] < terms[b]; });
+    std::vector<float> counts(
+        terms.size());  // at the first appearance of each term, 0 at the others
     for (std::size_t i = 0, first = 0; i < order.size(); ++i) {
         if (terms[order[i]] != terms[order[first]]) first = i;
         counts[order[first]] += 1;

@@ -1,8 +1,10 @@
-// bm25_terms.hpp - the terms of a query, each in the form in which the index keeps it, ready to be added up.
+// bm25_terms.hpp - the terms of a query, each as the index keeps it, ready to be added up.
 //
-// A document's sum is the sum of its postings' shares, an upper bound of its score in 16-bit integers:
+// A document's sum is the sum of its postings' shares, an upper bound of its score in 16-bit
+// integers:
 //   share(code) = code * scaled / 256 + 1  >=  weight * impact * scale
-// Every rounding goes up, so that a document whose sum is below the threshold cannot enter the top k.
+// Every rounding goes up, so that a document whose sum is below the threshold cannot enter the top
+// k.
 //
 //   weight   count in query * idf
 //   scale    units per score: sums of all terms of the query just fit in 16 bits
@@ -20,7 +22,9 @@ namespace smartrag {
 
 inline constexpr std::uint32_t kWindow = kBlock * kBlocksPerBase;
 
-inline std::uint16_t share_of(std::uint32_t code, std::uint16_t scaled) { return static_cast<std::uint16_t>((code * scaled >> 8) + 1); }
+inline std::uint16_t share_of(std::uint32_t code, std::uint16_t scaled) {
+    return static_cast<std::uint16_t>((code * scaled >> 8) + 1);
+}
 
 struct DenseTerm {
     const std::uint8_t* codes;   // [padded N]
@@ -72,7 +76,9 @@ struct RareTerm {
         std::uint32_t step = 1;
         for (; from + step < df && documents[from + step] < document; step *= 2) from += step;
         const std::uint32_t end = std::min(from + step, df);
-        return static_cast<std::uint32_t>(std::lower_bound(documents.data() + from + 1, documents.data() + end, document) - documents.data());
+        return static_cast<std::uint32_t>(
+            std::lower_bound(documents.data() + from + 1, documents.data() + end, document) -
+            documents.data());
     }
 
     // Adds the documents of [first, last) to sums[document - first].
@@ -86,7 +92,8 @@ struct RareTerm {
         for (std::uint32_t p = 0; p < df;) {
             const std::uint32_t block = documents[p] / kBlock;
             std::uint32_t greatest = 0;
-            for (; documents[p] / kBlock == block; ++p) greatest = std::max<std::uint32_t>(greatest, codes[p]);
+            for (; documents[p] / kBlock == block; ++p)
+                greatest = std::max<std::uint32_t>(greatest, codes[p]);
             bounds[block] = static_cast<std::uint16_t>(bounds[block] + share_of(greatest, scaled));
         }
     }

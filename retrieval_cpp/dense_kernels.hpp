@@ -1,7 +1,7 @@
-// dense_kernels.hpp - scores of a few queries with a panel of 64 rows; dense_kernels.inc holds the code.
+// dense_kernels.hpp - scores of a few queries with a panel of 64 rows (dense_kernels.inc).
 //
-// A panel keeps 64 rows transposed, in lanes of 32 bits, so that one vector load brings the same components of
-// neighbouring rows and a batch of one streams memory from front to back:
+// A panel keeps 64 rows transposed, in lanes of 32 bits, so that one vector load brings the same
+// components of neighbouring rows and a batch of one streams memory from front to back:
 //   f32    [D, 64]
 //   bf16   [D / 2, 64, 2], so that a shift or a mask makes a float of either
 //   int8   [D / 4, 64, 4], as the dot-product instructions take them; a byte is the component + 128
@@ -23,19 +23,20 @@ inline constexpr std::size_t kStepBytes = 4 * kPanel;
 
 // What one call works on.  Scores are only written for queries with a row above their bar.
 struct Tile {
-    const std::uint8_t* panel;         // [steps, kPanel] lanes
+    const std::uint8_t* panel;  // [steps, kPanel] lanes
     std::size_t steps;
-    const std::uint8_t* queries;       // [steps, parts, count] lanes of 32 bits: a float, or 4 int8 against int8 rows
-    std::size_t count;                 // 1 .. kTileQueries
-    const float* bars;                 // [count]
-    std::uint64_t* found;              // [count] bit r: row r is above the bar
-    float* scores;                     // [count, kPanel]
-    const std::uint8_t* next;          // the panel of the next call
-    const std::uint8_t* ahead;         // memory to prefetch meanwhile ...
-    std::size_t ahead_stride;          // ... so many bytes further in each step, at most a cache line
-    const float* row_scales;           // int8 only, as are these: [kPanel]
-    const float* query_scales;         // [count]
-    const std::int32_t* query_sums;    // [count] of a query's bytes
+    const std::uint8_t*
+        queries;  // [steps, parts, count] lanes of 32 bits: a float, or 4 int8 against int8 rows
+    std::size_t count;               // 1 .. kTileQueries
+    const float* bars;               // [count]
+    std::uint64_t* found;            // [count] bit r: row r is above the bar
+    float* scores;                   // [count, kPanel]
+    const std::uint8_t* next;        // the panel of the next call
+    const std::uint8_t* ahead;       // memory to prefetch meanwhile ...
+    std::size_t ahead_stride;        // ... so many bytes further in each step, at most a cache line
+    const float* row_scales;         // int8 only, as are these: [kPanel]
+    const float* query_scales;       // [count]
+    const std::int32_t* query_sums;  // [count] of a query's bytes
 };
 
 enum class Storage : std::uint64_t { kF32, kBF16, kInt8 };

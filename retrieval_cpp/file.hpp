@@ -1,17 +1,10 @@
-// file.hpp - index files: written atomically, memory-mapped, checksummed.
+// file.hpp - index files are written atomically and mapped.
 //
-// A file is a 64-byte header, a table of sections, the sections, each aligned to 64 bytes and stored exactly as it lies
-// in memory, so that loading is mapping, and the header once more.  The end is written last: a file that was cut short,
-// or whose end never arrived, is found without reading what lies between.  Every byte after the checksum field is
-// covered by it, the bytes before it are constants that are compared one by one, so no single flipped bit passes.  The
-// checksum is eight independent multiply-rotate lanes (each step a bijection of its lane: a change of one word always
-// changes the sum) and runs near memory speed; load(path, false) does without.
+// Loading is mapping: pages are read when they are needed, and shared between processes.
 //
-//   header = magic "SmartRAG" | byte order | version | checksum | file size | kind | sections
-//   file   = header | section sizes ... | data ... | header
-//
-// Left out on purpose: protection against a file forged with a matching checksum, and files that shrink or are
-// overwritten in place while mapped: the next search then ends in SIGBUS.  save() renames, which is safe.
+// Left out on purpose: protection against a file forged with a matching checksum, and files that
+// shrink or are overwritten in place while mapped: the next search then ends in SIGBUS.  save()
+// renames, which is safe.
 #pragma once
 
 #include <fcntl.h>
@@ -26,103 +19,21 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <vector>
 
+#include "file_format.hpp"
+
 namespace smartrag {
-
-// A read-only array that lives in a vector or in a mapped file.
-template <class T>
-struct View {
-    const T* data = nullptr;
-    std::size_t size = 0;
-
-    View() = default;
-    View(const T* data_, std::size_t size_) : data(data_), size(size_) {}
-    View(const std::vector<T>& v) : data(v.data()), size(v.size()) {}
-
-    const T& operator[](std::size_t i) const { return data[i]; }
-    const T* begin() const { return data; }
-    const T* end() const { return data + size; }
-    std::size_t bytes() const { return size * sizeof(T); }
-};
-
-struct FileError : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-enum class FileKind : std::uint32_t { kBM25 = 1, kDense = 2 };
-
-struct FileHeader {
-    static constexpr char kMagic[9] = "SmartRAG";
-    static constexpr std::uint32_t kByteOrder = 0x01020304;
-    static constexpr std::uint32_t kVersion = 3;
-    static constexpr std::size_t kAlign = 64;
-
-    char magic[8];
-    std::uint32_t byte_order;
-    std::uint32_t version;
-    std::uint64_t checksum;
-    std::uint64_t file_size;  // first field under the checksum
-    std::uint32_t kind;
-    std::uint32_t sections;
-    std::uint64_t unused[3];
-};
-static_assert(sizeof(FileHeader) == FileHeader::kAlign, "the header is one aligned block");
-inline constexpr std::size_t kChecksummedFrom = offsetof(FileHeader, file_size);
-
-class Checksum {
-public:
-    void update_header(const FileHeader& header) {
-        unsigned char covered[FileHeader::kAlign] = {};
-        std::memcpy(covered, &header.file_size, sizeof header - kChecksummedFrom);
-        update(covered, sizeof covered);
-    }
-
-    // All calls but the last must bring a multiple of 64 bytes.
-    void update(const void* data, std::size_t bytes) {
-        auto p = static_cast<const unsigned char*>(data);
-        for (; bytes >= 64; bytes -= 64, p += 64) block(p);
-        if (bytes != 0) {
-            unsigned char tail[64] = {};
-            std::memcpy(tail, p, bytes);
-            block(tail);
-        }
-    }
-
-    std::uint64_t value() const {
-        std::uint64_t h = 0;
-        for (const std::uint64_t lane : lanes_) h = mix(h, lane);
-        return h;
-    }
-
-private:
-    static std::uint64_t mix(std::uint64_t lane, std::uint64_t word) {
-        lane = (lane ^ word) * 0x9E3779B97F4A7C15u;
-        return lane << 29 | lane >> 35;
-    }
-    void block(const unsigned char* p) {
-        std::uint64_t words[8];
-        std::memcpy(words, p, sizeof words);
-        for (int i = 0; i < 8; ++i) lanes_[i] = mix(lanes_[i], words[i]);
-    }
-    std::uint64_t lanes_[8] = {1, 2, 3, 4, 5, 6, 7, 8};
-};
-
-inline std::size_t align_up(std::size_t bytes) { return (bytes + FileHeader::kAlign - 1) / FileHeader::kAlign * FileHeader::kAlign; }
-
-[[noreturn]] inline void throw_errno(const std::string& what) {
-    throw std::system_error(errno, std::generic_category(), what);
-}
 
 // Collects sections and writes them; nothing appears under `path` before everything is on disk.
 class FileWriter {
 public:
     template <class T>
     void add(View<T> section) {
-        sections_.push_back({reinterpret_cast<const unsigned char*>(section.data), section.bytes()});
+        sections_.push_back(
+            {reinterpret_cast<const unsigned char*>(section.data), section.bytes()});
     }
 
     void write(const std::string& path, FileKind kind) const {
@@ -145,17 +56,21 @@ public:
         for (const Section& section : sections_) sum.update(section.data, section.bytes);
         header.checksum = sum.value();
 
-        static std::atomic<unsigned> saves{0};  // so that two threads that save under one name do not share a file
-        const std::string temporary = path + ".tmp." + std::to_string(::getpid()) + "." + std::to_string(saves++);
+        static std::atomic<unsigned> saves{
+            0};  // so that two threads that save under one name do not share a file
+        const std::string temporary =
+            path + ".tmp." + std::to_string(::getpid()) + "." + std::to_string(saves++);
         std::FILE* const file = std::fopen(temporary.c_str(), "wb");
         if (file == nullptr) throw_errno("cannot write '" + temporary + "'");
-        bool good = put(file, &header, sizeof header) && put(file, sizes.data(), sizes.size() * sizeof(std::uint64_t));
+        bool good = put(file, &header, sizeof header) &&
+                    put(file, sizes.data(), sizes.size() * sizeof(std::uint64_t));
         for (const Section& section : sections_) {
             const unsigned char padding[FileHeader::kAlign] = {};
             good = good && put(file, section.data, section.bytes) &&
                    put(file, padding, align_up(section.bytes) - section.bytes);
         }
-        good = good && put(file, &header, sizeof header) && std::fflush(file) == 0 && ::fsync(::fileno(file)) == 0;
+        good = good && put(file, &header, sizeof header) && std::fflush(file) == 0 &&
+               ::fsync(::fileno(file)) == 0;
         good = (std::fclose(file) == 0) && good;
         if (!good || std::rename(temporary.c_str(), path.c_str()) != 0) {
             const int error = errno;
@@ -174,7 +89,8 @@ private:
     static bool put(std::FILE* file, const void* data, std::size_t bytes) {
         return bytes == 0 || std::fwrite(data, 1, bytes, file) == bytes;
     }
-    // The new name must outlive a loss of power too; a system that cannot promise it is no reason to fail.
+    // The new name must outlive a loss of power too; a system that cannot promise it is no reason
+    // to fail.
     static void sync_directory(const std::string& path) {
         const std::size_t slash = path.find_last_of('/');
         const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
@@ -189,9 +105,11 @@ private:
 // Maps a file read-only and hands out its sections in the order in which they were added.
 class MappedFile {
 public:
-    // `all`: reads every byte and compares the checksum; else only the ends and the table are looked at.
+    // `all`: reads every byte and compares the checksum; else only the ends and the table are
+    // looked at.
     MappedFile(const std::string& path, FileKind kind, bool all) : path_(path) {
-        const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not wait
+        const int descriptor =
+            ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a FIFO must not wait
         if (descriptor < 0) throw_errno("cannot open '" + path + "'");
         struct stat status{};
         if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -206,9 +124,10 @@ public:
         void* const base = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, descriptor, 0);
         ::close(descriptor);
         if (base == MAP_FAILED) throw_errno("cannot map '" + path + "'");
-        base_ = std::shared_ptr<const unsigned char>(static_cast<const unsigned char*>(base), [size = size_](const unsigned char* p) {
-            ::munmap(const_cast<unsigned char*>(p), size);
-        });
+        base_ = std::shared_ptr<const unsigned char>(
+            static_cast<const unsigned char*>(base), [size = size_](const unsigned char* p) {
+                ::munmap(const_cast<unsigned char*>(p), size);
+            });
         verify(kind, all);
     }
 
@@ -224,7 +143,9 @@ public:
 
     std::shared_ptr<const void> owner() const { return base_; }
     std::size_t size() const { return size_; }
-    [[noreturn]] void fail(const std::string& why) const { throw FileError("index file '" + path_ + "' " + why); }
+    [[noreturn]] void fail(const std::string& why) const {
+        throw FileError("index file '" + path_ + "' " + why);
+    }
 
 private:
     const FileHeader& header() const { return *reinterpret_cast<const FileHeader*>(base_.get()); }
@@ -234,9 +155,13 @@ private:
 
     void verify(FileKind kind, bool all) {
         const FileHeader& h = header();
-        if (std::memcmp(h.magic, FileHeader::kMagic, sizeof h.magic) != 0) fail("is not a SmartRAG index");
-        if (h.byte_order != FileHeader::kByteOrder) fail("was written on a machine of another byte order");
-        if (h.version != FileHeader::kVersion) fail("has format version " + std::to_string(h.version) + ", this is version " + std::to_string(FileHeader::kVersion));
+        if (std::memcmp(h.magic, FileHeader::kMagic, sizeof h.magic) != 0)
+            fail("is not a SmartRAG index");
+        if (h.byte_order != FileHeader::kByteOrder)
+            fail("was written on a machine of another byte order");
+        if (h.version != FileHeader::kVersion)
+            fail("has format version " + std::to_string(h.version) + ", this is version " +
+                 std::to_string(FileHeader::kVersion));
         if (h.kind != static_cast<std::uint32_t>(kind)) fail("is an index of another kind");
         if (h.file_size != size_) fail("is truncated or torn");
         const std::size_t end = size_ - sizeof h;
@@ -261,8 +186,8 @@ private:
     std::size_t offset_ = 0;
 };
 
-// An index consists of a plain struct `meta`, the views that each_section(index, visit) visits in the order of the
-// file, and an `owner` that keeps alive what the views show.
+// An index consists of a plain struct `meta`, the views that each_section(index, visit) visits in
+// the order of the file, and an `owner` that keeps alive what the views show.
 
 template <class Index>
 std::size_t nbytes(const Index& index) {

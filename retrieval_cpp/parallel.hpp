@@ -1,7 +1,8 @@
 // parallel.hpp - runs independent tasks on a few threads.
 //
-// Tasks are handed out one by one, in order, from an atomic counter, so that a slow one does not hold up a whole
-// share.  The first exception of any task is rethrown to the caller after all threads have ended.
+// Tasks are handed out one by one, in order, from an atomic counter, so that a slow one does not
+// hold up a whole share.  The first exception of any task is rethrown to the caller after all
+// threads have ended.
 //
 //   threads   0 means one per core
 //   check     called between tasks; what it throws ends the work (Ctrl-C: bindings.cpp)

@@ -1,8 +1,9 @@
-// roofline.hpp - what one core of this machine can do at most, measured: the yardsticks of benchmarks/dense.py.
+// roofline.hpp - what one core of this machine can do at most, measured: the yardsticks of
+// benchmarks/dense.py.
 //
-// A kernel is limited by the bytes it must read or by the multiply-adds it must do (Williams, Waterman and Patterson,
-// "Roofline", CACM 2009).  Both limits are measured with the loops least able to miss them: a sum over a large array,
-// and independent multiply-adds in registers.
+// A kernel is limited by the bytes it must read or by the multiply-adds it must do (Williams,
+// Waterman and Patterson, "Roofline", CACM 2009).  Both limits are measured with the loops least
+// able to miss them: a sum over a large array, and independent multiply-adds in registers.
 #pragma once
 
 #include <cstddef>

@@ -1,10 +1,11 @@
 // tokens.hpp - text to words.
 //
-// A word is a maximal run of letters and numbers, after NFKD, case folding and the removal of combining marks:
-// "Beyoncé's" gives "beyonce" and "s".  Ideographs and kana are words of one character (UAX #29).  Folding is
-// context-free, one table lookup per code point (unicode_tables.py writes the tables and says what is left out), so
-// the tokenizer needs neither a normaliser nor a locale.  ASCII bytes, nearly all of them in practice, take a
-// 128-byte table and never reach the decoder.
+// A word is a maximal run of letters and numbers, after NFKD, case folding and the removal of
+// combining marks: "Beyoncé's" gives "beyonce" and "s".  Ideographs and kana are words of one
+// character (UAX #29).  Folding is context-free, one table lookup per code point (unicode_tables.py
+// writes the tables and says what is left out), so the tokenizer needs neither a normaliser nor a
+// locale.  ASCII bytes, nearly all of them in practice, take a 128-byte table and never reach the
+// decoder.
 //
 //   text    UTF-8; a malformed byte ends a word
 //   word    folded UTF-8 bytes, valid until the next word
@@ -41,7 +42,8 @@ inline std::uint32_t decode(const unsigned char*& p, const unsigned char* end) {
 }
 
 inline std::uint16_t action(std::uint32_t code_point) {
-    return code_point == kMalformed ? std::uint16_t{kBreak} : kAction[kPage[code_point >> 8] * 256u + (code_point & 255u)];
+    return code_point == kMalformed ? std::uint16_t{kBreak}
+                                    : kAction[kPage[code_point >> 8] * 256u + (code_point & 255u)];
 }
 
 }  // namespace unicode
@@ -91,16 +93,22 @@ private:
     void fold(const unsigned char*& p, const unsigned char* end, Emit& emit) {
         const unsigned char* const start = p;
         const std::uint16_t action = unicode::action(unicode::decode(p, end));
-        const auto keep = [&] { word_.append(reinterpret_cast<const char*>(start), static_cast<std::size_t>(p - start)); };
+        const auto keep = [&] {
+            word_.append(reinterpret_cast<const char*>(start), static_cast<std::size_t>(p - start));
+        };
         switch (action) {
             case unicode::kBreak: return flush(emit);
             case unicode::kKeep: return keep();
             case unicode::kDrop: return;
-            case unicode::kAlone: flush(emit); keep(); return flush(emit);
+            case unicode::kAlone:
+                flush(emit);
+                keep();
+                return flush(emit);
             default: break;
         }
         const std::uint32_t i = action - std::uint32_t{unicode::kReplace};
-        for (std::uint32_t j = unicode::kReplacementOffset[i]; j < unicode::kReplacementOffset[i + 1]; ++j) {
+        for (std::uint32_t j = unicode::kReplacementOffset[i];
+             j < unicode::kReplacementOffset[i + 1]; ++j) {
             if (unicode::kReplacement[j] == ' ') flush(emit);
             else word_.push_back(static_cast<char>(unicode::kReplacement[j]));
         }

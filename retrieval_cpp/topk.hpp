@@ -1,8 +1,9 @@
 // topk.hpp - the k best hits seen so far.
 //
-// A binary min-heap whose root is the hit that the next better one replaces, so that the common case, a candidate
-// that is not good enough, costs one comparison with `threshold()`.  Order is total: higher score first, then lower
-// id; the result therefore does not depend on the order in which candidates arrive, nor on who scored them.
+// A binary min-heap whose root is the hit that the next better one replaces, so that the common
+// case, a candidate that is not good enough, costs one comparison with `threshold()`.  Order is
+// total: higher score first, then lower id; the result therefore does not depend on the order in
+// which candidates arrive, nor on who scored them.
 //
 //   k     how many hits are kept, at most
 #pragma once

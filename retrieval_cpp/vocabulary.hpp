@@ -1,8 +1,9 @@
 // vocabulary.hpp - words to term numbers.
 //
-// Open addressing with linear probing, at most half full.  A slot holds the term's number and 32 further bits of its
-// word's hash, so that a probe for another word is rejected without a look at the words, which lie end to end in one
-// byte array.  The three arrays are the saved form too: a loaded vocabulary is the mapped file, nothing is rebuilt.
+// Open addressing with linear probing, at most half full.  A slot holds the term's number and 32
+// further bits of its word's hash, so that a probe for another word is rejected without a look at
+// the words, which lie end to end in one byte array.  The three arrays are the saved form too: a
+// loaded vocabulary is the mapped file, nothing is rebuilt.
 //
 //   V              number of distinct words
 //   slots [2^b]    0, or (hash >> 32) << 32 | term number + 1
@@ -14,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "file.hpp"
+#include "file_format.hpp"
 
 namespace smartrag {
 
@@ -41,7 +42,9 @@ inline std::uint64_t hash_word(std::string_view word) {
         std::memcpy(&high, p + left - 4, 4);
         tail = std::uint64_t{high} << 32 | low;
     } else if (left != 0) {
-        const auto byte = [&](std::size_t i) { return std::uint64_t{static_cast<unsigned char>(p[i])}; };
+        const auto byte = [&](std::size_t i) {
+            return std::uint64_t{static_cast<unsigned char>(p[i])};
+        };
         tail = byte(0) | byte(left / 2) << 8 | byte(left - 1) << 16;
     }
     return fold(fold(h ^ tail));
@@ -65,7 +68,9 @@ struct VocabularyView {
         }
         return i;
     }
-    std::uint32_t term_at(std::size_t slot) const { return static_cast<std::uint32_t>(slots[slot]) - 1; }
+    std::uint32_t term_at(std::size_t slot) const {
+        return static_cast<std::uint32_t>(slots[slot]) - 1;
+    }
     std::uint32_t find(std::string_view word) const { return term_at(slot(word, hash_word(word))); }
 };
 static_assert(kNoTerm == std::uint32_t(0) - 1, "an empty slot reads as kNoTerm");
@@ -73,7 +78,8 @@ static_assert(kNoTerm == std::uint32_t(0) - 1, "an empty slot reads as kNoTerm")
 class Vocabulary {
 public:
     Vocabulary() = default;
-    Vocabulary(Vocabulary&&) = default;  // the view points into the heap, so moving keeps it valid; copying would not
+    Vocabulary(Vocabulary&&) =
+        default;  // the view points into the heap, so moving keeps it valid; copying would not
     Vocabulary& operator=(Vocabulary&&) = default;
 
     // The word's number; new words are numbered in order of appearance.

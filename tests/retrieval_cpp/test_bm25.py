@@ -39,9 +39,19 @@ def test_equals_the_plain_search_bit_for_bit(seed):
     rng = np.random.default_rng(seed)
     index = BM25Index.build(zipf_texts(3000, seed=seed), k1=rng.uniform(0, 3), b=rng.uniform())
     queries = zipf_texts(60, seed=seed + 100)
+    queries += [" ".join(queries[:n]) for n in (5, 20, 60)]
     for k in (1, 10, 500, 3000):
         fast = index.search(queries, k)
         for a, b in zip(fast, index._core.search(queries, k, 1, True), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_more_terms_than_16_bits_can_bound():
+    words = [f"w{i}" for i in range(5000)]
+    index = BM25Index.build([" ".join(words[i : i + 50]) for i in range(0, 5000, 10)])
+    for n in (4000, 4096, 4097, 5000):
+        fast = index.search([" ".join(words[:n])], 500)
+        for a, b in zip(fast, index._core.search([" ".join(words[:n])], 500, 1, True), strict=True):
             np.testing.assert_array_equal(a, b)
 
 

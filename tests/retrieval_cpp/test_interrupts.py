@@ -21,9 +21,9 @@ def searching():
 
 
 def searching_vectors():
-    vectors = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(50_000, 64)).astype(np.float32)
     index = DenseIndex(vectors)
-    return lambda: index.search(np.tile(vectors, (20, 1)), 10)
+    return lambda: index.search(np.tile(vectors, (5, 1)), 10)
 
 
 @pytest.mark.parametrize("prepare", [building, searching, searching_vectors])

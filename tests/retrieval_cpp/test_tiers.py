@@ -48,7 +48,7 @@ def test_equals_the_twin(corpus, simd, words, k):
     np.testing.assert_array_equal(scores, twin_scores)
 
 
-def test_long_queries_are_scored_exhaustively(corpus, simd):
+def test_long_queries_are_added_up_by_windows(corpus, simd):
     _, index, twin = corpus
     batch = [" ".join(f"w{w}" for w in range(200)), " ".join(f"w{w}" for w in range(199, 60, -1))]
     for a, b in zip(index.search(batch, 20), twin.search(batch, 20), strict=True):
