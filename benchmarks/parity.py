@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Checkpoints of every supported family, as `transformers` computes them and as we do: one row of
 differences each.
 
@@ -7,6 +8,16 @@ differences each.
 `greedy` counts the rows whose continuation by our KV cache is that of `generate`; `back` is the
 difference after we save and they open.
 In bf16 both round: the columns are each side's largest distance from the float32 logits.
+=======
+"""Checkpoints of every supported family: as `transformers` computes them, and as we do.
+
+    python -m benchmarks.parity         tiny models with random weights; needs transformers
+
+`logits` and `gradient` are the largest absolute differences in float32 over a batch of ragged use;
+`greedy` counts the rows whose continuation by our KV cache is that of `generate`; `back` is the
+difference after we save and they open. In bf16 both round: the columns are each side's largest
+distance from the float32 logits.
+>>>>>>> refs/heads/bench
 """
 
 import tempfile
@@ -15,7 +26,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from model import Policy, Session
+from model import Policy
 from model.checkpoint import save_tensors
 from model.pretrained import open_model
 
@@ -80,6 +91,7 @@ def greedy_rows_equal(ours: Policy, theirs, prompts: torch.Tensor, budget: int) 
     other = theirs.generate(
         prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=budget
     )[:, prompts.shape[1] :].tolist()
+<<<<<<< HEAD
     session = Session.start(
         ours, [row[:length] for row, length in zip(prompts.tolist(), (5, 11, 3, 8), strict=False)]
     )  # in two ragged chunks
@@ -89,12 +101,25 @@ def greedy_rows_equal(ours: Policy, theirs, prompts: torch.Tensor, budget: int) 
     mine = session.generate(prompts[:, -1], budget, 0.0, eos=2)
     return sum(
         row == (o[: o.index(2) + 1] if 2 in o else o) for row, o in zip(mine, other, strict=False)
+=======
+    rows = list(zip(prompts.tolist(), (5, 11, 3, 8), strict=True))
+    session = ours.session([row[:length] for row, length in rows])  # in two ragged chunks
+    session = session.feed([row[length:-1] for row, length in rows])
+    mine = session.generate(prompts[:, -1], budget, 0.0, eos=2)
+    return sum(
+        row == (o[: o.index(2) + 1] if 2 in o else o) for row, o in zip(mine, other, strict=True)
+>>>>>>> refs/heads/bench
     )
 
 
 def gradient_difference(ours: Policy, theirs, tokens: torch.Tensor) -> float:
+<<<<<<< HEAD
     """Largest absolute difference over all gradients of the mean next-token loss; every tensor
     must have one on both sides."""
+=======
+    """Largest absolute difference over all gradients of the mean next-token loss; every tensor must
+    have one on both sides."""
+>>>>>>> refs/heads/bench
     for logits in (ours(tokens)[0], theirs(tokens).logits):
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
     others = {name: parameter.grad for name, parameter in theirs.named_parameters()}
@@ -109,6 +134,11 @@ def gradient_difference(ours: Policy, theirs, tokens: torch.Tensor) -> float:
     return max(float((mine[name] - others[name]).abs().max()) for name in others)
 
 
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest absolute difference, in float32."""
+    return float((a.float() - b.float()).abs().max())
+
+
 def compare(name: str, directory: Path) -> dict[str, float]:
     """All figures of one family; writes checkpoints below `directory`."""
     from transformers import AutoModelForCausalLM
@@ -118,10 +148,13 @@ def compare(name: str, directory: Path) -> dict[str, float]:
     theirs.save_pretrained(directory / "theirs", max_shard_size="20KB")
     ours = open_model(directory / "theirs")
     tokens, prompts = torch.randint(3, VOCAB, (3, 100)), torch.randint(3, VOCAB, (4, 12))
+<<<<<<< HEAD
 
     def difference(a, b):
         return float((a.float() - b.float()).abs().max())
 
+=======
+>>>>>>> refs/heads/bench
     with torch.no_grad():
         expected = theirs(tokens).logits
         figures = {"spread": float(expected.std()), "logits": difference(ours(tokens)[0], expected)}
@@ -147,8 +180,13 @@ def main() -> None:
     except ImportError:
         raise SystemExit("error: transformers is missing (pip install transformers)") from None
     print(
+<<<<<<< HEAD
         f"torch {torch.__version__}, transformers {transformers.__version__}; "
         f"{SHAPE['num_hidden_layers']} layers, 3 x 100 tokens"
+=======
+        f"torch {torch.__version__}, transformers {transformers.__version__};"
+        f" {SHAPE['num_hidden_layers']} layers, 3 x 100 tokens"
+>>>>>>> refs/heads/bench
     )
     print(
         f"{'family':<28}{'logits std':>11}{'logits':>10}{'gradient':>10}{'greedy':>8}"
@@ -158,8 +196,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             f = compare(name, Path(directory))
         print(
-            f"{name:<28}{f['spread']:>11.2f}{f['logits']:>10.1e}{f['gradient']:>10.1e}{f['greedy']:>6}/4{f['back']:>10.1e}"
-            f"{f['bf16']:>11.3f}{f['bf16_theirs']:>8.3f}"
+            f"{name:<28}{f['spread']:>11.2f}{f['logits']:>10.1e}{f['gradient']:>10.1e}"
+            f"{f['greedy']:>6}/4{f['back']:>10.1e}{f['bf16']:>11.3f}{f['bf16_theirs']:>8.3f}"
         )
 
 

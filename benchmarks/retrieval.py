@@ -1,10 +1,11 @@
-"""How well words, vectors and both find what the questions of a world need, with the raw question as the query.
+"""How well words, vectors and both find what a world's questions need; the query is the question.
 
     python -m benchmarks.retrieval --world DIR --encoder DIR
 
-For every question set of the split: hit@k (any gold passage among the k; where none is known, any passage that holds an
-answer) and gold recall@k (share of a question's gold passages among the k, over the questions that have any). Vectors come
-from, and go to, the scripts' own cache (runs/cache). Left out: speed (benchmarks.bm25, benchmarks.dense) and learnt queries.
+For every question set of the split: hit@k (any gold passage among the k; where none is known, any
+passage that holds an answer) and gold recall@k (share of a question's gold passages among the k,
+over the questions that have any). Vectors come from, and go to, the scripts' own cache
+(runs/cache). Left out: speed (benchmarks.bm25, benchmarks.dense) and learnt queries.
 """
 
 import argparse
@@ -23,14 +24,14 @@ def figures(world: World, questions: list[Question], ids: np.ndarray) -> tuple[f
     found = [[world.corpus[i] for i in row if i >= 0] for row in ids.tolist()]
     shares = [
         len({p.id for p in passages} & set(q.gold_passages)) / len(set(q.gold_passages))
-        for q, passages in zip(questions, found)
+        for q, passages in zip(questions, found, strict=True)
         if q.gold_passages
     ]
     hits = [
         any(p.id in q.gold_passages for p in passages)
         if q.gold_passages is not None
         else hit(passages, q)
-        for q, passages in zip(questions, found)
+        for q, passages in zip(questions, found, strict=True)
     ]
     return float(np.mean(hits)), float(np.mean(shares)) if shares else float("nan")
 
@@ -57,7 +58,8 @@ def measure() -> None:
     parser.add_argument(
         "--encoder",
         default="",
-        help="directory of a sentence encoder; empty: a bi-encoder trained on the training questions of --dataset",
+        help="directory of a sentence encoder; empty: a bi-encoder trained on the training"
+        " questions of --dataset",
     )
     parser.add_argument("--query-prefix", default="")
     parser.add_argument("--passage-prefix", default="")
@@ -86,7 +88,8 @@ def measure() -> None:
     sets = [key.rpartition(".")[0] for key in world.splits if key.endswith(f".{arguments.split}")]
     questions = {s: world.questions(s, arguments.split) for s in sets}
     print(
-        f"world {world.name}, {len(world.corpus):,} passages, split {arguments.split}, the raw question as query: hit@{k} / gold recall@{k}\n"
+        f"world {world.name}, {len(world.corpus):,} passages, split {arguments.split},"
+        f" the raw question as query: hit@{k} / gold recall@{k}\n"
     )
     print(
         "| retriever | "

@@ -2,8 +2,8 @@
 
     python -m benchmarks.training                    1 rank and one per core
     python -m benchmarks.training --ranks 1,2,4 --rounds 5 --steps 40
-    python -m benchmarks.training --against DIR      beside another checkout of the project, its threads
-                                                     (--threads) or ranks, whichever it has
+    python -m benchmarks.training --against DIR      beside another checkout of the project, with
+                                                     its --threads or --ranks
 
 Warm-up: tokens/s of whole optimiser steps with the defaults of train_sft.py (demonstrations,
 retrieval and optimiser included). PPO: episodes/s of whole iterations with the defaults of
