@@ -1,14 +1,3 @@
-<<<<<<< HEAD
-"""Checkpoints of every supported family, as `transformers` computes them and as we do: one row of
-differences each.
-
-    python -m benchmarks.parity     tiny models with random weights; needs transformers
-
-`logits` and `gradient` are the largest absolute differences in float32 over a batch of ragged use;
-`greedy` counts the rows whose continuation by our KV cache is that of `generate`; `back` is the
-difference after we save and they open.
-In bf16 both round: the columns are each side's largest distance from the float32 logits.
-=======
 """Checkpoints of every supported family: as `transformers` computes them, and as we do.
 
     python -m benchmarks.parity         tiny models with random weights; needs transformers
@@ -17,7 +6,6 @@ In bf16 both round: the columns are each side's largest distance from the float3
 `greedy` counts the rows whose continuation by our KV cache is that of `generate`; `back` is the
 difference after we save and they open. In bf16 both round: the columns are each side's largest
 distance from the float32 logits.
->>>>>>> refs/heads/bench
 """
 
 import tempfile
@@ -91,35 +79,18 @@ def greedy_rows_equal(ours: Policy, theirs, prompts: torch.Tensor, budget: int) 
     other = theirs.generate(
         prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=budget
     )[:, prompts.shape[1] :].tolist()
-<<<<<<< HEAD
-    session = Session.start(
-        ours, [row[:length] for row, length in zip(prompts.tolist(), (5, 11, 3, 8), strict=False)]
-    )  # in two ragged chunks
-    session = session.feed(
-        [row[length:-1] for row, length in zip(prompts.tolist(), (5, 11, 3, 8), strict=False)]
-    )
-    mine = session.generate(prompts[:, -1], budget, 0.0, eos=2)
-    return sum(
-        row == (o[: o.index(2) + 1] if 2 in o else o) for row, o in zip(mine, other, strict=False)
-=======
     rows = list(zip(prompts.tolist(), (5, 11, 3, 8), strict=True))
     session = ours.session([row[:length] for row, length in rows])  # in two ragged chunks
     session = session.feed([row[length:-1] for row, length in rows])
     mine = session.generate(prompts[:, -1], budget, 0.0, eos=2)
     return sum(
         row == (o[: o.index(2) + 1] if 2 in o else o) for row, o in zip(mine, other, strict=True)
->>>>>>> refs/heads/bench
     )
 
 
 def gradient_difference(ours: Policy, theirs, tokens: torch.Tensor) -> float:
-<<<<<<< HEAD
-    """Largest absolute difference over all gradients of the mean next-token loss; every tensor
-    must have one on both sides."""
-=======
     """Largest absolute difference over all gradients of the mean next-token loss; every tensor must
     have one on both sides."""
->>>>>>> refs/heads/bench
     for logits in (ours(tokens)[0], theirs(tokens).logits):
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
     others = {name: parameter.grad for name, parameter in theirs.named_parameters()}
@@ -148,13 +119,6 @@ def compare(name: str, directory: Path) -> dict[str, float]:
     theirs.save_pretrained(directory / "theirs", max_shard_size="20KB")
     ours = open_model(directory / "theirs")
     tokens, prompts = torch.randint(3, VOCAB, (3, 100)), torch.randint(3, VOCAB, (4, 12))
-<<<<<<< HEAD
-
-    def difference(a, b):
-        return float((a.float() - b.float()).abs().max())
-
-=======
->>>>>>> refs/heads/bench
     with torch.no_grad():
         expected = theirs(tokens).logits
         figures = {"spread": float(expected.std()), "logits": difference(ours(tokens)[0], expected)}
@@ -180,13 +144,8 @@ def main() -> None:
     except ImportError:
         raise SystemExit("error: transformers is missing (pip install transformers)") from None
     print(
-<<<<<<< HEAD
-        f"torch {torch.__version__}, transformers {transformers.__version__}; "
-        f"{SHAPE['num_hidden_layers']} layers, 3 x 100 tokens"
-=======
         f"torch {torch.__version__}, transformers {transformers.__version__};"
         f" {SHAPE['num_hidden_layers']} layers, 3 x 100 tokens"
->>>>>>> refs/heads/bench
     )
     print(
         f"{'family':<28}{'logits std':>11}{'logits':>10}{'gradient':>10}{'greedy':>8}"

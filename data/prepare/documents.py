@@ -112,7 +112,8 @@ def _markdown(file: Path, text: str) -> tuple[str, str]:
     try:
         from markdown_it import MarkdownIt
     except ImportError:
-        raise WorldError(f"{file}: for Markdown, pip install markdown-it-py") from None
+        extra = "pip install -e '.[documents]'"
+        raise WorldError(f"{file}: reading Markdown needs markdown-it-py: {extra}") from None
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     tokens = parser.parse(_FRONT_MATTER.sub("", text, 1) if text.startswith("---") else text)
     first = next((i for i, t in enumerate(tokens) if t.type == "heading_open"), len(tokens))
