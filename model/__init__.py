@@ -5,10 +5,9 @@ Imports no other package. Other people's weights, adapters and encoders: model.p
 
 from model.checkpoint import is_checkpoint, load_policy, save_policy
 from model.config import Config
-from model.files import CheckpointError, atomic_write, read_json, write_json
+from model.files import CheckpointError, atomic_write, read_json, weights_sha256, write_json
 from model.generation import Session, sample
 from model.policy import Policy
-from model.state import load_state, peek_facts, save_state, weights_sha256
 from model.tokenizer import Tokenizer
 
 __all__ = [
@@ -20,12 +19,9 @@ __all__ = [
     "atomic_write",
     "is_checkpoint",
     "load_policy",
-    "load_state",
-    "peek_facts",
     "read_json",
     "sample",
     "save_policy",
-    "save_state",
     "weights_sha256",
     "write_json",
 ]

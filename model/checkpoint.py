@@ -4,7 +4,7 @@
     value_head.safetensors  run.json                  ours: the value head, and how it came about
 
 A save is durable (files.py) and never leaves a mixture of two. No pickle. Left out on purpose:
-other people's checkpoints, shards, adapters (pretrained/), unfinished training (state.py).
+other people's checkpoints, shards, adapters (pretrained/), unfinished runs (rl/runs).
 """
 
 import json
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from model.config import Config
 from model.files import CheckpointError, not_written, read_json, sync, unreadable
-from model.files import atomic_write as atomic_write  # for whoever looks for it here
 from model.policy import Policy, ValueHead
 from model.tokenizer import Tokenizer
 

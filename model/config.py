@@ -42,20 +42,14 @@ class Config:
 
     def __post_init__(self):
         check_numbers(self)
-        width, heads, kv_heads = (
-            self.hidden_size,
-            self.num_attention_heads,
-            self.num_key_value_heads,
-        )
-        if not self.head_dim and width % heads:
-            raise ValueError(
-                f"hidden_size {width} is not a multiple of num_attention_heads {heads}"
-            )
-        object.__setattr__(self, "head_dim", self.head_dim or width // heads)
-        if heads % kv_heads:
-            raise ValueError(
-                f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
-            )
+        multiples = [("num_attention_heads", "num_key_value_heads")]
+        multiples += [] if self.head_dim else [("hidden_size", "num_attention_heads")]
+        for whole, part in multiples:
+            a, b = getattr(self, whole), getattr(self, part)
+            if a % b:
+                raise ValueError(f"{whole} {a} is not a multiple of {part} {b}")
+        heads = self.num_attention_heads
+        object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // heads)
         if heads * self.head_dim >= 2**30:
             raise ValueError(f"{heads} heads of {self.head_dim} dimensions are too many")
         if self.head_dim % 2:

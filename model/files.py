@@ -4,6 +4,7 @@ What replaces a file is written beside it, flushed to the disk, then renamed: ne
 power cut leaves half a file, and nothing old goes before the new is safe.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -79,3 +80,14 @@ def read_json(path: Path, kind: type = dict):
     if not isinstance(value, kind):
         raise CheckpointError(f"{path}: not a JSON {'object' if kind is dict else kind.__name__}")
     return value
+
+
+def weights_sha256(directory: str | Path) -> str:
+    """Hash of the weight files of a checkpoint (or of one GGUF file); "" where there are none."""
+    digest, path = hashlib.sha256(), Path(directory)
+    files = [path] if path.is_file() else sorted(path.glob("*model*.safetensors"))
+    for path in files:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest() if files else ""

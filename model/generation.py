@@ -11,7 +11,7 @@ Shapes: B rows, T longest chunk, S cache slots, V vocabulary.
 import torch
 from torch import Tensor
 
-from model.transformer import Cache, Past
+from model.transformer import Cache
 
 FEED_ROWS = 64  # rows of one forward pass that reads; on one core 16 and 256 are a sixth slower
 
@@ -29,21 +29,24 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator | None
 
 
 class Session:
-    def __init__(self, policy, cache: Cache, length: Tensor, logits: Tensor | None):
+    def __init__(self, policy, cache: Cache, logits: Tensor | None = None):
         self.policy, self.cache = policy, cache
-        self.length = length  # int64 [B], tokens so far = the next free slot
         self.logits = logits  # float32 [B, V] after the last token
 
     @classmethod
     def start(cls, policy, chunks: list[list[int]]) -> "Session":
         """A session of a Policy whose rows begin with these tokens."""
         cache = Cache.empty(policy.config, len(chunks), policy.model.dtype, policy.device)
-        length = torch.zeros(len(chunks), dtype=torch.long, device=policy.device)
-        return cls(policy, cache, length, None).feed(chunks)
+        return cls(policy, cache).feed(chunks)
+
+    @property
+    def length(self) -> Tensor:
+        """int64 [B], tokens so far."""
+        return self.cache.length
 
     def select(self, rows: Tensor) -> "Session":
         """The session of some of its rows (int64 [b])."""
-        return Session(self.policy, self.cache.select(rows), self.length[rows], self.logits[rows])
+        return Session(self.policy, self.cache.select(rows), self.logits[rows])
 
     def feed(self, chunks: list[list[int]]) -> "Session":
         """The session after one more non-empty chunk a row. ValueError beyond the context."""
@@ -59,10 +62,11 @@ class Session:
         for rows in order.split(FEED_ROWS if device.type == "cpu" else len(order)):
             width = int(count[rows].max())
             padded = [chunks[row] + [0] * (width - len(chunks[row])) for row in rows.tolist()]
-            past = Past(cache, self.length[rows], rows)
+            past = cache._replace(length=self.length[rows], rows=rows)
             last = count[rows, None] - 1
             logits.append(self._logits(torch.tensor(padded, device=device), past, last))
-        return Session(self.policy, cache, self.length + count, torch.cat(logits)[order.argsort()])
+        cache = cache._replace(length=self.length + count)
+        return Session(self.policy, cache, torch.cat(logits)[order.argsort()])
 
     def generate(
         self,
@@ -84,7 +88,7 @@ class Session:
         cache = self.cache.grow(int(length.max()) + longest)
         for step in range(longest):
             everyone = len(rows) == len(first)
-            past = Past(cache, length, None if everyone else rows)
+            past = cache._replace(length=length, rows=None if everyone else rows)
             last = sample(self._logits(last[:, None], past), temperature, generator)
             written[rows, step] = last
             going = (last != eos) & (budgets[rows] > step + 1)
@@ -96,6 +100,6 @@ class Session:
         texts = [text[:budget] for text, budget in texts]
         return [text[: text.index(eos) + 1] if eos in text else text for text in texts]
 
-    def _logits(self, tokens: Tensor, past: Past, last: Tensor | None = None) -> Tensor:
+    def _logits(self, tokens: Tensor, past: Cache, last: Tensor | None = None) -> Tensor:
         """float32 [B, V] after tokens [B, T] behind a past; after column last [B, 1] of them."""
         return self.policy.logits(self.policy.model(tokens, last, past)[-1][:, 0])

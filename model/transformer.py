@@ -20,36 +20,33 @@ from model.config import Config
 
 
 class Cache(NamedTuple):
-    """Keys and values of a ragged batch, each [layers, B, S, K, E]; a token's slot is its position.
+    """Keys and values of a ragged batch; the slot of a token is its position.
 
     So `slot <= position of the query` is the whole attention mask: slots that a row has not reached
     yet are never seen, and a row continues across turns by writing where it stopped.
     """
 
-    keys: Tensor
+    keys: Tensor  # [layers, rows, S, K, E]
     values: Tensor
+    length: Tensor  # int64 [B], tokens so far = the slot and position of the next one
+    rows: Tensor | None = None  # int64 [B], the rows that the lengths belong to; None = all
 
     @classmethod
     def empty(cls, config: Config, rows: int, dtype: torch.dtype, device) -> "Cache":
         shape = (config.num_hidden_layers, rows, 0, config.num_key_value_heads, config.head_dim)
-        return cls(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        return cls(keys, values, torch.zeros(rows, dtype=torch.long, device=device))
 
     def select(self, rows: Tensor) -> "Cache":
         """The cache of some of its rows (int64 [b]), copied."""
-        return Cache(*(x.index_select(1, rows) for x in self))
+        keys, values = (x.index_select(1, rows) for x in (self.keys, self.values))
+        return Cache(keys, values, self.length[rows])
 
     def grow(self, slots: int) -> "Cache":
         """The same cache with at least `slots` slots."""
         extra = max(0, slots - self.keys.shape[2])
-        return Cache(*(F.pad(x, (0, 0, 0, 0, 0, extra)) for x in self)) if extra else self
-
-
-class Past(NamedTuple):
-    """What new tokens continue: rows of a cache, each at its own length."""
-
-    cache: Cache
-    length: Tensor  # int64 [B], tokens that each row holds = position of its next one
-    rows: Tensor | None = None  # int64 [B], rows of the cache; None = all of them, in order
+        keys, values = (F.pad(x, (0, 0, 0, 0, 0, extra)) for x in (self.keys, self.values))
+        return Cache(keys, values, self.length)
 
 
 class RMSNorm(nn.Module):
@@ -118,18 +115,18 @@ class View(NamedTuple):
     keys: tuple[Tensor, Tensor]  # [B or 1, T, 1, E]
     mask: Tensor | None  # bool [B or 1, 1, T or A, S]; None = causal
     positions: Tensor  # int64 [B or 1, T], of the keys
-    past: Past | None
+    cache: Cache | None
 
-    def with_past(self, layer: int, keys: Tensor, values: Tensor) -> list[Tensor]:
+    def with_cache(self, layer: int, keys: Tensor, values: Tensor) -> list[Tensor]:
         """New keys and values [B, T, K, E] behind the cached ones -> all of them, [B, S, K, E]."""
-        if self.past is None:
+        if self.cache is None:
             return [keys, values]
-        cache, _, rows = self.past
-        slots = (torch.arange(len(keys), device=keys.device) if rows is None else rows)[:, None]
+        rows = self.cache.rows
+        slots = torch.arange(len(keys), device=keys.device) if rows is None else rows
         held = []
-        for cached, new in ((cache.keys[layer], keys), (cache.values[layer], values)):
-            cached[slots, self.positions] = new.to(cached.dtype)
-            reached = cached[:, : self.mask.shape[-1]]
+        for cached, new in ((self.cache.keys, keys), (self.cache.values, values)):
+            cached[layer][slots[:, None], self.positions] = new.to(cached.dtype)
+            reached = cached[layer, :, : self.mask.shape[-1]]
             held.append((reached if rows is None else reached.index_select(0, rows)).to(new.dtype))
         return held
 
@@ -152,9 +149,9 @@ class Attention(nn.Module):
         k = self.k_proj(context).unflatten(-1, (-1, self.head_dim))  # [B, T, K, E]
         v = self.v_proj(context).unflatten(-1, (-1, self.head_dim))
         q, k = rotate(self.q_norm(q), *view.queries), rotate(self.k_norm(k), *view.keys)
-        k, v = view.with_past(layer, k, v)  # [B, S, K, E]
+        k, v = view.with_cache(layer, k, v)  # [B, S, K, E]
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
-        out = attend(q, k, v, view.mask, cached=view.past is not None)  # [B, H, A, E]
+        out = attend(q, k, v, view.mask, cached=view.cache is not None)  # [B, H, A, E]
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -229,28 +226,27 @@ class Transformer(nn.Module):
             nn.init.zeros_(module.bias)
 
     def forward(
-        self, tokens: Tensor, columns: Tensor | None = None, past: Past | None = None
+        self, tokens: Tensor, columns: Tensor | None = None, cache: Cache | None = None
     ) -> list[Tensor]:
         """tokens int64 [B, T] -> [h_1, ..., h_(L-1), norm(h_L)], each [B, T, D].
 
-        Without a past, rows start at position 0 and attend causally; padding on the right is hidden
-        from every real token. With one, row b continues row b of it. `columns` int64 [B, A]: of the
+        Without a cache rows start at position 0 and attend causally; padding on the right is hidden
+        from every real token. With one, row b continues its row b. `columns` int64 [B, A]: of the
         last layer only these are computed (of its keys and values, all), [B, A, D]; what nobody
         reads is left out. Raises ValueError beyond the context.
         """
         T, device = tokens.shape[1], tokens.device
         x = self.embed_tokens(tokens).to(self.dtype)
         positions = torch.arange(T, device=device)[None]
-        if past is not None:
-            positions = past.length[:, None] + positions  # [B, T]
+        if cache is not None:
+            positions = cache.length[:, None] + positions  # [B, T]
         elif self.config.max_position_embeddings < T:
-            raise ValueError(
-                f"{T} tokens exceed the context of {self.config.max_position_embeddings}"
-            )
+            limit = self.config.max_position_embeddings
+            raise ValueError(f"{T} tokens exceed the context of {limit}")
         turn = rotation(positions, self.frequency, x.dtype)
-        slots = torch.arange(T if past is None else int(positions.max()) + 1, device=device)
-        mask = None if past is None else slots <= positions[:, None, :, None]  # [B, 1, T, S]
-        view, states = View(turn, turn, mask, positions, past), []
+        slots = torch.arange(T if cache is None else int(positions.max()) + 1, device=device)
+        mask = None if cache is None else slots <= positions[:, None, :, None]  # [B, 1, T, S]
+        view, states = View(turn, turn, mask, positions, cache), []
         for i, layer in enumerate(self.layers):
             chosen = columns if i == len(self.layers) - 1 else None
             if chosen is not None:

@@ -135,14 +135,14 @@ def test_what_a_new_retriever_draws_does_not_matter(whole, tmp_path, monkeypatch
 SFT_MOMENTS = {
     "before the first save": "rl.runs.run Run.save 1 before",
     "between a step's log line and its save": "rl.runs.run Run.log 3 after",
-    "half-way through a save": "model.state save_file 3 half",
+    "half-way through a save": "rl.runs.state save_file 3 half",
     "a save written but not yet in place": "model.files os.replace 3 before",
     "right after a save": "rl.runs.run Run.save 3 after",
     "after the last step of read": "rl.runs.run Run.save 5 after",
     "half-way through the checkpoint of read": "model.checkpoint save_file 1 half",
     "inside the probe": "rl.rollout play_batch 3 before",
     "at the phase boundary, probe logged, nothing saved": "rl.runs.run Run.save 6 before",
-    "at the phase boundary, half-way through its save": "model.state save_file 6 half",
+    "at the phase boundary, half-way through its save": "rl.runs.state save_file 6 half",
     "right after the boundary": "rl.runs.run Run.save 6 after",
     "in mix": "rl.runs.run Run.log 9 after",
     "half-way through the final checkpoint": "model.checkpoint save_file 3 half",
@@ -163,7 +163,7 @@ def test_warm_up(whole, tmp_path, moment):
 PPO_MOMENTS = {
     "inside the first dev evaluation": "rl.rollout play_batch 2 before",
     "between an iteration's log line and its save": "rl.runs.run Run.log 3 after",
-    "half-way through a save": "model.state save_file 3 half",
+    "half-way through a save": "rl.runs.state save_file 3 half",
     "right after a save": "rl.runs.run Run.save 3 after",
     "half-way through the best checkpoint": "model.checkpoint save_file 1 half",
     "after the last iteration": "rl.runs.run Run.save 5 after",
@@ -184,7 +184,7 @@ def test_killed_again_and_again(whole, tmp_path):
     out = tmp_path / "sft"
     for moment in (
         "rl.runs.run Run.save 2 after",
-        "model.state save_file 2 half",
+        "rl.runs.state save_file 2 half",
         "rl.rollout play_batch 3 before",
     ):
         kill_at(moment, "sft", [*SFT, *ONE, "--save-seconds", 0, "--out", out])

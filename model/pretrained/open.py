@@ -15,7 +15,8 @@ from model.checkpoint import complete, existing, read_companions
 from model.files import CheckpointError
 from model.policy import Policy
 from model.pretrained import lora
-from model.pretrained.tokens import adapt_tokenizer, check_tokenizer
+from model.pretrained.gguf import open_gguf
+from model.pretrained.tokens import adapt_tokenizer, add_tokens, check_tokenizer
 from model.pretrained.weights import read_decoder
 from model.tokenizer import Tokenizer
 
@@ -40,8 +41,7 @@ def open_model(
     directory = existing(directory)
     if (directory / lora.CONFIG).exists():
         base, rank, ids = lora.read_adapter_config(directory)
-        policy = complete(read_decoder(base, dtype), base, "cpu")
-        policy = lora.merge_saved(policy, directory, rank, ids)
+        policy = lora.merge_saved(read_decoder(base, dtype), directory, rank, ids)
     else:
         policy = read_decoder(directory, dtype)
     return complete(policy, directory, device)
@@ -52,23 +52,23 @@ def open_pretrained(
 ) -> tuple[Policy, Tokenizer, list[int]]:
     """Policy on the CPU with at most `context` positions, its tokenizer, ids of the new tokens.
 
-    Raises CheckpointError.
+    `directory`: a checkpoint of a family of families.py, or a GGUF file. Raises CheckpointError.
     """
-    policy = open_model(directory, dtype=dtype)
-    tokenizer, new = adapt_tokenizer(directory)
+    if Path(directory).is_file():
+        policy, backend, declared = open_gguf(Path(directory), dtype)
+        policy = complete(policy, Path(directory), "cpu")
+        tokenizer, new = add_tokens(backend, declared)
+    else:
+        policy = open_model(directory, dtype=dtype)
+        tokenizer, new = adapt_tokenizer(directory)
     if len(tokenizer) > policy.config.vocab_size + 2**10:
-        raise CheckpointError(
-            f"{directory}/tokenizer.json: {len(tokenizer)} tokens do not fit the "
-            f"{policy.config.vocab_size} rows of the embedding"
-        )
+        problem = f"{len(tokenizer)} tokens do not fit the {policy.config.vocab_size} rows"
+        raise CheckpointError(f"{directory}: {problem} of the embedding")
     if new:
         resize(policy, max(len(tokenizer), policy.config.vocab_size), new)
-    rows, positions = (
-        policy.model.embed_tokens.num_embeddings,
-        policy.config.max_position_embeddings,
-    )
-    positions = min(context, positions)
-    config = replace(policy.config, vocab_size=rows, max_position_embeddings=positions)
+    rows = policy.model.embed_tokens.num_embeddings
+    context = min(context, policy.config.max_position_embeddings)
+    config = replace(policy.config, vocab_size=rows, max_position_embeddings=context)
     policy.config = policy.model.config = config
     return policy, tokenizer, new
 

@@ -22,23 +22,15 @@ from pathlib import Path
 
 import torch
 
-from model import (
-    CheckpointError,
-    Policy,
-    Tokenizer,
-    is_checkpoint,
-    load_state,
-    peek_facts,
-    save_state,
-)
+from model import CheckpointError, Policy, Tokenizer, is_checkpoint
 from model.checkpoint import POLICY_FILES
 from model.pretrained import save_policy
-from model.state import STATE_FILE
 from rl import ranks
 from rl.runs.flags import UsageError
 from rl.runs.lock import is_ours, lock, unlock
 from rl.runs.precision import DTYPES, choose_dtype, precision  # noqa: F401  for old importers
 from rl.runs.progress import progress
+from rl.runs.state import STATE_FILE, load_state, peek_facts, save_state
 
 # What does not change what is learnt; --init is compared by content.
 STATELESS = (

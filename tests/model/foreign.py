@@ -1,4 +1,5 @@
-"""Tiny checkpoints as the families publish them: random weights, and a tokenizer of the family's kind."""
+"""Tiny checkpoints as the families publish them: random weights, and a tokenizer of the family's
+kind."""
 
 import json
 from pathlib import Path
@@ -19,11 +20,15 @@ from benchmarks.parity import random_model
 
 from .tiny import TEXTS
 
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def qwen_tokenizer() -> Tokenizer:
-    """NFC, then byte-level BPE without a leading space; Llama 3 has the same without NFC and with <bos> put in front."""
+    """NFC, then byte-level BPE without a leading space; Llama 3 has the same without NFC and with
+    <bos> put in front."""
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -86,7 +91,8 @@ def sentencepiece_tokenizer() -> Tokenizer:
 def write_foreign(
     directory: Path, family: str = "Qwen2.5", vocab_size: int = 320, **tokens
 ) -> Path:
-    """A checkpoint directory of that family of benchmarks/parity.py; tokens go into tokenizer_config.json."""
+    """A checkpoint directory of that family of benchmarks/parity.py; tokens go into
+    tokenizer_config.json."""
     random_model(family, vocab_size=vocab_size).save_pretrained(directory)
     (
         qwen_tokenizer() if family.startswith(("Qwen", "Llama 3")) else sentencepiece_tokenizer()

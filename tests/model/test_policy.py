@@ -85,7 +85,10 @@ def test_value_features_by_hand():
     """[h_L, h_(L-1), causal mean of h_1], each normalised without weights."""
     policy = tiny_policy(tiny_config(num_hidden_layers=3))
     states = policy.model(torch.randint(320, (1, 8)))
-    normal = lambda x: (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
+
+    def normal(x):
+        return (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
+
     for t in (0, 3, 7):
         by_hand = torch.cat(
             [

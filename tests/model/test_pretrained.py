@@ -1,4 +1,5 @@
-"""A pretrained checkpoint becomes a policy: tokens that it lacks, rows for them, and what transformers makes of the result."""
+"""A pretrained checkpoint becomes a policy: tokens that it lacks, rows for them, and what
+transformers makes of the result."""
 
 import json
 import unicodedata
@@ -171,7 +172,7 @@ def test_a_torn_tokenizer_config_is_named(tmp_path):
     for text in ("{", "[1]"):
         (tmp_path / "tokenizer_config.json").write_text(text)
         with pytest.raises(
-            CheckpointError, match="tokenizer_config.json: not (readable JSON|a JSON object)"
+            CheckpointError, match=r"tokenizer_config.json: not (readable JSON|a JSON object)"
         ):
             adapt_tokenizer(tmp_path)
 
@@ -186,7 +187,8 @@ def test_a_torn_tokenizer_config_is_named(tmp_path):
     ],
 )
 def test_new_rows_are_the_mean_of_the_old_ones(tmp_path, family, eos, rows, added):
-    """Behind the old rows, or on rows that the family keeps unused. Mistral's config names <s> and <unk> by their ids."""
+    """Behind the old rows, or on rows that the family keeps unused. Mistral's config names <s> and
+    <unk> by their ids."""
     old = open_model(write_foreign(tmp_path, family, rows, eos_token=eos))
     policy, tokenizer, new = open_pretrained(tmp_path, torch.float32, 1024)
     assert (
@@ -195,7 +197,7 @@ def test_new_rows_are_the_mean_of_the_old_ones(tmp_path, family, eos, rows, adde
         and policy.config.max_position_embeddings == 256
     )
     for mine, theirs in zip(
-        *([p.model.embed_tokens, *filter(None, [p.lm_head])] for p in (policy, old))
+        *([p.model.embed_tokens, *filter(None, [p.lm_head])] for p in (policy, old)), strict=False
     ):
         assert (
             mine.weight.shape[0] == policy.config.vocab_size == max(rows, len(tokenizer))

@@ -1,4 +1,5 @@
-"""The decoder against transformers' Llama: logits, gradients, greedy text, and checkpoints both ways."""
+"""The decoder against transformers' Llama: logits, gradients, greedy text, and checkpoints both
+ways."""
 
 import json
 
@@ -16,13 +17,16 @@ from .tiny import tiny_config, tiny_policy
 
 SHAPES = {
     "grouped": {},
-    "multi-head": dict(num_key_value_heads=4),
-    "multi-query": dict(num_key_value_heads=1),
-    "one layer": dict(num_hidden_layers=1, intermediate_size=20),
-    "deep, long context": dict(
-        num_hidden_layers=4, rope_theta=500.0, rms_norm_eps=1e-3, max_position_embeddings=512
-    ),
-    "wide heads": dict(hidden_size=48, num_attention_heads=2, num_key_value_heads=1),
+    "multi-head": {"num_key_value_heads": 4},
+    "multi-query": {"num_key_value_heads": 1},
+    "one layer": {"num_hidden_layers": 1, "intermediate_size": 20},
+    "deep, long context": {
+        "num_hidden_layers": 4,
+        "rope_theta": 500.0,
+        "rms_norm_eps": 1e-3,
+        "max_position_embeddings": 512,
+    },
+    "wide heads": {"hidden_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1},
 }
 LLAMA3 = {
     "rope_type": "llama3",
@@ -69,7 +73,11 @@ def test_gradients_are_those_of_transformers(pair):
     for name, gradient in mine.items():
         assert others[name].grad.abs().max() > 0
         torch.testing.assert_close(
-            gradient, others[name].grad, rtol=1e-3, atol=1e-6, msg=lambda m: f"{name}: {m}"
+            gradient,
+            others[name].grad,
+            rtol=1e-3,
+            atol=1e-6,
+            msg=lambda m, name=name: f"{name}: {m}",
         )
 
 
@@ -82,7 +90,10 @@ def test_greedy_text_is_that_of_generate(pair):
     session = Session.start(ours, prompts[:, :-1].tolist())
     with torch.no_grad():
         mine = session.generate(prompts[:, -1], 30, 0.0, eos=2)
-    cut = lambda row: row[: row.index(2) + 1] if 2 in row else row
+
+    def cut(row):
+        return row[: row.index(2) + 1] if 2 in row else row
+
     assert mine == [cut(row) for row in other]
 
 
@@ -104,24 +115,25 @@ def test_attention_on_a_cpu_is_the_one_used_elsewhere(kv_heads, masked):
 
 @pytest.mark.parametrize("layers", [1, 3])
 def test_chosen_columns_are_those_of_the_whole_pass(layers):
-    """The last layer at some columns alone, in any order and repeated: values and every gradient."""
+    """The last layer at some columns alone, in any order and repeated: values and every
+    gradient."""
     model = tiny_policy(tiny_config(num_hidden_layers=layers)).model
     tokens, at = torch.randint(320, (3, 20)), torch.tensor([[0, 5, 19], [7, 7, 2], [18, 1, 0]])
     pick, weight = (torch.arange(3)[:, None], at), torch.randn(3, 3, 32)
     whole, part = model(tokens), model(tokens, columns=at)
-    assert all(torch.equal(a, b) for a, b in zip(whole[:-1], part[:-1])) and part[-1].shape == (
-        3,
-        3,
-        32,
-    )
+    assert all(torch.equal(a, b) for a, b in zip(whole[:-1], part[:-1], strict=False)) and part[
+        -1
+    ].shape == (3, 3, 32)
     torch.testing.assert_close(part[-1], whole[-1][pick], atol=1e-5, rtol=1e-5)
     gradients = [
         torch.autograd.grad((last * weight).sum(), list(model.parameters()))
         for last in (whole[-1][pick], part[-1])
     ]
-    for name, one, other in zip(dict(model.named_parameters()), *gradients):
+    for name, one, other in zip(dict(model.named_parameters()), *gradients, strict=False):
         assert one.abs().max() > 0
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            one, other, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @pytest.mark.parametrize("heads", [4, 2, 1])

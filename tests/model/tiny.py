@@ -1,4 +1,5 @@
-"""Tiny policies and tokenizers for the tests: small enough to be exact about, random enough to notice a wrong sign."""
+"""Tiny policies and tokenizers for the tests: small enough to be exact about, random enough to
+notice a wrong sign."""
 
 import torch
 
@@ -15,19 +16,20 @@ TEXTS = [
 
 
 def tiny_config(vocab_size: int = 320, **fields) -> Config:
-    shape = dict(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-    )
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+    }
     return Config(vocab_size=vocab_size, **(shape | fields))
 
 
 def tiny_policy(config: Config | None = None, seed: int = 0, scale: float = 0.2) -> Policy:
-    """A policy far from its initialisation: peaked attention, norms that are not 1, a value head that is not 0."""
+    """A policy far from its initialisation: peaked attention, norms that are not 1, a value head
+    that is not 0."""
     policy = Policy(config or tiny_config())
     generator = torch.Generator().manual_seed(seed)
     for parameter in policy.parameters():

@@ -4,7 +4,6 @@ A single safetensors file, replaced atomically: at no moment does a kill leave h
 behind. No pickle. Left out on purpose: what the state means (its owner knows).
 """
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model import CheckpointError, atomic_write
 from model.checkpoint import check_finite
-from model.files import CheckpointError, atomic_write
 
 STATE_FILE = "training.safetensors"
 
@@ -90,14 +89,3 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict, dict[str, Tensor]]:
             return facts, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable training state ({error})") from None
-
-
-def weights_sha256(directory: str | Path) -> str:
-    """Hash of the weight files of a checkpoint; "" where there are none."""
-    digest = hashlib.sha256()
-    files = sorted(Path(directory).glob("*model*.safetensors"))
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest() if files else ""
