@@ -190,5 +190,5 @@ def test_checkpointing_changes_memory_not_gradients():
         gradients.append([p.grad for p in policy.trunk_parameters()])
         kept.append(sum(sizes))
     assert (
-        all(torch.equal(a, b) for a, b in zip(*gradients, strict=False)) and kept[1] < 0.5 * kept[0]
+        all(torch.equal(a, b) for a, b in zip(*gradients, strict=True)) and kept[1] < 0.5 * kept[0]
     )

@@ -23,7 +23,7 @@ def full_log_probs(tokens: list[int], temperature: float = 1.0):
 
 def assert_stands_after(session: Session, rows: list[list[int]]):
     assert session.length.tolist() == [len(row) for row in rows]
-    for logits, row in zip(session.logits, rows, strict=False):
+    for logits, row in zip(session.logits, rows, strict=True):
         assert (logits.log_softmax(-1) - full_log_probs(row)[-1]).abs().max() < 1e-5
 
 
@@ -70,12 +70,12 @@ def test_greedy_text_is_the_argmax_of_full_passes(rows, budget):
         texts = session.generate(first, budget, 0.0, EOS)
         assert texts == [slow(row[0] + [row[1]]) for row in rows]
         assert_stands_after(session, [row[0] for row in rows])  # looking ahead did not move it
-        fed = [[row[1], *text, *row[2]] for row, text in zip(rows, texts, strict=False)]
+        fed = [[row[1], *text, *row[2]] for row, text in zip(rows, texts, strict=True)]
         session = session.feed(fed)
-        before = [row[0] + chunk for row, chunk in zip(rows, fed, strict=False)]
+        before = [row[0] + chunk for row, chunk in zip(rows, fed, strict=True)]
         assert_stands_after(session, before)
         assert session.generate(first, budget, 0.0, EOS) == [
-            slow([*tokens, row[1]]) for row, tokens in zip(rows, before, strict=False)
+            slow([*tokens, row[1]]) for row, tokens in zip(rows, before, strict=True)
         ]
 
 
@@ -115,7 +115,7 @@ def test_many_rows_are_read_in_groups_without_a_trace():
     with torch.no_grad():
         assert_stands_after(
             Session.start(POLICY, first).feed(second),
-            [a + b for a, b in zip(first, second, strict=False)],
+            [a + b for a, b in zip(first, second, strict=True)],
         )
 
 

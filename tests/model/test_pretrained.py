@@ -197,7 +197,7 @@ def test_new_rows_are_the_mean_of_the_old_ones(tmp_path, family, eos, rows, adde
         and policy.config.max_position_embeddings == 256
     )
     for mine, theirs in zip(
-        *([p.model.embed_tokens, *filter(None, [p.lm_head])] for p in (policy, old)), strict=False
+        *([p.model.embed_tokens, *filter(None, [p.lm_head])] for p in (policy, old)), strict=True
     ):
         assert (
             mine.weight.shape[0] == policy.config.vocab_size == max(rows, len(tokenizer))

@@ -121,7 +121,7 @@ def test_chosen_columns_are_those_of_the_whole_pass(layers):
     tokens, at = torch.randint(320, (3, 20)), torch.tensor([[0, 5, 19], [7, 7, 2], [18, 1, 0]])
     pick, weight = (torch.arange(3)[:, None], at), torch.randn(3, 3, 32)
     whole, part = model(tokens), model(tokens, columns=at)
-    assert all(torch.equal(a, b) for a, b in zip(whole[:-1], part[:-1], strict=False)) and part[
+    assert all(torch.equal(a, b) for a, b in zip(whole[:-1], part[:-1], strict=True)) and part[
         -1
     ].shape == (3, 3, 32)
     torch.testing.assert_close(part[-1], whole[-1][pick], atol=1e-5, rtol=1e-5)
@@ -129,7 +129,7 @@ def test_chosen_columns_are_those_of_the_whole_pass(layers):
         torch.autograd.grad((last * weight).sum(), list(model.parameters()))
         for last in (whole[-1][pick], part[-1])
     ]
-    for name, one, other in zip(dict(model.named_parameters()), *gradients, strict=False):
+    for name, one, other in zip(dict(model.named_parameters()), *gradients, strict=True):
         assert one.abs().max() > 0
         torch.testing.assert_close(
             one, other, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
