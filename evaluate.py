@@ -13,6 +13,12 @@ CHECKPOINT/eval/<world>.<set>.<split>.json and the episodes to a .jsonl beside i
 carry their name in the file's. Left out: training, choosing anything on test.
 """
 
+import os
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main: imports take seconds
+
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path

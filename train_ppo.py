@@ -10,6 +10,12 @@ The figures to watch are in metrics.jsonl (docs/metrics.md). OUT is the mean of 
 last quarter of the iterations, OUT/best the best on dev. Left out: learnt rewards.
 """
 
+import os
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main: imports take seconds
+
 import copy
 from dataclasses import dataclass, replace
 from functools import partial

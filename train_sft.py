@@ -11,6 +11,12 @@ The end of `read` is a checkpoint of its own: OUT/read.
 Left out: teacher models and chain of thought. Shapes: N learnt tokens of a micro-batch.
 """
 
+import os
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main: imports take seconds
+
 import math
 from dataclasses import dataclass
 from functools import partial

@@ -12,6 +12,7 @@ Left out: configuration files, abbreviations, lists.
 
 import argparse
 import math
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field, field, fields
@@ -147,6 +148,8 @@ def flag(name: str) -> str:
 def main(script: Callable[[], None]) -> None:
     """Run a script; what the user can mend is one line on stderr and exit code 2, without a
     traceback."""
+    if callable(signal.getsignal(signal.SIGINT)):  # not where it is ignored: a job in background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = exit_code(script)
     except KeyboardInterrupt:  # also while another error was being told

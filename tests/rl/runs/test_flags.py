@@ -118,3 +118,16 @@ def test_ctrl_c_is_one_line():
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130 and err.decode().count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["train_sft.py", "train_ppo.py", "evaluate.py"])
+def test_ctrl_c_during_the_imports_leaves_no_traceback(script):
+    process = subprocess.Popen(  # -v: Python tells every import
+        [sys.executable, "-v", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    for line in process.stderr:
+        if line.startswith(b"import 'torch"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Traceback" not in err
