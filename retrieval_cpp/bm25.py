@@ -1,7 +1,6 @@
 """BM25Index: the Python face of bm25.hpp, which does the work; here are stop words and stemmers.
 
-Left out: field weights, phrase queries, deletion; an index is built once and searched often.
-Q queries, k hits a query, N passages.
+Left out: field weights, phrases, deletion.  Q queries, k hits a query, N passages.
 """
 
 import json
@@ -81,8 +80,8 @@ class BM25Index:
         words = stopword_list(stopwords)
         settings = json.dumps({"stopwords": words, "stemmer": stemmer})
         stem = None if stemmer is None else load_stemmer(stemmer)
-        threads = operator.index(threads)
-        return cls(_core.BM25.build(texts, k1, b, words, stem, settings, threads))
+        options = (k1, b, words, stem, settings, operator.index(threads))
+        return cls(_core.BM25.build(texts, *options))
 
     def search(
         self, queries: Sequence[str], k: int, threads: int = 0

@@ -1,7 +1,6 @@
 """DenseIndex: the Python face of dense.hpp.
 
-Left out: approximate search; every query meets every row.
-N rows, D width, B queries, k hits a query.
+Left out: approximate search.  N rows, D width, B queries, k hits a query.
 """
 
 import operator

@@ -10,6 +10,7 @@ Layout   page[cp >> 8] -> row, action[row * 256 + (cp & 255)] ->
          0 break   1 keep as it is   2 drop   3 keep, a word of its own   4 + i  replace by string i
 """
 
+import itertools
 import unicodedata
 from pathlib import Path
 
@@ -69,9 +70,7 @@ def write(path: Path) -> None:
     pages = [
         rows.setdefault(tuple(table[i : i + 256]), len(rows)) for i in range(0, len(table), 256)
     ]
-    offsets = [0]
-    for string in strings:
-        offsets.append(offsets[-1] + len(string))
+    offsets = [0, *itertools.accumulate(map(len, strings))]
     path.parent.mkdir(parents=True, exist_ok=True)
     origin = f"unicode_tables.py from Unicode {unicodedata.unidata_version}"
     path.write_text(
