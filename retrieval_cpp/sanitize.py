@@ -1,7 +1,7 @@
 """The kernel's tests on builds with sanitizers: python retrieval_cpp/sanitize.py [address] [thread]
 
   address   AddressSanitizer and UndefinedBehaviorSanitizer, all tests of this folder
-  thread    ThreadSanitizer, the tests with "thread" in their name
+  thread    ThreadSanitizer, the tests with "thread" or "signal" in their name
 
 Each build lies under build/, beside a copy of the tests; the ordinary extension stays as it is.
 The sanitizer's runtime must come before Python's own libraries, hence LD_PRELOAD.  Python itself is
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILDS = {  # sanitizers, runtime libraries, tests
     "address": ("address,undefined", ["libasan.so", "libubsan.so"], []),
-    "thread": ("thread", ["libtsan.so"], ["-k", "thread"]),
+    "thread": ("thread", ["libtsan.so"], ["-k", "thread or signal"]),
 }
 
 
@@ -33,7 +33,7 @@ def runtime(library: str) -> str:
 
 def check(name: str) -> int:
     sanitizers, libraries, selection = BUILDS[name]
-    copy = ROOT / "build" / f"sanitize-{name}"
+    copy = ROOT / "build" / f"{name[0]}san"  # -k must not find "thread" in it
     shutil.rmtree(copy, ignore_errors=True)
     build = [sys.executable, "setup.py", "-q", "build", "-f", "-b", copy, "--build-lib", copy]
     flags = f"-g -O1 -fno-omit-frame-pointer -fsanitize={sanitizers} -fno-sanitize-recover=all"
@@ -42,6 +42,7 @@ def check(name: str) -> int:
     run = os.environ | {
         "LD_PRELOAD": " ".join(map(runtime, libraries)),
         "ASAN_OPTIONS": "detect_leaks=0",
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's own threads are none of our business
         "PYTHONMALLOC": "malloc",
         "SMARTRAG_SHARED": os.environ.get("SMARTRAG_SHARED", str(ROOT.parent / "shared")),
     }
