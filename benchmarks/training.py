@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SKIP = 5  # steps at the start: kernels are compiled, caches filled
+SKIP = 20  # steps at the start: kernels are compiled, caches filled
 
 
 def run(checkout: Path, script: str, parallel: list[str], out: Path, *flags: str) -> list[dict]:
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ranks", default=f"1,{os.cpu_count()}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--against", type=Path, help="another checkout, built in place")
     args = parser.parse_args()
     ranks = [int(r) for r in args.ranks.split(",")]

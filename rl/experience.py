@@ -105,7 +105,7 @@ def score_rollout(
     work."""
     policy.eval()
 
-    def score_group(group: list[int]) -> list[tuple[Tensor, ...]]:
+    def score_group(group: list[int]) -> tuple[list[int], tuple[Tensor, ...]]:
         members = [episodes[i] for i in group]
         batch = collate(members, tokenizer.pad, policy.device, learn)
         own = score(policy, batch, tokenizer, config.temperature)
@@ -113,11 +113,12 @@ def score_rollout(
         values = policy.value_head(own.features)
         columns = (batch.decision, own.log_probs, other.log_probs, values, own.features)
         counts = torch.bincount(batch.rows, minlength=len(group)).tolist()
-        return list(zip(*(x.split(counts) for x in columns), strict=True))
+        return counts, columns
 
     groups = by_length([e.tokens for e in episodes], 4 * config.micro_batch)
     scored: list = [None] * len(episodes)
-    for group, parts in zip(groups, ranks.map(score_group, groups), strict=True):
+    for group, (counts, columns) in zip(groups, ranks.map(score_group, groups), strict=True):
+        parts = zip(*(x.split(counts) for x in columns), strict=True)
         for i, part in zip(group, parts, strict=True):
             scored[i] = part
     columns = [torch.cat(x) for x in zip(*scored, strict=True)]

@@ -137,19 +137,23 @@ def update_value_head(
     with torch.no_grad():
         old = head(features.float())
     head.train()
-    losses = []
+    parameters, losses = list(head.parameters()), []
     for _ in range(config.value_steps):
         rows = torch.randint(len(returns), (config.value_batch,), generator=generator)
-        rows = rows.to(returns.device)
-        loss = value_loss(head(features[rows].float()), old[rows], returns[rows], config.value_clip)
-        if not torch.isfinite(loss):
-            raise FloatingPointError("the loss of the value head is NaN or infinite")
+        own = rows[ranks.rank() :: ranks.size()].to(returns.device)
+        loss = value_loss(head(features[own].float()), old[own], returns[own], config.value_clip)
+        loss = loss * len(own) / len(rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        ranks.reduce_gradients(parameters)
+        if not all(torch.isfinite(p.grad).all() for p in parameters):
+            raise FloatingPointError("the loss of the value head is NaN or infinite")
         optimizer.step()
         losses.append(loss.detach())
     head.eval()
-    return float(torch.stack(losses).mean())
+    total = torch.stack(losses).mean()
+    ranks.reduce([total])
+    return float(total)
 
 
 def adapt_beta(beta: float, kl: float, target: float, episodes: int, horizon: int) -> float:
