@@ -17,7 +17,7 @@ from rl.report.summary import by_slice, collapsed, summarize
 LIMITS = (
     ("malformed", 0.3, "the policy writes gibberish"),
     ("entropy_text", 2.0, "the policy writes gibberish"),  # nats per token
-    # In nats per episode. Not k3: of a branch that is never taken but played it is huge, harmlessly.
+    # Nats per episode. Not k3, which a branch that is played but never taken makes huge.
     ("kl", 5.0, "the policy has left the warm-up behind"),
 )
 
