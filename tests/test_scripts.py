@@ -201,7 +201,7 @@ def test_tokenizer_that_does_not_fit_the_weights(checkpoint, tmp_path):
     )
     (checkpoint / "tokenizer.json").unlink()
     assert message("ppo", "--init", checkpoint, "--out", tmp_path / "out").startswith(
-        f"{checkpoint}/tokenizer.json: not a readable tokenizer.json"
+        f"{checkpoint}/tokenizer.json: not found"
     )
     assert not (tmp_path / "out").exists()
 
