@@ -21,9 +21,10 @@ def key(*parts) -> str:
 def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object], save: Callable):
     """load(path); where there is no such file, or only one of another version or torn, make(),
     which rank 0 saves: whole or not at all. Rank 0's finding counts for all ranks."""
-    [readable] = ranks.map(lambda _: is_readable(path, load), [None])
-    if readable:
-        return load(path)
+    value = loaded(path, load)
+    [readable] = ranks.map(lambda _: value is not None, [None])
+    if readable:  # where another process wrote it since this rank looked, it is there by now
+        return load(path) if value is None else value
     value = make()
     if ranks.rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,12 +34,12 @@ def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object
     return value
 
 
-def is_readable(path: Path, load: Callable[[Path], object]) -> bool:
+def loaded(path: Path, load: Callable[[Path], object]):
+    """load(path), None where there is no such file or it cannot be read."""
     if not path.exists():
-        return False
+        return None
     try:
-        load(path)
+        return load(path)
     except (ValueError, EOFError, RuntimeError) as error:
         say(f"{path}: {error}; it is made anew")
-        return False
-    return True
+        return None
