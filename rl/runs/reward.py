@@ -16,7 +16,7 @@ from rl.runs.flags import UsageError
 
 
 def load_reward(spec: str) -> Callable[[Episode], float]:
-    """The function of "FILE.py:function". Raises UsageError; what it returns, too, for no number."""
+    """The function of "FILE.py:function". UsageError; when called, too, for what is no number."""
     file, _, name = spec.rpartition(":")
     if not Path(file).is_file():
         raise UsageError(f"--reward {spec}: FILE.py:function is wanted, and {file!r} is no file")
