@@ -60,7 +60,7 @@ class Args(RetrieverArgs, PPOConfig):
     seed: int = arg(0, "seed of questions, sampling and minibatches")
     fresh: bool = arg(False, "discard what --out holds and start over")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
-    iterations: int = arg(150, "rollouts, each followed by an update", "rollout", least=1)
+    iterations: int = arg(90, "rollouts, each followed by an update", "rollout", least=1)
     episodes: int = arg(512, "per rollout; two per question when both branches are played", least=2)
     popular_share: float = share(0.45, "share of popular questions, where the world has slices")
     rename: float = share(1.0, "share of the others that are played under new names")
