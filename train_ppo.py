@@ -39,14 +39,12 @@ from rl.runs.launch import launch
 from rl.runs.polyak import PolyakMean
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import Clock, say
-from rl.runs.questions import train_and_dev
+from rl.runs.questions import QuestionSampler, Stream, train_and_dev
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.reward import load_reward
 from rl.runs.run import Run, settle_dtype
-from rl.runs.streams import Stream
 from rl.study.roles import LEARN, assemble
 from rl.warmup.renaming import Renamer, RenamingEnv
-from rl.warmup.sampler import QuestionSampler
 
 
 @dataclass

@@ -40,9 +40,8 @@ from rl.runs.questions import train_and_dev
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.scoring import by_length, score
-from rl.warmup.curriculum import Curriculum
+from rl.warmup.curriculum import Curriculum, dev_figures, known_by_heart
 from rl.warmup.demonstrator import Demonstrator
-from rl.warmup.probe import dev_figures, known_by_heart
 
 SMOOTHING = 0.1  # label smoothing of decisions
 MIX_LR = 0.25  # learning rates of the mix phase, as a share of the read phase's

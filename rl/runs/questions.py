@@ -1,15 +1,34 @@
-"""Which questions a run learns from and which it is checked on.
+"""Which questions a run learns from, which it is checked on, and which of them a step sees.
 
 Left out: test questions; a training script never reads them.
 """
 
 import hashlib
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
 
 from data.world import Question, World
 from rl.runs.flags import UsageError
 from rl.runs.progress import say
 
 HELD_OUT = 500  # questions at most
+
+
+class Stream(IntEnum):
+    """The random streams of a run, by name: numpy's default_rng([seed, Stream.X, ...]). The numbers
+    are part of every run's bits: a new purpose gets a new number, and none is used again."""
+
+    READ_QUESTIONS = 0  # train_sft: the questions of a read step
+    READ = 1  # train_sft: which of them are answered directly, and their demonstrations
+    MIX_QUESTIONS = 2  # train_sft: the questions of a mix step
+    MIX = 3  # train_sft: branches and demonstrations of a mix step
+    PROBE = 4  # train_sft: which questions are probed
+    PPO_QUESTIONS = 5  # train_ppo: the questions of an iteration
+    CHECK = 6  # questions and queries of what is only measured or printed
+    MODULES_QUESTIONS = 7  # rl/study/modules.py: the questions of a step
+    RENAMING = 8  # train_ppo, rl/study/modules.py: new names
 
 
 def train_and_dev(world: World, dataset: str) -> tuple[list[list[Question]], list[list[Question]]]:
@@ -35,3 +54,37 @@ def train_and_dev(world: World, dataset: str) -> tuple[list[list[Question]], lis
 
 def digest(question: Question) -> bytes:
     return hashlib.sha256(f"{question.id}\n{question.question}".encode()).digest()
+
+
+class QuestionSampler:
+    """Training questions of step t, a pure function of (seed, stream, t): a resumed run sees what
+    an uninterrupted one saw.
+
+    A share of each draw is popular questions, asked in proportion to their popularity; the others
+    are uniform, an equal part from each question set. Where a world has no slices there are only
+    others.
+    """
+
+    def __init__(self, sets: Sequence[Sequence[Question]], popular_share: float, seed: int):
+        """sets: the questions of each question set."""
+        self.questions = [q for questions in sets for q in questions]
+        self.seed = seed
+        popular = np.array([q.slice == "popular" for q in self.questions])
+        self.popular = np.flatnonzero(popular)
+        member = np.repeat(np.arange(len(sets)), [len(questions) for questions in sets])
+        others = [np.flatnonzero(~popular & (member == i)) for i in range(len(sets))]
+        self.others = [rows for rows in others if len(rows)]
+        both = len(self.popular) and self.others
+        self.share = popular_share if both else float(not self.others)
+        weights = np.array([self.questions[i].popularity or 1.0 for i in self.popular])
+        self.weights = weights / weights.sum() if len(weights) else weights
+
+    def draw(self, count: int, step: int, stream: int) -> list[Question]:
+        """`count` questions for one step, popular ones first. `stream` separates phases."""
+        rng = np.random.default_rng([self.seed, stream, step])
+        popular = round(count * self.share)
+        rows = [*rng.choice(self.popular, popular, p=self.weights)] if popular else []
+        left, sets = count - popular, len(self.others)
+        for i, others in enumerate(self.others):
+            rows += [*rng.choice(others, left * (i + 1) // sets - left * i // sets)]
+        return [self.questions[i] for i in rows]
