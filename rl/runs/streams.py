@@ -17,3 +17,4 @@ class Stream(IntEnum):
     CHECK = 6  # questions and queries of what is only measured or printed
     MODULES_QUESTIONS = 7  # rl/study/modules.py: the questions of a step
     RENAMING = 8  # train_ppo, rl/study/modules.py: new names
+    TYPING = 9  # which questions are typed in lower case

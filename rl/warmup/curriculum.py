@@ -16,7 +16,7 @@ from rl import ranks
 from rl.episode import Episode
 from rl.runs.streams import Stream
 from rl.warmup.demonstrator import Demonstrator
-from rl.warmup.sampler import QuestionSampler
+from rl.warmup.sampler import QuestionSampler, typed
 
 GROWTH = 0.3  # share of the read steps during which the observation grows
 INFORMED = 0.7  # share of the mix phase's demonstrations whose branch is the probed label
@@ -27,7 +27,7 @@ Branch = tuple[Question, bool, bool, bool]  # retrieve, label, known: as Demonst
 class Curriculum:
     def __init__(self, sets: Sequence[Sequence[Question]], args):
         """args: of train_sft.py; popular_share, direct_popular, direct_other, episodes, read_steps,
-        probe and seed are used."""
+        lower_case, probe and seed are used."""
         self.args = args
         self.questions = [q for questions in sets for q in questions]
         rng = np.random.default_rng([args.seed, Stream.PROBE])
@@ -65,6 +65,9 @@ class Curriculum:
         """This rank's share of a step, dealt out by branch: retrievals, which are long, first."""
         read = phase == "read"
         branches = self.read_branches(step) if read else self.mix_branches(step)
+        questions, *rest = zip(*branches, strict=True)
+        questions = typed(questions, self.args.lower_case, self.args.seed, step)
+        branches = list(zip(questions, *rest, strict=True))
         stream = Stream.READ if read else Stream.MIX
         forced = min(1.0, step / max(1.0, GROWTH * self.args.read_steps)) if read else 1.0
         share = ranks.share(sorted(enumerate(branches), key=lambda x: not x[1][1]))

@@ -1,10 +1,12 @@
 """Which training questions a step sees."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from data.world import Question
+from rl.runs.streams import Stream
 
 
 class QuestionSampler:
@@ -39,3 +41,12 @@ class QuestionSampler:
         for i, others in enumerate(self.others):
             rows += [*rng.choice(others, left * (i + 1) // sets - left * i // sets)]
         return [self.questions[i] for i in rows]
+
+
+def typed(questions: Sequence[Question], share: float, seed: int, step: int) -> list[Question]:
+    """A `share` of the questions as people type them into a search box, in lower case and without
+    a question mark: a policy that has never seen such questions answers them at once."""
+    rng = np.random.default_rng([seed, Stream.TYPING, step])
+    lower = (rng.random(len(questions)) < share).tolist()
+    pairs = zip(questions, lower, strict=True)
+    return [replace(q, question=q.question.lower().rstrip("?")) if low else q for q, low in pairs]
