@@ -39,7 +39,7 @@ from rl.runs.launch import launch
 from rl.runs.polyak import PolyakMean
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import Clock, say
-from rl.runs.questions import QuestionSampler, Stream, train_and_dev
+from rl.runs.questions import QuestionSampler, Stream, train_and_dev, typed
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.reward import load_reward
 from rl.runs.run import Run, settle_dtype
@@ -62,6 +62,7 @@ class Args(RetrieverArgs, PPOConfig):
     episodes: int = arg(512, "per rollout; two per question when both branches are played", least=2)
     popular_share: float = share(0.45, "share of popular questions, where the world has slices")
     rename: float = share(1.0, "share of the others that are played under new names")
+    lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
     both: bool = arg(True, "play both branches of every question; else sample the decision")
     explore: float = share(0.1, "uniform exploration when the decision is sampled")
     eval_every: int = arg(20, "iterations between dev evaluations", least=1)
@@ -204,6 +205,7 @@ class Trainer:
         questions = self.sampler.draw(count, iteration, Stream.PPO_QUESTIONS)
         rng = np.random.default_rng([args.seed, Stream.RENAMING, iteration])
         names = self.renamer.draw(questions, args.rename, rng)
+        questions = typed(questions, args.lower_case, args.seed, iteration)
         if self.both:
             questions = [q for q in questions for _ in range(2)]
         reward = replace(self.env.reward, retrieval_cost=retrieval_cost_at(iteration, args))

@@ -80,6 +80,7 @@ class Args(RetrieverArgs):
     popular_share: float = share(0.5, "share of popular questions, where the world has slices")
     direct_popular: float = share(0.55, "read: share of popular ones that are answered directly")
     direct_other: float = share(0.05, "read: share of the others that are answered directly")
+    lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
     swap: float = share(0.7, "probability of another answer inside a gold passage")
     shuffle: float = share(0.5, "probability of shuffling passages: rank is not to be trusted")
     query_weight: float = arg(0.3, "loss weight of queries, which are mostly noise")

@@ -5,6 +5,7 @@ Left out: test questions; a training script never reads them.
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 
 import numpy as np
@@ -29,6 +30,7 @@ class Stream(IntEnum):
     CHECK = 6  # questions and queries of what is only measured or printed
     MODULES_QUESTIONS = 7  # rl/study/modules.py: the questions of a step
     RENAMING = 8  # train_ppo, rl/study/modules.py: new names
+    TYPING = 9  # which questions are typed in lower case
 
 
 def train_and_dev(world: World, dataset: str) -> tuple[list[list[Question]], list[list[Question]]]:
@@ -88,3 +90,12 @@ class QuestionSampler:
         for i, others in enumerate(self.others):
             rows += [*rng.choice(others, left * (i + 1) // sets - left * i // sets)]
         return [self.questions[i] for i in rows]
+
+
+def typed(questions: Sequence[Question], share: float, seed: int, step: int) -> list[Question]:
+    """A `share` of the questions as people type them into a search box, in lower case and without
+    a question mark: a policy that has never seen such questions answers them at once."""
+    rng = np.random.default_rng([seed, Stream.TYPING, step])
+    lower = (rng.random(len(questions)) < share).tolist()
+    pairs = zip(questions, lower, strict=True)
+    return [replace(q, question=q.question.lower().rstrip("?")) if low else q for q, low in pairs]
