@@ -272,10 +272,8 @@ def train() -> None:
     trainer = Trainer(args)
     world = trainer.world
     info = {"world": world.name, "corpus_sha256": world.corpus_sha256} | trainer.info.record()
-    reader = weights_sha256(args.reader) if args.reader else ""
-    own = weights_sha256(args.reward.rpartition(":")[0]) if args.reward else ""
-    hashes = {"init_sha256": weights_sha256(args.init), "reader_sha256": reader}
-    hashes |= {"reward_sha256": own} if own else {}
+    files = {"init": args.init, "reader": args.reader, "reward": args.reward.rpartition(":")[0]}
+    hashes = {f"{name}_sha256": weights_sha256(file) for name, file in files.items() if file}
     run = Run("train_ppo", args, info | hashes)
     if run.status != "finished":
         if run.status == "resume":
