@@ -36,7 +36,7 @@ from rl.runs.info import RetrieverInfo, RunInfo
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import say
-from rl.runs.questions import train_and_dev
+from rl.runs.questions import answer_budget, train_and_dev
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.scoring import by_length, score
@@ -54,7 +54,7 @@ class Args(RetrieverArgs):
     quota: int = arg(0, "retrievals per question, 0: the world's")
     passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
     query_tokens: int = arg(32, "longest query", least=2)
-    answer_tokens: int = arg(16, "longest answer", least=2)
+    answer_tokens: int = arg(0, "longest answer; 0: what the training answers need", most=1000)
     out: str = arg("runs/sft", "where the checkpoint and the log go")
     seed: int = arg(0, "seed of weights, demonstrations and probes")
     fresh: bool = arg(False, "discard what --out holds and start over")
@@ -127,12 +127,13 @@ class WarmUp:
     def __init__(self, args: Args):
         self.args = args
         self.world, index, retriever = open_world(args.world, args)
-        budgets = (args.passage_tokens, args.query_tokens, args.answer_tokens)
+        sets, dev = train_and_dev(self.world, args.dataset)
+        answer_tokens = args.answer_tokens or answer_budget([q for qs in sets for q in qs])
+        budgets = (args.passage_tokens, args.query_tokens, answer_tokens)
         retriever = RetrieverInfo(**retriever)
         given = {"quota": args.quota, "open_retriever": retriever}
         self.info = RunInfo(args.world, args.dataset, *budgets, **given)
         self.env = RagEnv(self.world, index, 0, args.quota or None, Reward(), *budgets)
-        sets, dev = train_and_dev(self.world, args.dataset)
         self.curriculum = Curriculum(sets, args)
         self.questions = self.curriculum.questions
         self.dev = [q for questions in dev for q in questions]
