@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks import mini_world
 from data import World, contains_answer, hit
-from data.files import choice
 from data.mini import text
 from data.mini.facts import SCALES
+from data.prepare.formats import choice
+from data.records import Record
 from data.world import MULTI_HOP
 
 WORLDS = ["mini", "mini:1", "tiny", "tiny:1", "tiny:2"]
@@ -400,7 +401,7 @@ def test_openbookqa_has_four_options_as_the_published_set(world):
         assert (
             question.answers
             == (shown[question.answers[1]], question.answers[1])
-            == choice("", stem, shown, question.answers[1], "").answers
+            == choice(Record({}, ""), "", stem, shown, question.answers[1]).answers
         )
     assert set(letters) == set("ABCD") and max(letters.values()) < 0.5 * letters.total()
 
