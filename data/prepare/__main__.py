@@ -26,7 +26,7 @@ from data.prepare import build, popqa
 from data.prepare.download import download
 from data.prepare.flags import parse
 from data.prepare.sets import CORPORA, SETS, SOURCES, source_name
-from data.world import World, WorldError, printable
+from data.world import FEW, World, WorldError, printable
 
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
 
@@ -215,6 +215,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in report.items():
         print(printable(f"{name}: {json.dumps(value, ensure_ascii=False)}"))
     print()
+    if 0 < (count := report["splits"].get("train", 0)) < FEW:
+        print(f"warning: {count:,} training questions; too few for a new policy, use --init")
     print(printable(f"wrote {args.out}; next: {next_command(args, report)}"))
     return 0
 
