@@ -32,13 +32,12 @@ from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
+from rl.runs.questions import QuestionSampler, Stream, typed
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
-from rl.runs.streams import Stream
 from rl.scoring import by_length
 from rl.study.roles import Roles, open_with
 from rl.warmup.renaming import Renamer, RenamingEnv
-from rl.warmup.sampler import QuestionSampler, typed
 
 LEARNS = {
     "reader": Part.ANSWER,
