@@ -24,8 +24,8 @@ import torch.distributed as dist
 PEER_LOST = 75  # exit code of a rank that only noticed that another one is gone
 NOTICE = 3.0  # seconds in which other ranks fail alike, or notice, before they are asked to
 GRACE = 8.0  # seconds for a rank to end by itself before it is killed
-# Large tensors in huge pages (a fifth less time in elementwise work on a CPU), and given back when
-# they are freed (half the memory with --checkpointing). Other C libraries ignore it.
+# Large tensors in huge pages, and given back when they are freed: half the memory of LoRA with
+# --checkpointing on a CPU. Other C libraries ignore it.
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304"
 WATCH = "SMARTRAG_LAUNCHER"  # environment: the pipe that closes when the launcher is gone
 
