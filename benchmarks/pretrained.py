@@ -32,6 +32,7 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -43,7 +44,6 @@ from benchmarks.rollout import Peer, fixed_length, play, rate
 from data.world import Question, World
 from model import load_policy, save_policy
 from model.pretrained import open_pretrained
-from retrieval_cpp import BM25Index
 from rl import Episode, RagEnv, collate
 from rl.episode import Part
 from rl.runs.info import RunInfo
@@ -188,10 +188,19 @@ def sft(args) -> None:
         table(f"SFT tokens/s, {dtype}, against {best}", rates, best)
 
 
+class SamePassages:
+    """A retriever that finds k passages for whatever is asked: the work is the same every time."""
+
+    def search(self, queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.arange(len(queries) * k).reshape(-1, k)
+        return ids, np.ones(ids.shape)
+
+
 def environment(k: int) -> tuple[RagEnv, list[Question]]:
     world = World.open("mini")
-    index = BM25Index.build(p.full_text for p in world.corpus)
-    return RagEnv(world, index, k, passage_tokens=PASSAGE), world.questions("popqa", "test")
+    return RagEnv(world, SamePassages(), k, passage_tokens=PASSAGE), world.questions(
+        "popqa", "test"
+    )
 
 
 def checkpoint(args, directory: Path) -> Path:
@@ -254,6 +263,7 @@ def ppo(args) -> None:
         flags |= {"episodes": args.questions, "k": args.k, "micro_batch": args.batch}
         for dtype in args.dtypes:
             trainer = train_ppo.Trainer(train_ppo.Args(**flags, dtype=dtype, rename=0.0))
+            trainer.env.index = SamePassages()
             kind = torch.bfloat16 if dtype == "bf16" else torch.float32
             found = []
             for i in range(args.rounds):
