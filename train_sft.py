@@ -109,7 +109,8 @@ def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimiz
     hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2 and not args.init]
     rest = [p for p in trunk if not any(p is h for h in hidden)]
     lr = (args.lr or (2e-4 if args.lora_rank else 2e-5)) if args.init else 2e-3
-    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": bool(args.init)}
+    adamw = torch.optim.AdamW(rest, lr=lr, **options)
     if not hidden:
         return {"adamw": adamw}
     muon = torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=args.weight_decay)

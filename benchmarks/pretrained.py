@@ -15,12 +15,13 @@ Same weights, threads, dtype and batches on both sides; rounds are interleaved, 
 minute hits everyone, and the first one warms up. The peer is the loop that a user of transformers
 writes, in its fastest form found here: `plain` has labels in and a loss out; `head on actions`
 computes logits only where there is a loss. Episodes are of the mini world with --k short passages.
-On a busy machine --cpu-time counts seconds of a CPU instead of those of the clock. Huge pages help
-both sides: GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which ranks of the scripts set by themselves.
+On a busy machine --cpu-time counts seconds of a CPU instead of those of the clock. A round of sft
+needs about 8 GB of memory, one of rollout as many.
 """
 
 import argparse
 import importlib.util
+import os
 import resource
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -42,10 +44,10 @@ from benchmarks.rollout import Peer, fixed_length, play, rate
 from data.world import Question, World
 from model import load_policy, save_policy
 from model.pretrained import open_pretrained
-from retrieval_cpp import BM25Index
 from rl import Episode, RagEnv, collate
 from rl.episode import Part
 from rl.runs.info import RunInfo
+from rl.runs.launch import MALLOC
 from rl.runs.precision import precision
 
 PASSAGE = 24  # tokens of a passage at most, --k of them make an observation
@@ -90,9 +92,10 @@ def our_step(args, dtype: str, **flags):
     return partial(train_sft.WarmUp.step, run, 0)
 
 
-def peer_step(args, dtype: str, attention: str, sparse: bool = False):
-    """The same step with transformers; sparse: logits where there is a loss."""
-    options = {"dtype": torch.float32, "attn_implementation": attention}
+def peer_step(args, dtype: str):
+    """The same step with transformers: step(attention, sparse); sparse: logits where there is a
+    loss. One model for all ways: it takes gigabytes with its optimizer."""
+    options = {"dtype": torch.float32}
     folder = args.init
     if folder.is_file():
         folder, options["gguf_file"] = folder.parent, folder.name
@@ -102,7 +105,7 @@ def peer_step(args, dtype: str, attention: str, sparse: bool = False):
     episodes = demonstrations(args.episodes, args.tokens, model.config.vocab_size)
     learnt = sum(sum(e.mask()) for e in episodes)
 
-    def loss_of(batch) -> torch.Tensor:
+    def loss_of(batch, sparse: bool) -> torch.Tensor:
         taken = batch.learnt(batch.tokens)
         if sparse:
             hidden = model.model(batch.tokens, use_cache=False).last_hidden_state
@@ -113,12 +116,13 @@ def peer_step(args, dtype: str, attention: str, sparse: bool = False):
         options = {"num_items_in_batch": learnt, "use_cache": False}
         return model(batch.tokens, labels=labels, **options).loss
 
-    def step() -> None:
+    def step(attention: str = "sdpa", sparse: bool = False) -> None:
+        model.set_attn_implementation(attention)
         optimizer.zero_grad(set_to_none=True)
         for start in range(0, len(episodes), args.batch):
             batch = collate(episodes[start : start + args.batch], 0, args.device)
             with precision(args.device, dtype):
-                loss = loss_of(batch)
+                loss = loss_of(batch, sparse)
             loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -151,7 +155,7 @@ def peak(name: str, args) -> float:
     """GB of this process after two steps."""
     dtype = args.dtypes[0]
     flags = MEMORY[name]
-    step = peer_step(args, dtype, "sdpa") if flags is None else our_step(args, dtype, **flags)
+    step = peer_step(args, dtype) if flags is None else our_step(args, dtype, **flags)
     step()
     step()
     if args.device == "cuda":
@@ -163,17 +167,19 @@ def memory(args) -> None:
     print(f"\npeak memory, GB: {args.batch} x {args.tokens} tokens, {args.dtypes[0]}")
     for name in MEMORY:
         command = [sys.executable, "-m", "benchmarks.pretrained", *sys.argv[1:], "--peak", name]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        environment = {"GLIBC_TUNABLES": MALLOC} | os.environ  # as every rank of the scripts
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
         value = done.stdout.strip() if done.returncode == 0 else "failed"
         print(f"  {name:<44}{value:>12}", flush=True)
 
 
 def sft(args) -> None:
     for dtype in args.dtypes:
-        steps = {"transformers, plain, sdpa": peer_step(args, dtype, "sdpa")}
-        steps["transformers, plain, eager"] = peer_step(args, dtype, "eager")
-        steps["transformers, head on actions, sdpa"] = peer_step(args, dtype, "sdpa", True)
-        steps["transformers, head on actions, eager"] = peer_step(args, dtype, "eager", True)
+        peer, steps = peer_step(args, dtype), {}
+        for sparse, name in ((False, "plain"), (True, "head on actions")):
+            for attention in ("sdpa", "eager"):
+                step = partial(peer, attention, sparse)
+                steps[f"transformers, {name}, {attention}"] = step
         steps["ours"] = our_step(args, dtype)
         tokens = args.episodes * args.tokens
         found = interleaved(steps, args.rounds, args.device)
@@ -182,10 +188,19 @@ def sft(args) -> None:
         table(f"SFT tokens/s, {dtype}, against {best}", rates, best)
 
 
+class SamePassages:
+    """A retriever that finds k passages for whatever is asked: the work is the same every time."""
+
+    def search(self, queries, k: int) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.arange(len(queries) * k).reshape(-1, k)
+        return ids, np.ones(ids.shape)
+
+
 def environment(k: int) -> tuple[RagEnv, list[Question]]:
     world = World.open("mini")
-    index = BM25Index.build(p.full_text for p in world.corpus)
-    return RagEnv(world, index, k, passage_tokens=PASSAGE), world.questions("popqa", "test")
+    return RagEnv(world, SamePassages(), k, passage_tokens=PASSAGE), world.questions(
+        "popqa", "test"
+    )
 
 
 def checkpoint(args, directory: Path) -> Path:
@@ -248,6 +263,7 @@ def ppo(args) -> None:
         flags |= {"episodes": args.questions, "k": args.k, "micro_batch": args.batch}
         for dtype in args.dtypes:
             trainer = train_ppo.Trainer(train_ppo.Args(**flags, dtype=dtype, rename=0.0))
+            trainer.env.index = SamePassages()
             kind = torch.bfloat16 if dtype == "bf16" else torch.float32
             found = []
             for i in range(args.rounds):

@@ -32,8 +32,8 @@ def test_steps_of_the_peer_differ_in_nothing_but_where_logits_are_computed(init)
     args = SimpleNamespace(init=init, device="cpu", batch=2, episodes=4, tokens=60)
     gradients = []
     for sparse in (False, True):
-        step = pretrained.peer_step(args, "fp32", "eager", sparse)
-        step()
+        step = pretrained.peer_step(args, "fp32")
+        step("eager", sparse)
         model = step.__closure__[step.__code__.co_freevars.index("model")].cell_contents
         gradients.append([p.grad for p in model.parameters()])
     for plain, other in zip(*gradients, strict=True):
