@@ -28,17 +28,16 @@ from data.world import Question
 from model import weights_sha256
 from model.pretrained import open_policy
 from rl import Decoding, Episode, Part, RagEnv, Reward, collate, ranks, rollout, score
-from rl.runs.flags import DEVICES, UsageError, arg, main, parse
+from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
+from rl.runs.questions import QuestionSampler, Stream, typed
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
-from rl.runs.streams import Stream
 from rl.scoring import by_length
 from rl.study.roles import Roles, open_with
 from rl.warmup.renaming import Renamer, RenamingEnv
-from rl.warmup.sampler import QuestionSampler
 
 LEARNS = {
     "reader": Part.ANSWER,
@@ -46,7 +45,7 @@ LEARNS = {
     "decision-right": Part.DECISION,
     "decision-reward": Part.DECISION,
 }
-LR, MICRO_BATCH = 6e-4, 32  # peak of AdamW, with linear decay to 10 %
+MICRO_BATCH = 32
 POPULAR_SHARE, RENAME = 0.45, 1.0  # of the questions, as in train_ppo.py
 
 
@@ -60,6 +59,8 @@ class Args(RetrieverArgs):
     seed: int = arg(0, "seed of questions and sampling")
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
+    lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
+    lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
     quota: int = arg(0, "retrievals per question, 0: the world's")
     dtype: str = arg("auto", "of multiplications; weights and losses are fp32", choices=DTYPES)
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
@@ -89,7 +90,7 @@ class Module:
         self.sampler = QuestionSampler(sets, POPULAR_SHARE, args.seed)
         self.renamer = Renamer(self.sampler.questions, self.world.corpus)
         self.trunk = self.policy.trunk_parameters()
-        self.optimizer = torch.optim.AdamW(self.trunk, LR, (0.9, 0.95), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.trunk, args.lr, (0.9, 0.95), weight_decay=0.0)
         info = replace(info, dataset=args.dataset, open_retriever=RetrieverInfo(**retriever))
         paths = {flag: getattr(args, flag) for flag in ("init", "query", "reader")}
         self.info = {
@@ -153,6 +154,7 @@ class Module:
         questions = self.sampler.draw(args.episodes, number, Stream.MODULES_QUESTIONS)
         random = np.random.default_rng([args.seed, Stream.RENAMING, number])
         names = self.renamer.draw(questions, RENAME, random)
+        questions = typed(questions, args.lower_case, args.seed, number)
         examples = self.examples(RenamingEnv.of(self.env, names), questions, generator)
         if not examples:
             return {"examples": 0, "tokens": 0}
@@ -174,7 +176,7 @@ class Module:
             raise FloatingPointError("the gradient is NaN or infinite")
         decay = 0.1 + 0.9 * (args.steps - number) / args.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = LR * min(1.0, (number + 1) / 10, decay)
+            group["lr"] = args.lr * min(1.0, (number + 1) / 10, decay)
         self.optimizer.step()
         tokens = sum(len(e.tokens) for e in episodes)
         return {"loss": float(total), "examples": len(examples), "tokens": tokens}

@@ -96,7 +96,6 @@ class Player:
         args.dtype = choose_dtype(args.dtype, args.device)
         _, self.tokenizer, made = open_policy(folder / "warm-up", args.device)
         self.info = run_info(made, folder / "warm-up")
-        args.dataset = self.info.dataset  # what a bi-encoder that was trained here learnt from
         self.world, self.index, _ = open_world("", args, self.info)
         self.passages = {passage.id: passage for passage in self.world.corpus}
         self.policy = cache(lambda run: open_policy(folder / run, args.device)[0])

@@ -40,6 +40,7 @@ class StudyArgs:
     scale: float = arg(1.0, "share of all training steps; below 1 for a first look", least=1e-6)
     sft_flags: str = arg("", "more flags for every train_sft.py, as one string")
     ppo_flags: str = arg("", "more flags for every train_ppo.py, as one string")
+    module_flags: str = arg("", "more flags for every supervised module, as one string")
     report: str = arg("", "the page; empty: STUDY/report.html")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: mini")
     rows: int = arg(0, "first questions of each set only, 0 = all")

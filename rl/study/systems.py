@@ -133,7 +133,7 @@ def commands_of(
 ) -> dict[Path, list[str]]:
     """The training runs of a seed in order: folder -> command. args: StudyArgs."""
     commands = {}
-    own = {"train_sft.py": args.sft_flags, "train_ppo.py": args.ppo_flags}
+    own = {"train_sft.py": args.sft_flags, "train_ppo.py": args.ppo_flags, "-m": args.module_flags}
     for name in needed(role for system in systems_of(args.systems) for role in system.roles):
         command, steps, needs = RECIPES[name]
         start, *flags = command.split()
@@ -141,6 +141,6 @@ def commands_of(
         given |= {flag: max(1, round(args.scale * count)) for flag, count in steps.items()}
         given |= {flag: folder / run for flag, run in needs.items()} or {"world": world}
         flags += [str(word) for flag, value in given.items() for word in (f"--{flag}", value)]
-        flags += shlex.split(own.get(start, ""))  # they come last, so that they count
-        commands[folder / name] = [str(ROOT / start) if start in own else start, *flags]
+        flags += shlex.split(own[start])  # they come last, so that they count
+        commands[folder / name] = [start if start == "-m" else str(ROOT / start), *flags]
     return commands
