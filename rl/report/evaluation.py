@@ -7,7 +7,7 @@ every episode. Left out: what is compared with what.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -57,12 +57,7 @@ class Evaluation:
     batch_size: int = 256
     seed: int = 0  # of sampled decodings
 
-    def answer(
-        self,
-        questions: Sequence[Question],
-        decoding: Decoding,
-        update: Callable[[int], None] = lambda finished: None,
-    ) -> list[Episode]:
+    def answer(self, questions, decoding: Decoding, update=lambda finished: None) -> list[Episode]:
         generator = torch.Generator().manual_seed(self.seed)
         parts = self.policy, self.tokenizer, self.env, questions, decoding, generator
         with precision(self.device, self.dtype):

@@ -113,9 +113,7 @@ class Player:
             labelled.append(q)
         return labelled
 
-    def play(
-        self, system: System, set_name: str, split: str = "test", reuse: bool = True
-    ) -> list[Episode]:
+    def play(self, system: System, set_name: str, split="test", reuse=True) -> list[Episode]:
         """From disk when it is about these weights, questions and settings, else played now."""
         if system.decoding is None:
             return self.by_confidence(set_name)
@@ -132,9 +130,7 @@ class Player:
         what = self.folder / "eval" / file, asked, self.questions(*asked), system.decoding
         return evaluation.play(*what, reuse, system.name).episodes
 
-    def branches(
-        self, set_name: str, split: str
-    ) -> tuple[np.ndarray, list[Episode], list[Episode]]:
+    def branches(self, set_name: str, split: str) -> tuple[np.ndarray, list, list]:
         """How sure the warm-up is of the answers that it gives at once (mean probability of their
         tokens), the episodes with these, and those that always retrieve, with its own queries."""
         systems = {system.name: system for system in SYSTEMS}
