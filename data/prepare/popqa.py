@@ -135,10 +135,10 @@ def close(read: Splits) -> tuple[Splits, list[Passage], dict]:
         raise WorldError("none of the questions fits one of PopQA's 16 templates")
     corpus, passage_of = write_passages(fact for facts in facts_of.values() for fact in facts)
     merged = {"train": merge(fitting), "test": merge(read["test"])}
-    splits, dropped = arrange(merged, 1, 0, rank=lambda key: _hash("dev", key))
+    splits, report = arrange(merged, 1, 0, rank=lambda key: _hash("dev", key))
     for questions in splits.values():
         questions[:] = [_finish(question, facts_of, passage_of) for question in questions]
-    report = {"overlap_dropped": dropped, "fit_no_template": others, "facts": len(passage_of)}
+    report |= {"fit_no_template": others, "facts": len(passage_of)}
     return splits, corpus, report
 
 

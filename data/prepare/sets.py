@@ -1,62 +1,29 @@
-"""The question sets and corpora that `python -m data.prepare` knows, where they are published, and
-how what a command names becomes files.
+"""The question sets and corpora that `python -m data.prepare` knows, and how what a command names
+becomes files.
 
 The table itself is sets.json. Splits have the field's names: an official dev set whose test set has
-no published answers is the test split. A checksum is there only where one is published: in the
+no published answers is the test split; split "" is still to be split. The paths after them lead to
+a file, or to a member of an archive. A checksum is there only where one is published: in the
 dataset_infos.json of Hugging Face datasets (HotpotQA, AmbigNQ, DPR's passages) or the url_checksums
 of TensorFlow Datasets (TriviaQA), in both and alike for NQ-open, OpenBookQA and ARC. "megabytes" is
-a round size that the file does not exceed.
+a round size that the file does not exceed, "browser" says that no program may fetch it.
 """
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from data.prepare.download import by_hand, download
 from data.world import WorldError
 
 SPLITS = ("train", "dev", "test")
+_TABLE = json.loads(Path(__file__).with_name("sets.json").read_text(encoding="utf-8"))
+FILES, SETS, CORPORA = _TABLE["files"], _TABLE["sets"], _TABLE["corpora"]
 
-
-class Source(NamedTuple):
-    """A published file."""
-
-    name: str  # on disk
-    megabytes: int
-    url: str = ""  # "": `page` has to be opened in a browser
-    page: str = ""
-    sha256: str | None = None
-
-
-class KnownSet(NamedTuple):
-    title: str  # for --help
-    license: str
-    citation: str
-    # split ("": no splits) -> its file in SOURCES, "/", the member of an archive
-    splits: dict[str, str]
-    passages: bool = False  # published with the questions
-
-    @property
-    def sources(self) -> list[Source]:
-        return [SOURCES[name] for name in dict.fromkeys(map(source_name, self.splits.values()))]
-
-
-class KnownCorpus(NamedTuple):
-    license: str
-    citation: str
-    file: str
-
-
-_FILE = json.loads(Path(__file__).with_name("sets.json").read_text(encoding="utf-8"))
-SOURCES = {name: Source(name, **fields) for name, fields in _FILE["files"].items()}
-SETS = {name: KnownSet(**fields) for name, fields in _FILE["sets"].items()}
-CORPORA = {name: KnownCorpus(**fields) for name, fields in _FILE["corpora"].items()}
-
-
-def source_name(path: str) -> str:
-    """ "archive.zip/member" -> "archive.zip"."""
-    return path.partition("/")[0]
+NO_PASSAGES = (
+    "no passages come with these questions: name a corpus with --corpus"
+    f" ({', '.join(CORPORA)}, a file or a folder)"
+)
 
 
 def is_address(name: str) -> bool:
@@ -87,31 +54,29 @@ class Inputs:
         return file
 
     def published(self, path: str) -> Path:
-        """A file of SOURCES, or a member of one."""
-        source = SOURCES[source_name(path)]
-        target = self.downloads / source.name
-        if not source.url and not target.exists():
-            advice = by_hand(target, source.page)
-            raise WorldError(f"{source.name} cannot be downloaded without a browser: {advice}")
-        if source.name not in self.sha256:
-            url = source.url or source.page
-            self.sha256[source.name] = download(url, target, source.sha256, source.megabytes)
+        """A file of FILES, or a member of one."""
+        name = path.partition("/")[0]
+        known, target = FILES[name], self.downloads / name
+        if "browser" in known and not target.exists():
+            advice = by_hand(target, known["url"])
+            raise WorldError(f"{name} cannot be downloaded without a browser: {advice}")
+        if name not in self.sha256:
+            limits = known.get("sha256"), known["megabytes"]
+            self.sha256[name] = download(known["url"], target, *limits)
         return self.downloads / path
 
     def corpus(self, name: str) -> Path:
-        return self.published(CORPORA[name].file) if name in CORPORA else self.local(name)
+        return self.published(CORPORA[name]["file"]) if name in CORPORA else self.local(name)
 
     def questions(self, set_name: str, entries: list[str]) -> list[tuple[str, Path]]:
-        """(split, file) of --from, or of the set's own addresses; split "": not known."""
-        files = []
-        for split, name in map(split_of, entries):
-            file = self.local(name)
+        """(split, file) of what is named, or else of what is published."""
+        files = [(split, self.local(name)) for split, name in map(split_of, entries)]
+        for _, file in files:
             if file.is_dir():
                 advice = "name its files, as in --from train=FILE dev=FILE test=FILE"
                 raise WorldError(f"{file}: a folder; {advice}")
-            files.append((split, file))
         if len({split == "" for split, _ in files}) > 1:
             advice = "name the split of every file or of none, as in train=FILE test=FILE"
             raise WorldError(f"--from: {advice}")
-        known = SETS[set_name].splits if not files else {}
-        return files or [(split, self.published(path)) for split, path in known.items()]
+        known = {} if files else SETS[set_name]["splits"]
+        return files + [(split, self.published(path)) for split, path in known.items()]
