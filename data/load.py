@@ -160,14 +160,11 @@ def save_world(world: World, directory: str | os.PathLike) -> None:
     try:
         files.make_directory(folder)
         for file, questions in questions_of.items():
-            files.write_lines(file, (_json(_given_fields(question)) for question in questions))
+            given = ({k: v for k, v in asdict(q).items() if v is not None} for q in questions)
+            files.write_lines(file, map(_json, given))
         files.write_lines(directory / "world.json", [_json(metadata, indent=1)])
         passages = (_json(passage._asdict()) for passage in world.corpus)
         files.write_lines(directory / "corpus.jsonl", passages)
     except OSError as error:
         place = error.filename or directory
         raise WorldError(f"{place}: cannot be written: {error.strerror}") from None
-
-
-def _given_fields(question: Question) -> dict:
-    return {name: value for name, value in asdict(question).items() if value is not None}
