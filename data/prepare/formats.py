@@ -88,8 +88,9 @@ def plain(row: Record) -> Iterator[Example]:
 
 def answer_list(row: Record, name: str) -> tuple[str, ...]:
     """A list of one answer or more, or such a list in JSON."""
+    values = row.field(name, object, "a list")
     try:
-        values = json.loads(row[name]) if isinstance(row[name], str) else row[name]
+        values = json.loads(values) if isinstance(values, str) else values
         answers = Record({name: values}, row.where).texts(name)
     except (ValueError, RecursionError):  # also texts' own error
         answers = ()
