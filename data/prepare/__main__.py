@@ -22,7 +22,7 @@ from data.files import sync_directory, write_lines
 from data.load import save_world
 from data.prepare import build, popqa
 from data.prepare.sets import CORPORA, NO_PASSAGES, SETS, Inputs, is_address, split_of
-from data.world import World, WorldError, printable
+from data.world import FEW, World, WorldError, printable
 
 DOWNLOADS = "runs/downloads"
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
@@ -186,6 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, value in report.items():
         print(printable(f"{name}: {json.dumps(value, ensure_ascii=False)}"))
     print()
+    if 0 < (count := report["splits"].get("train", 0)) < FEW:
+        print(f"warning: {count:,} training questions; too few for a new policy, use --init")
     print(printable(f"wrote {args.out}; next: {next_command(args, report)}"))
     return 0
 

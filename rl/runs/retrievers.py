@@ -1,7 +1,7 @@
 """What the scripts search with, made from their arguments and a checkpoint's run.json.
 
     --retriever bm25                       words: retrieval_cpp.BM25Index; the default
-    --retriever dense                      nearest vectors of --encoder DIR, or of one trained here
+    --retriever dense                      nearest vectors of --encoder DIR
     --retriever hybrid                     both rankings fused: retrieval_cpp.HybridIndex
     --retriever milvus --milvus-uri URI    rl/runs/milvus.py: full text, or with --encoder DIR dense
     --retriever http --retriever-url URL   rl/runs/remote.py: a server with Search-R1's protocol
@@ -49,9 +49,7 @@ class RetrieverArgs:
         choices=KINDS,
     )
     encoder: str = arg(
-        "",
-        "directory of a BERT-type sentence encoder (MiniLM, E5, BGE, GTE); empty: dense and hybrid "
-        "train a small one on the training questions",
+        "", "directory of a sentence encoder: MiniLM, E5, BGE, GTE (needs transformers)"
     )
     query_prefix: str = arg("", "what the encoder wants before a query; for E5 'query: '")
     passage_prefix: str = arg("", "what the encoder wants before a passage; for E5 'passage: '")
@@ -79,6 +77,8 @@ def choose(args: RetrieverArgs, recorded: RetrieverInfo) -> RetrieverInfo:
     if kind in ADDRESS and not given.pop(ADDRESS[kind], ""):
         raise UsageError(f"--retriever {kind} needs {flag(ADDRESS[kind])}")
     known = asdict(recorded) if kind == recorded.retriever else {}
+    if kind in ("dense", "hybrid") and not given.get("encoder", known.get("encoder")):
+        raise UsageError(f"--retriever {kind} needs --encoder")
     if given.keys() & set(VECTORS):
         known.pop("encoder_sha256", None)  # another encoder on purpose
     return RetrieverInfo(**known | given)
@@ -87,7 +87,7 @@ def choose(args: RetrieverArgs, recorded: RetrieverInfo) -> RetrieverInfo:
 def open_world(name: str, args, made: RunInfo | dict | None = None):
     """A world and what searches it: (World, retriever, settings as RetrieverInfo has them).
 
-    name: "" is the checkpoint's; args: a script's, with dataset, device and dtype beside those of
+    name: "" is the checkpoint's; args: a script's, with device and dtype beside those of
     RetrieverArgs; made: the checkpoint's run_info. Raises WorldError, CheckpointError, UsageError,
     RetrieverError.
     """
@@ -98,8 +98,8 @@ def open_world(name: str, args, made: RunInfo | dict | None = None):
     settings = choose(args, made.open_retriever)
     world = World.open(name or made.open_world)
     kind, encoder = settings.retriever, None
-    if kind in ("dense", "hybrid") or settings.encoder:
-        encoder, settings = open_encoder(world, settings, args, lambda: build(world, settings))
+    if settings.encoder:
+        encoder, settings = open_encoder(settings, args)
     if kind == "bm25":
         index = bm25_index(world, settings)
     elif kind == "http":

@@ -37,7 +37,6 @@ from rl.study.table import Played, seed_json
 class PlayArgs(RetrieverArgs):
     out: str = arg("runs/study/seed-0/eval", "a seed's eval/, beside its checkpoints", "playing")
     systems: str = arg("all", "which systems", choices=CHOICES)
-    dataset: str = arg("popqa", "what a bi-encoder that is trained here learns from")
     rows: int = arg(0, "first questions of each set only, 0 = all")
     dtype: str = arg("auto", "of multiplications", choices=DTYPES)
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)

@@ -6,10 +6,12 @@ import gzip
 import json
 import shlex
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from data import Question, World
+from data.metrics import contains_answer
 from data.prepare import __main__ as prepare
 from data.prepare.build import arrange
 from data.prepare.sets import CORPORA, FILES, SETS
@@ -103,6 +105,7 @@ def test_own_documents_become_a_world(own, out, capsys):
     printed = capsys.readouterr().out
     assert 'passages: 2\nwords_per_passage: {"mean": 93.0, "max": 101}\n' in printed
     assert printed.endswith(
+        "\nwarning: 16 training questions; too few for a new policy, use --init\n"
         f"wrote {out}; next: python train_sft.py --world {out} --dataset mine"
         " --passage-tokens 160 --out runs/out-sft\n"
     )
@@ -470,3 +473,16 @@ def test_out_exists(own, out, capsys):
     out.mkdir()
     (out / "notes.txt").touch()
     fails(capsys, [str(arg) for arg in own], f"{out}: exists and is not empty")
+
+
+def test_the_handbook_makes_a_world_whose_answers_its_passages_state(out):
+    """The documents and questions that docs/own-data.md was tried with."""
+    folder = Path(__file__).parents[1]
+    command = ["mine", "--documents", folder / "handbook.jsonl"]
+    command += ["--questions", folder / "handbook.tsv", "--out", out]
+    assert prepare.main(list(map(str, command))) == 0
+    world = World.open(out)
+    asked = [q for split in ("train", "dev", "test") for q in world.questions("mine", split)]
+    assert len(world.corpus) == 60 and len(asked) == 95
+    for question in asked:
+        assert any(contains_answer(p.full_text, question.answers) for p in world.corpus), question
