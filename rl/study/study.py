@@ -33,6 +33,7 @@ class StudyArgs:
     scale: float = arg(1.0, "share of all training steps; below 1 for a first look", least=1e-6)
     sft_flags: str = arg("", "more flags for every train_sft.py, as one string")
     ppo_flags: str = arg("", "more flags for every train_ppo.py, as one string")
+    module_flags: str = arg("", "more flags for every supervised module, as one string")
     report: str = arg("", "the page; empty: STUDY/report.html")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: mini")
     rows: int = arg(0, "first questions of each set only, 0 = all")
@@ -53,7 +54,8 @@ def compare(args: StudyArgs) -> None:
             f"--compare: world {name!r} has train, dev and test questions of none of "
             f"{', '.join(TRAINED)}"
         )
-    plan = Plan(sft_flags=args.sft_flags, ppo_flags=args.ppo_flags).scaled(args.scale)
+    flags = {name: getattr(args, name) for name in ("sft_flags", "ppo_flags", "module_flags")}
+    plan = Plan(**flags).scaled(args.scale)
     wanted = [role for system in systems_of(args.systems) for role in system.roles]
     play = f"-m rl.study play --systems {args.systems} --rows {args.rows} --device {args.device}"
     jobs: list[Job] = []

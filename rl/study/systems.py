@@ -41,6 +41,7 @@ class Plan:
     module_steps: int = 200  # of each supervised module
     sft_flags: str = ""  # more flags, verbatim
     ppo_flags: str = ""
+    module_flags: str = ""
 
     def scaled(self, scale: float) -> "Plan":
         """A share of all steps, below 1 for a first look."""
@@ -164,7 +165,7 @@ def jobs_of(
             flags = f"{PPO} {QUESTIONS} {flags} {plan.ppo_flags}"
         else:
             start = ["-m", "rl.study.modules", script, "--steps", str(plan.module_steps)]
-            flags = QUESTIONS
+            flags = f"{QUESTIONS} {plan.module_flags}"
         paths = [(f"--{flag}", str(jobs[need].out)) for flag, need in needs]
         words = [word for pair in paths for word in pair]
         command = (*start, *common.split(), *words, *shlex.split(flags))

@@ -2,40 +2,44 @@
 
     read    fixed shares of direct answers and retrievals, no decision labels. For the first 30 %
             of the steps the observation grows from one passage, the gold one, to k
+    probe   the policy answers training questions directly: the label is [ANSWER] where it is right
     mix     the probed label on an informed share, a random branch without label on the rest
 
-A pure function of (seed, phase, step), the same on any number of ranks.
+A step is a pure function of (seed, phase, step), the same on any number of ranks.
+`play(questions, force, update)` gives the policy's greedy episodes of questions whose first
+decision is `force`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from data.world import Question
 from rl import ranks
 from rl.episode import Episode
-from rl.runs.streams import Stream
-from rl.warmup.demonstrator import Demonstrator
-from rl.warmup.sampler import QuestionSampler
+from rl.report.summary import mean, summarize
+from rl.runs.progress import progress
+from rl.runs.questions import QuestionSampler, Stream, typed
+from rl.warmup.demonstrator import Branch, Demonstrator
 
 GROWTH = 0.3  # share of the read steps during which the observation grows
 INFORMED = 0.7  # share of the mix phase's demonstrations whose branch is the probed label
 
-Branch = tuple[Question, bool, bool, bool]  # retrieve, label, known: as Demonstrator has them
+Play = Callable[..., list[Episode]]
 
 
 class Curriculum:
     def __init__(self, sets: Sequence[Sequence[Question]], args):
         """args: of train_sft.py; popular_share, direct_popular, direct_other, episodes, read_steps,
-        probe and seed are used."""
+        lower_case, probe and seed are used."""
         self.args = args
-        self.questions = [q for questions in sets for q in questions]
+        self.read_sampler = QuestionSampler(sets, args.popular_share, args.seed)
+        self.questions = self.read_sampler.questions
         rng = np.random.default_rng([args.seed, Stream.PROBE])
         order = rng.permutation(len(self.questions))[: args.probe]
         self.probed = [self.questions[i] for i in order]
         probed = set(self.probed)
         kept = [[q for q in questions if q in probed] for questions in sets]
-        self.read_sampler = QuestionSampler(sets, args.popular_share, args.seed)
         self.mix_sampler = QuestionSampler(kept, args.popular_share, args.seed)
         self.knows: dict[Question, bool] = {}  # probed question -> whether it was answered directly
 
@@ -47,8 +51,8 @@ class Curriculum:
         place = np.empty(len(questions))  # in (0, 1) within a kind: shares are exact at every step
         for kind in (popular, ~popular):
             place[kind] = (rng.permutation(kind.sum()) + 0.5) / max(kind.sum(), 1)
-        direct = place < np.where(popular, args.direct_popular, args.direct_other)
-        return [(q, not d, False, False) for q, d in zip(questions, direct, strict=True)]
+        retrieve = place >= np.where(popular, args.direct_popular, args.direct_other)
+        return [Branch(q, r) for q, r in zip(questions, retrieve.tolist(), strict=True)]
 
     def mix_branches(self, step: int) -> list[Branch]:
         questions = self.mix_sampler.draw(self.args.episodes, step, Stream.MIX_QUESTIONS)
@@ -58,18 +62,40 @@ class Curriculum:
         branches = []
         for question, label, coin in zip(questions, labels, coins, strict=True):
             known = self.knows[question]
-            branches.append((question, not known if label else coin, label, known))
+            branches.append(Branch(question, not known if label else coin, label, known))
         return branches
 
     def demonstrations(self, demonstrator: Demonstrator, phase: str, step: int) -> list[Episode]:
         """This rank's share of a step, dealt out by branch: retrievals, which are long, first."""
-        read = phase == "read"
-        branches = self.read_branches(step) if read else self.mix_branches(step)
-        stream = Stream.READ if read else Stream.MIX
-        forced = min(1.0, step / max(1.0, GROWTH * self.args.read_steps)) if read else 1.0
-        share = ranks.share(sorted(enumerate(branches), key=lambda x: not x[1][1]))
-        if not share:
-            return []
+        forced, stream = 1.0, Stream.MIX
+        if phase == "read":
+            forced = min(1.0, step / max(1.0, GROWTH * self.args.read_steps))
+            stream = Stream.READ
+        branches = self.read_branches(step) if phase == "read" else self.mix_branches(step)
+        questions = [branch.question for branch in branches]
+        questions = typed(questions, self.args.lower_case, self.args.seed, step)
+        pairs = zip(branches, questions, strict=True)
+        branches = [branch._replace(question=question) for branch, question in pairs]
+        share = ranks.share(sorted(enumerate(branches), key=lambda x: not x[1].retrieve))
         rngs = [np.random.default_rng([self.args.seed, stream, step, i]) for i, _ in share]
-        columns = [list(x) for x in zip(*(branch for _, branch in share), strict=True)]
-        return demonstrator.demonstrate(*columns, rngs, forced)
+        return demonstrator.demonstrate([branch for _, branch in share], rngs, forced)
+
+
+def known_by_heart(play: Play, questions: Sequence[Question]) -> dict[Question, bool]:
+    """Whether the direct answer of each question is right, word for word."""
+    with progress(len(questions), "probe", "question") as bar:
+        episodes = play(questions, "answer", bar.update)
+    return {e.question: e.exact_match == 1.0 for e in episodes}
+
+
+def dev_figures(play: Play, questions: Sequence[Question]) -> dict[str, float]:
+    """What the warm-up must have taught: EM of popular questions answered at once; EM after a
+    retrieval, and given a hit; hit@k; the share of malformed episodes."""
+    direct, retrieved = play(questions, "answer"), play(questions, "retrieve")
+    return {
+        "direct_em": mean([e.exact_match for e in direct if e.question.slice in ("popular", None)]),
+        "retrieve_em": mean([e.exact_match for e in retrieved]),
+        "hit": summarize(retrieved)["hit"],
+        "em_given_hit": mean([e.exact_match for e in retrieved if e.hit]),
+        "malformed": mean([e.malformed for e in (*direct, *retrieved)]),
+    }

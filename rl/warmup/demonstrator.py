@@ -11,7 +11,9 @@ learn where it could only be guessed. Left out: which branch a demonstration tak
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,16 +28,23 @@ from rl.warmup.teacher import Teacher
 NO_SWAP = ("comparison", "bridge_comparison")  # answers that no passage states alone
 
 
+class Branch(NamedTuple):
+    """What is to be demonstrated."""
+
+    question: Question
+    retrieve: bool
+    label: bool = False  # whether its first decision carries loss; later ones always do
+    known: bool = False  # whether the policy can answer without passages, so also where they miss
+
+
 @dataclass
 class Demonstration:
     """An episode in the making."""
 
+    branch: Branch
     episode: Episode
-    label: bool  # whether its first decision carries loss; later ones always do
-    known: (
-        bool  # whether the policy can answer without passages, and so can learn to where they miss
-    )
     rng: np.random.Generator
+    query: str | None = None  # to be searched for next
     names: Names = field(default_factory=dict)  # what its bridge entity is called instead
 
 
@@ -43,7 +52,7 @@ class Demonstrator:
     def __init__(
         self,
         world: World,
-        questions: list[Question],
+        questions: Sequence[Question],
         env: RagEnv,
         tokenizer: Tokenizer,
         context: int,
@@ -54,46 +63,37 @@ class Demonstrator:
         """Probabilities: swap, of another answer inside a gold passage; shuffle, of the passages;
         gold, of the gold passage being put in where the query missed it. context: tokens of an
         episode."""
-        self.world, self.env, self.tokenizer, self.context = world, env, tokenizer, context
+        self.corpus, self.env, self.tokenizer, self.context = world.corpus, env, tokenizer, context
         self.swap, self.shuffle, self.gold = swap, shuffle, gold
         self.rows = {p.id: i for i, p in enumerate(world.corpus)}
         first = [gold_passage(q, self.rows) for q in questions]
         passages = [None if row is None else world.corpus[row] for row in first]
         self.teacher = Teacher(questions, passages)
         hops = [q for q in questions if q.type in MULTI_HOP and q.gold_passages]
-        self.follow_up = Teacher(hops, [self.passage(q.gold_passages[-1]) for q in hops])
+        last = [world.corpus[self.rows[q.gold_passages[-1]]] for q in hops]
+        self.follow_up = Teacher(hops, last)
         self.renamer = Renamer(hops, world.corpus)
         self.answers: dict[str | None, list[str]] = {}  # relation -> answers of its questions
         for question in questions:
             self.answers.setdefault(question.relation, []).append(question.answers[0])
 
     def demonstrate(
-        self,
-        questions: list[Question],
-        retrieve: list[bool],
-        label: list[bool],
-        known: list[bool],
-        rngs: list[np.random.Generator],
-        forced: float = 1.0,
+        self, branches: Sequence[Branch], rngs: Sequence[np.random.Generator], forced: float = 1.0
     ) -> list[Episode]:
-        """One episode per question, each with a random stream of its own. forced < 1: the
-        curriculum, in which the observation holds 1 + forced (k - 1) passages and always the gold
-        one."""
-        episodes = self.env.reset(questions, self.tokenizer, self.context)
-        started = [Demonstration(*x) for x in zip(episodes, label, known, rngs, strict=True)]
-        for demonstration, asks in zip(started, retrieve, strict=True):
-            if not asks:
-                answer = demonstration.episode.question.answers[0]
-                self.answer(demonstration.episode, answer, demonstration.label)
-        asking = [d for d, asks in zip(started, retrieve, strict=True) if asks]
-        queries = [self.teacher.query(d.episode.question, d.rng) for d in asking]
+        """One episode per branch, each with a random stream of its own. forced < 1: the curriculum,
+        in which the observation holds 1 + forced (k - 1) passages and always the gold one."""
+        episodes = self.env.reset([b.question for b in branches], self.tokenizer, self.context)
+        made = [Demonstration(*x) for x in zip(branches, episodes, rngs, strict=True)]
+        for d in made:
+            if d.branch.retrieve:
+                d.query = self.teacher.query(d.branch.question, d.rng)
+            else:
+                self.answer(d.episode, d.branch.question.answers[0], d.branch.label)
         for left in reversed(range(self.env.quota)):
-            turns = self.env.search(queries)
-            follow_ups = [
-                self.turn(d, turn, left, forced) for d, turn in zip(asking, turns, strict=True)
-            ]
-            again = [i for i, query in enumerate(follow_ups) if query is not None]
-            asking, queries = [asking[i] for i in again], [follow_ups[i] for i in again]
+            asking = [d for d in made if d.query is not None]
+            turns = self.env.search([d.query for d in asking])
+            for d, turn in zip(asking, turns, strict=True):
+                d.query = self.turn(d, turn, left, forced)
         return episodes
 
     def answer(self, episode: Episode, answer: str, decision: bool) -> None:
@@ -107,23 +107,19 @@ class Demonstrator:
         700 steps copy worse: tail EM given a hit .71 with 30 % of the guesses, .77 with 10 %, .83
         with none (dev, one seed).
         """
-        episode, question = d.episode, d.episode.question
+        episode, question = d.episode, d.branch.question
         self.choose_passages(d, turn, forced)
         words = self.tokenizer.encode(rename(turn.query, d.names))[: self.env.query_budget - 1]
-        action = Action(True, [*words, self.tokenizer.eos], free=bool(episode.turns) or d.label)
-        self.env.act(episode, action, self.tokenizer)
+        free = bool(episode.turns) or d.branch.label
+        self.env.act(episode, Action(True, [*words, self.tokenizer.eos], free), self.tokenizer)
         episode.turns.append(turn)
         read = self.read(episode)
-        bridge = self.bridge(question, read) if left > 0 else None
-        if bridge is None and not d.known and not answerable(read, question):
+        bridge = self.bridge(question, read) if left else None
+        if bridge is None and not d.branch.known and not answerable(read, question):
             return None
-        if (
-            bridge
-            and not d.names
-            and bridge not in question.question
-            and d.rng.random() < self.swap
-        ):
-            d.names = self.bridge_names(bridge, question, d.rng)
+        unnamed = bridge and not d.names and bridge not in question.question
+        if unnamed and d.rng.random() < self.swap:
+            self.rename_bridge(d, bridge)
         answer = self.show(d, turn)
         if bridge is not None:
             return self.follow_up.query(question, d.rng, bridge)
@@ -133,7 +129,7 @@ class Demonstrator:
     def choose_passages(self, d: Demonstration, turn: Turn, forced: float) -> None:
         """What the retriever found, changed in place: cut by the curriculum, with a gold passage,
         shuffled."""
-        missing = missing_gold(self.read(d.episode), d.episode.question)
+        missing = missing_gold(self.read(d.episode), d.branch.question)
         gold = self.rows.get(missing[0]) if missing else None
         if forced < 1.0:
             turn.passages = turn.passages[: 1 + int(forced * self.env.k)]
@@ -143,27 +139,36 @@ class Demonstrator:
         if d.rng.random() < self.shuffle:
             d.rng.shuffle(turn.passages)
 
-    def bridge(self, question: Question, read: list[Passage]) -> str | None:
+    def read(self, episode: Episode) -> list[Passage]:
+        return [self.corpus[row] for turn in episode.turns for row in turn.passages]
+
+    def bridge(self, question: Question, read: Sequence[Passage]) -> str | None:
         """The title of a gold passage that is still missing and has been named by now."""
         if question.type not in MULTI_HOP:
             return None
         text = f"{question.question} " + " ".join(p.full_text for p in read)
-        titles = (self.passage(id).title for id in missing_gold(read, question))
+        titles = (self.corpus[self.rows[id]].title for id in missing_gold(read, question))
         return next((title for title in titles if title in text), None)
 
+    def rename_bridge(self, d: Demonstration, title: str) -> None:
+        """Another name for a bridge entity: who wrote the book, too, must be copied, because it
+        cannot be remembered, nor its second word be guessed from its first. It keeps its name where
+        the answer shares a word."""
+        names: Names = {}
+        self.renamer.exchange(title, names, d.rng)
+        if not names.keys() & {word for text in d.branch.question.answers for word in text.split()}:
+            d.names = names
+
     def show(self, d: Demonstration, turn: Turn) -> str:
-        """Append the observation, some of whose passages state another answer; the answer to
-        learn."""
-        question = d.episode.question
-        passages, answer = [self.world.corpus[row] for row in turn.passages], question.answers[0]
+        """Append the observation, in which a passage may state another answer; the one to learn."""
+        question = d.branch.question
+        passages, answer = [self.corpus[row] for row in turn.passages], question.answers[0]
         texts = [rename(p.full_text, d.names) for p in passages]
         if found := stated(passages, question):
             position, answer = found
             if d.rng.random() < self.swap and question.type not in NO_SWAP:
-                title = rename(passages[position].title, d.names)
-                texts[position], answer = self.swapped(
-                    texts[position], len(title), question, answer, d.rng
-                )
+                title = len(rename(passages[position].title, d.names))
+                texts[position], answer = self.swapped(texts[position], title, d, answer)
         tokens = self.env.encode(question, turn.passages, self.tokenizer)
         for i, (passage, text) in enumerate(zip(passages, texts, strict=True)):
             if text != passage.full_text:
@@ -171,30 +176,13 @@ class Demonstrator:
         d.episode.append(observation(tokens, self.tokenizer), Part.STATE)
         return answer
 
-    def read(self, episode: Episode) -> list[Passage]:
-        return [self.world.corpus[row] for turn in episode.turns for row in turn.passages]
-
-    def passage(self, id: str) -> Passage:
-        return self.world.corpus[self.rows[id]]
-
-    def bridge_names(self, title: str, question: Question, rng: np.random.Generator) -> Names:
-        """Another name for a bridge entity: who wrote the book, too, must be copied, because it
-        cannot be remembered, nor its second word be guessed from its first. {} where the answer
-        shares a word."""
-        names: Names = {}
-        self.renamer.exchange(title, names, rng)
-        answer = {word for text in question.answers for word in text.split()}
-        return {} if answer & names.keys() else names
-
-    def swapped(
-        self, text: str, title: int, question: Question, answer: str, rng: np.random.Generator
-    ) -> tuple[str, str]:
+    def swapped(self, text: str, title: int, d: Demonstration, answer: str) -> tuple[str, str]:
         """Put another answer of the same relation into the text of a passage that states it, and
         return both: what is read must be copied, because it cannot be remembered (Longpre et al.,
         2021, use such conflicts to test readers). Where the passage does not hold the answer word
         for word behind its title, of `title` characters, nothing changes."""
-        answers = self.answers[question.relation]
-        other = answers[int(rng.integers(len(answers)))]
+        answers = self.answers[d.branch.question.relation]
+        other = answers[int(d.rng.integers(len(answers)))]
         pattern = rf"(?<!\w){re.escape(answer)}(?!\w)"
         changed = text[:title] + re.sub(pattern, lambda _: other, text[title:])
         return (changed, other) if changed != text else (text, answer)

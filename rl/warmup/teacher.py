@@ -1,11 +1,10 @@
-"""The warm-up teacher: what a demonstration asks the retriever, and which training questions a step
-sees.
+"""The warm-up teacher: what a demonstration asks the retriever.
 
 The teacher is weak on purpose (the paper's warm-up is imperfect as well): it knows capitalised
 words and which words passages use where *training* questions are worded alike, not how the
 retriever scores, and most of its queries use no such word at all. PPO has to find out by itself
-which kind of query pays. Left out: token sequences and masks (rl/episode.py) and decision labels
-(train_sft.py probes the model for those).
+which kind of query pays. Left out: token sequences (demonstrator.py) and decision labels
+(curriculum.py).
 """
 
 import re
@@ -16,6 +15,7 @@ import numpy as np
 
 from data.world import Passage, Question
 
+MOST = 2  # keywords of a template
 # What the teacher asks, with its share. Keywords are added to the subject.
 TEACHER = (("question", 0.35), ("subject", 0.30), ("one keyword", 0.20), ("two keywords", 0.15))
 
@@ -48,9 +48,8 @@ def subject_of(question: str) -> str:
         goes_on = run and word.lower() in SMALL_WORDS
         run = [*run, word] if begins or goes_on else []
         end = max((j + 1 for j, w in enumerate(run) if not w.islower()), default=0)
-        while_capitalised = run[:end]
-        if len(while_capitalised) > len(best):
-            best = list(while_capitalised)
+        if end > len(best):
+            best = run[:end]
     return " ".join(best)
 
 
@@ -66,12 +65,8 @@ def template_of(question: Question) -> tuple[str, str]:
 def keywords_of(passage: Passage, question: Question) -> list[str]:
     """Content words of a passage that name neither its subject nor the answer: what a query may add
     to the subject."""
-    taken = {
-        p
-        for text in (passage.title, question.question, *question.answers)
-        for w in _WORD.findall(text)
-        for p in _parts(w)
-    }
+    named = _WORD.findall(" ".join((passage.title, question.question, *question.answers)))
+    taken = set().union(*map(_parts, named))
     words = dict.fromkeys(w.lower() for w in _WORD.findall(passage.text.replace("'s", "")))
     return [w for w in words if w not in STOP_WORDS and not _parts(w) & taken]
 
@@ -86,36 +81,28 @@ class Teacher:
     """Demonstration queries for training questions: deterministic up to the generator that is
     passed in."""
 
-    def __init__(
-        self, questions: Sequence[Question], gold: Sequence[Passage | None], most: int = 2
-    ):
-        """gold: a gold passage of each question, or None. A template's keywords are the `most`
-        words that tell the gold passages of its questions best from all gold passages: by share x
+    def __init__(self, questions: Sequence[Question], gold: Sequence[Passage | None]):
+        """gold: a gold passage of each question, or None. A template's keywords are the MOST words
+        that tell the gold passages of its questions best from all gold passages: by share x
         log(share / overall share)."""
         counts: dict[tuple, Counter] = {}
-        totals: Counter = Counter()
-        overall: Counter = Counter()
+        totals, overall = Counter(), Counter()
         for question, passage in zip(questions, gold, strict=True):
             if passage is not None:
                 words, template = keywords_of(passage, question), template_of(question)
                 counts.setdefault(template, Counter()).update(words)
                 totals[template] += 1
                 overall.update(words)
-        everything = sum(totals.values())
-        self.keywords: dict[
-            tuple, tuple[list[str], np.ndarray]
-        ] = {}  # template -> words and their probabilities
+        everything = totals.total()
+        # template -> words and their probabilities
+        self.keywords: dict[tuple, tuple[list[str], np.ndarray]] = {}
         for template, counter in counts.items():
             share = {w: n / totals[template] for w, n in counter.items() if n > 1}
             telling = {w: x * np.log(x * everything / overall[w]) for w, x in share.items()}
-            best = sorted((w for w in telling if telling[w] > 0), key=lambda w: (-telling[w], w))[
-                :most
-            ]
+            best = sorted((w for w in telling if telling[w] > 0), key=lambda w: (-telling[w], w))
             if best:
-                self.keywords[template] = (
-                    best,
-                    np.array([telling[w] for w in best]) / sum(telling[w] for w in best),
-                )
+                weights = np.array([telling[w] for w in best[:MOST]])
+                self.keywords[template] = best[:MOST], weights / weights.sum()
 
     def query(self, question: Question, rng: np.random.Generator, subject: str = "") -> str:
         """One query. Where nobody asked in these words before, there are no keywords and the
@@ -124,19 +111,15 @@ class Teacher:
         subject: what a follow-up query is about, where that is not what the question names; it
         never is the raw question."""
         kind = rng.choice([name for name, _ in TEACHER], p=[share for _, share in TEACHER])
-        if kind == "question" and subject:
-            kind = "subject"
+        follows = bool(subject)
         subject = subject or subject_of(question.question)
-        if kind == "question" or not subject:
+        if not subject or (kind == "question" and not follows):
             return question.question
-        count = {"subject": 0, "one keyword": 1, "two keywords": 2}[kind]
+        count = {"one keyword": 1, "two keywords": 2}.get(kind, 0)
         words, shares = self.keywords.get(template_of(question), ([], None))
-        chosen = (
-            rng.choice(words, min(count, len(words)), replace=False, p=shares)
-            if count and words
-            else []
-        )
-        answer = {
-            w.lower() for text in question.answers for w in _WORD.findall(text)
-        }  # never given away, whoever else used the word
+        chosen = []
+        if count and words:
+            chosen = rng.choice(words, min(count, len(words)), replace=False, p=shares)
+        # The answer is never given away, whoever else used the word.
+        answer = {w.lower() for text in question.answers for w in _WORD.findall(text)}
         return " ".join([subject, *(w for w in chosen if w not in answer)])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rl.runs.streams import Stream
+from rl.runs.questions import Stream
 
 
 def test_numbers_are_those_that_runs_were_made_with():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from data import Question
-from rl.runs.streams import Stream
+from rl.runs.questions import Stream
 from rl.warmup.curriculum import INFORMED, Curriculum
 from train_sft import Args
 
@@ -77,9 +77,10 @@ def test_branches_are_a_pure_function_of_seed_phase_and_step():
 def test_the_observation_grows_for_the_first_30_percent(phase, step, forced):
     given = []
 
-    def demonstrate(asked, retrieve, label, known, rngs, share):
-        given.append((retrieve, [rng.bit_generator.seed_seq.entropy for rng in rngs], share))
-        return asked
+    def demonstrate(branches, rngs, share):
+        entropy = [rng.bit_generator.seed_seq.entropy for rng in rngs]
+        given.append(([branch.retrieve for branch in branches], entropy, share))
+        return branches
 
     made = curriculum()
     played = made.demonstrations(SimpleNamespace(demonstrate=demonstrate), phase, step)

@@ -11,7 +11,7 @@ from data.world import Passage, Question, World
 from model import Tokenizer
 from retrieval_cpp import BM25Index
 from rl import Episode, Part, RagEnv, Reward
-from rl.warmup.demonstrator import Demonstrator
+from rl.warmup.demonstrator import Branch, Demonstrator
 from tests.rl.oracle import check
 
 PLAIN = {"swap": 0.0, "shuffle": 0.0, "gold": 0.0}
@@ -34,8 +34,8 @@ def demonstrate(
     demonstrator = Demonstrator(world, questions, env, tokenizer, CONTEXT, **PLAIN | changes)
     n = len(questions)
     rngs = [np.random.default_rng(i) for i in range(n)]
-    columns = [retrieve] * n, [label] * n, [known] * n
-    return demonstrator, demonstrator.demonstrate(questions, *columns, rngs, forced)
+    branches = [Branch(q, retrieve, label, known) for q in questions]
+    return demonstrator, demonstrator.demonstrate(branches, rngs, forced)
 
 
 def spoken(tokenizer: Tokenizer, tokens: list[int]) -> tuple[str, str, str]:
@@ -155,10 +155,9 @@ def test_a_demonstration_depends_on_its_own_stream_alone(tiny):
     demonstrator = Demonstrator(world, questions, env, tokenizer, CONTEXT, **chances)
 
     def play(rows: list[int]) -> dict[int, list[int]]:
-        n = len(rows)
         rngs = [np.random.default_rng([7, i]) for i in rows]
-        asked, retrieve = [questions[i] for i in rows], [i % 3 > 0 for i in rows]
-        episodes = demonstrator.demonstrate(asked, retrieve, [True] * n, [False] * n, rngs)
+        branches = [Branch(questions[i], i % 3 > 0, label=True) for i in rows]
+        episodes = demonstrator.demonstrate(branches, rngs)
         return {i: e.tokens for i, e in zip(rows, episodes, strict=True)}
 
     together = play(list(range(20)))
@@ -236,8 +235,7 @@ def demonstrate_one(
     env, chances = RagEnv(world, Finds(*calls)), PLAIN | changes
     demonstrator = Demonstrator(world, [question, *others], env, TOKENIZER, CONTEXT, **chances)
     rng = np.random.default_rng(seed)
-    columns = [[True], [label], [False], [rng]]
-    (episode,) = demonstrator.demonstrate([question], *columns, forced)
+    (episode,) = demonstrator.demonstrate([Branch(question, True, label)], [rng], forced)
     return episode, env.index.asked
 
 

@@ -4,7 +4,7 @@ import math
 
 from data.world import Question
 from rl.episode import Episode, Turn
-from rl.warmup.probe import dev_figures, known_by_heart
+from rl.warmup.curriculum import dev_figures, known_by_heart
 
 POPULAR, TAIL = (Question(s, f"Who is {s}?", ("x",), slice=s) for s in ("popular", "tail"))
 
