@@ -39,6 +39,7 @@ def save_state(
 def load_state(directory: Path, modules: dict, optimizers: dict) -> tuple[dict[str, Tensor], dict]:
     """Undo save_state: fills modules and optimizers in place, returns (tensors, facts). Raises
     CheckpointError for a file that is none, or another model's."""
+    path = directory / STATE_FILE
     facts, flat = read_state(directory, with_tensors=True)
 
     def under(prefix: str) -> dict[str, Tensor]:
@@ -47,13 +48,14 @@ def load_state(directory: Path, modules: dict, optimizers: dict) -> tuple[dict[s
     for name, module in modules.items():
         weights, own = under(f"module/{name}/"), module.state_dict()
         if {key: x.shape for key, x in weights.items()} != {key: x.shape for key, x in own.items()}:
-            path = directory / STATE_FILE
             raise CheckpointError(f"{path}: its weights are not those of this {name}")
         module.load_state_dict(weights)
     for name, optimizer in optimizers.items():
         states: dict[int, dict[str, Tensor]] = {}
         for key, tensor in under(f"optimizer/{name}/").items():
             index, _, entry = key.partition("/")
+            if not index.isdecimal():
+                raise CheckpointError(f"{path}: not a readable training state ({key!r})")
             states.setdefault(int(index), {})[entry] = tensor
         optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
     return under("tensor/"), facts
