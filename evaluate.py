@@ -29,10 +29,9 @@ from model.checkpoint import existing
 from model.pretrained import open_policy
 from rl import Decoding, Episode, RagEnv, Reward, ranks
 from rl.report import page
-from rl.report.evaluation import Evaluation
-from rl.report.results import DIRECT, OWN, RETRIEVE, Group, Result
-from rl.report.sweep import sweep, sweep_table
-from rl.report.text import answer_all, as_json, as_text, comparison, printable, traces
+from rl.report.evaluation import DIRECT, OWN, RETRIEVE, Evaluation, Result
+from rl.report.summary import sweep
+from rl.report.text import answer_all, as_json, as_text, comparison, printed, sweep_table, traces
 from rl.rollout import FORCED
 from rl.runs.flags import DEVICES, UsageError, arg, flag, main, parse, share
 from rl.runs.info import run_info
@@ -120,7 +119,7 @@ class Checkpoint:
             name += f".threshold-{decoding.threshold:g}"
         return Path(self.name) / "eval" / f"{name}{ending}"
 
-    def play(self, row: str, decoding: Decoding, reuse: bool) -> tuple[list[Episode], Result]:
+    def play(self, row: str, decoding: Decoding, reuse: bool) -> Result:
         file, name = self.path(".json", decoding), f"{self.label}: {row}"
         return self.evaluation.play(file, self.asked, self.questions, decoding, reuse, name)
 
@@ -130,14 +129,15 @@ def print_sweep(checkpoint: Checkpoint, episodes: dict[str, list[Episode]]) -> N
 
     def replay(threshold: float) -> list[Episode]:
         decoding = Decoding(threshold=threshold)
-        return checkpoint.play(f"threshold {threshold:g}", decoding, reuse=False)[0]
+        return checkpoint.play(f"threshold {threshold:g}", decoding, reuse=False).episodes
 
     again = replay if checkpoint.about["quota"] > 1 else None
     swept = sweep(episodes, DIRECT, RETRIEVE, again)
     file = checkpoint.path(".sweep.json")
     if ranks.rank() == 0:
         write_json(file, plain(checkpoint.about | swept))
-    print(f"\n{checkpoint.label}: threshold sweep ({file})\n{sweep_table(swept)}")
+    title = f"{checkpoint.label}: threshold sweep ({file})"
+    print(printed(sweep_table(title, swept).markdown()))
 
 
 def ask(evaluation: Evaluation, args: Args, decoding: Decoding) -> None:
@@ -148,7 +148,7 @@ def ask(evaluation: Evaluation, args: Args, decoding: Decoding) -> None:
     def answer(question: Question) -> dict:
         start = time.perf_counter()
         [episode] = evaluation.answer([question], decoding)
-        [record] = evaluation.records([episode], decoding)
+        [record] = evaluation.records([episode])
         seconds = round(time.perf_counter() - start, 4)
         return record | {"truncated": episode.truncated, "seconds": seconds}
 
@@ -225,27 +225,27 @@ def evaluate() -> None:
         "{malformed_cost:g} if malformed; checkpoints ".format(**about["reward"])
         + ", ".join(c.label for c in checkpoints)
     )
-    print(printable(header))
-    episodes, results, reuse = {}, {}, bool(args.report) and not args.sweep
+    print(printed(header + "\n"))
+    results, reuse = {}, bool(args.report) and not args.sweep
     for checkpoint in checkpoints:
         for row, how in rows.items():
-            key = checkpoint.label, row
-            episodes[key], results[key] = checkpoint.play(row, how, reuse)
+            results[checkpoint.label, row] = checkpoint.play(row, how, reuse)
     last = list(results.values())[-1]
     if cut := last.about["truncated_questions"]:
         print(f"{cut} questions were longer than the context and were cut")
-    print(comparison(episodes))
-    group = Group(about, results)
+    tables = comparison(results)
+    print(printed("\n".join(table.markdown() for table in tables)))
+    sweeps = {}
     for checkpoint in checkpoints:
         if args.sweep:
-            print_sweep(checkpoint, {row: episodes[checkpoint.label, row] for row in rows})
+            print_sweep(checkpoint, {row: results[checkpoint.label, row].episodes for row in rows})
         file = checkpoint.path(".sweep.json")
         if args.report and file.exists() and not differences(read_json(file), checkpoint.about):
-            group.sweeps[checkpoint.label] = read_json(file)
+            sweeps[checkpoint.label] = read_json(file)
     print(traces(last.records, args.show))
     print("\nresults: " + ", ".join(str(c.path(".json", decoding)) for c in checkpoints))
     if args.report and ranks.rank() == 0:
-        page.write(Path(args.report), page.render(group, list(map(Path, names))))
+        page.report(Path(args.report), header, results, tables, sweeps)
 
 
 if __name__ == "__main__":

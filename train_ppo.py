@@ -38,8 +38,9 @@ from rl.runs.info import RetrieverInfo, RunInfo, run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import Clock, say
-from rl.runs.questions import QuestionSampler, Stream, train_and_dev
+from rl.runs.questions import QuestionSampler, Stream, train_and_dev, typed
 from rl.runs.retrievers import RetrieverArgs, open_world
+from rl.runs.reward import load_reward
 from rl.runs.run import Run, settle_dtype
 from rl.runs.state import PolyakMean
 from rl.study.roles import LEARN, assemble
@@ -57,14 +58,16 @@ class Args(RetrieverArgs, PPOConfig):
     seed: int = arg(0, "seed of questions, sampling and minibatches")
     fresh: bool = arg(False, "discard what --out holds and start over")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
-    iterations: int = arg(150, "rollouts, each followed by an update", "rollout", least=1)
+    iterations: int = arg(90, "rollouts, each followed by an update", "rollout", least=1)
     episodes: int = arg(512, "per rollout; two per question when both branches are played", least=2)
     popular_share: float = share(0.45, "share of popular questions, where the world has slices")
     rename: float = share(1.0, "share of the others that are played under new names")
+    lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
     both: bool = arg(True, "play both branches of every question; else sample the decision")
     explore: float = share(0.1, "uniform exploration when the decision is sampled")
     eval_every: int = arg(20, "iterations between dev evaluations", least=1)
     eval_rows: int = arg(900, "dev questions per evaluation at most", least=1)
+    reward: str = arg("", "FILE.py:function, in place of EM + F1", "reward")
     exact_match: float = arg(1.0, "weight of exact match", "reward")
     f1: float = arg(1.0, "weight of F1")
     retrieval_cost: float = arg(0.2, "cost of each retrieval")
@@ -97,12 +100,11 @@ def learning_rate(iteration: int, args: Args) -> float:
     return args.lr * min(1.0, (done + 1) / args.lr_warmup, 0.1 + 0.9 * left)
 
 
-def reward_at(iteration: int, args: Args) -> Reward:
+def retrieval_cost_at(iteration: int, args: Args) -> float:
     """The cost of a retrieval rises linearly: at the full price, a policy whose queries are still
     poor would stop to retrieve before it has learnt what a retrieval can be worth."""
     rise = args.price_warmup * args.iterations
-    cost = args.retrieval_cost * (min(1.0, iteration / rise) if rise else 1.0)
-    return Reward(args.exact_match, args.f1, cost, args.malformed_cost)
+    return args.retrieval_cost * (min(1.0, iteration / rise) if rise else 1.0)
 
 
 class Trainer:
@@ -145,6 +147,7 @@ class Trainer:
         self.info = replace(info, open_retriever=RetrieverInfo(**retriever))
         budgets = (info.passage_tokens, info.query_tokens, info.answer_tokens)
         self.env = RagEnv(self.world, index, info.k, info.quota or None, reward, *budgets)
+        self.env.own_reward = load_reward(args.reward) if args.reward else None
         sets, dev = train_and_dev(self.world, args.dataset)
         rows = -(-args.eval_rows // len(dev))
         self.dev = [q for questions in dev for q in questions[:rows]]
@@ -200,9 +203,11 @@ class Trainer:
         questions = self.sampler.draw(count, iteration, Stream.PPO_QUESTIONS)
         rng = np.random.default_rng([args.seed, Stream.RENAMING, iteration])
         names = self.renamer.draw(questions, args.rename, rng)
+        questions = typed(questions, args.lower_case, args.seed, iteration)
         if self.both:
             questions = [q for q in questions for _ in range(2)]
-        env = replace(self.env, reward=reward_at(iteration, args))
+        reward = replace(self.env.reward, retrieval_cost=retrieval_cost_at(iteration, args))
+        env = replace(self.env, reward=reward)
         return questions, RenamingEnv.of(env, names)
 
     def play(self, questions, decoding, generator=None, env: RagEnv | None = None) -> list[Episode]:
@@ -265,8 +270,8 @@ def train() -> None:
     trainer = Trainer(args)
     world = trainer.world
     info = {"world": world.name, "corpus_sha256": world.corpus_sha256} | trainer.info.record()
-    reader = weights_sha256(args.reader) if args.reader else ""
-    hashes = {"init_sha256": weights_sha256(args.init), "reader_sha256": reader}
+    files = {"init": args.init, "reader": args.reader, "reward": args.reward.rpartition(":")[0]}
+    hashes = {f"{name}_sha256": weights_sha256(file) for name, file in files.items() if file}
     run = Run("train_ppo", args, info | hashes)
     if run.status != "finished":
         if run.status == "resume":

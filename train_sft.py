@@ -36,7 +36,7 @@ from rl.runs.info import RetrieverInfo, RunInfo
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import say
-from rl.runs.questions import train_and_dev
+from rl.runs.questions import answer_budget, train_and_dev
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.scoring import by_length, score
@@ -54,7 +54,7 @@ class Args(RetrieverArgs):
     quota: int = arg(0, "retrievals per question, 0: the world's")
     passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
     query_tokens: int = arg(32, "longest query", least=2)
-    answer_tokens: int = arg(16, "longest answer", least=2)
+    answer_tokens: int = arg(0, "longest answer; 0: what the training answers need", most=1000)
     out: str = arg("runs/sft", "where the checkpoint and the log go")
     seed: int = arg(0, "seed of weights, demonstrations and probes")
     fresh: bool = arg(False, "discard what --out holds and start over")
@@ -72,14 +72,15 @@ class Args(RetrieverArgs):
     merge: bool = arg(False, "with --lora-rank: write plain weights, no adapters over OUT/base")
     weights_dtype: str = arg("fp32", "of the weights in memory", choices=("fp32", "bf16"))
     checkpointing: bool = arg(False, "keep only what lies between layers, compute the rest twice")
-    read_steps: int = arg(1500, "optimiser steps of the read phase", "demonstrations")
-    mix_steps: int = arg(500, "optimiser steps of the mix phase")
+    read_steps: int = arg(900, "optimiser steps of the read phase", "demonstrations")
+    mix_steps: int = arg(300, "optimiser steps of the mix phase")
     episodes: int = arg(96, "demonstrations per step", least=1)
     micro_batch: int = arg(24, "demonstrations per forward pass", least=1)
     probe: int = arg(12000, "training questions to probe", least=1)
     popular_share: float = share(0.5, "share of popular questions, where the world has slices")
     direct_popular: float = share(0.55, "read: share of popular ones that are answered directly")
     direct_other: float = share(0.05, "read: share of the others that are answered directly")
+    lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
     swap: float = share(0.7, "probability of another answer inside a gold passage")
     shuffle: float = share(0.5, "probability of shuffling passages: rank is not to be trusted")
     query_weight: float = arg(0.3, "loss weight of queries, which are mostly noise")
@@ -108,7 +109,8 @@ def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimiz
     hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2 and not args.init]
     rest = [p for p in trunk if not any(p is h for h in hidden)]
     lr = (args.lr or (2e-4 if args.lora_rank else 2e-5)) if args.init else 2e-3
-    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": bool(args.init)}
+    adamw = torch.optim.AdamW(rest, lr=lr, **options)
     if not hidden:
         return {"adamw": adamw}
     muon = torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=args.weight_decay)
@@ -126,12 +128,13 @@ class WarmUp:
     def __init__(self, args: Args):
         self.args = args
         self.world, index, retriever = open_world(args.world, args)
-        budgets = (args.passage_tokens, args.query_tokens, args.answer_tokens)
+        sets, dev = train_and_dev(self.world, args.dataset)
+        answer_tokens = args.answer_tokens or answer_budget([q for qs in sets for q in qs])
+        budgets = (args.passage_tokens, args.query_tokens, answer_tokens)
         retriever = RetrieverInfo(**retriever)
         given = {"quota": args.quota, "open_retriever": retriever}
         self.info = RunInfo(args.world, args.dataset, *budgets, **given)
         self.env = RagEnv(self.world, index, 0, args.quota or None, Reward(), *budgets)
-        sets, dev = train_and_dev(self.world, args.dataset)
         self.curriculum = Curriculum(sets, args)
         self.questions = self.curriculum.questions
         self.dev = [q for questions in dev for q in questions]

@@ -46,7 +46,7 @@ def settings(kind: str, arguments: argparse.Namespace) -> RetrieverArgs:
         }
     )
     args = RetrieverArgs(retriever=kind, **flags)
-    args.dataset, args.device, args.dtype = arguments.dataset, arguments.device, arguments.dtype
+    args.device, args.dtype = arguments.device, arguments.dtype
     return args
 
 
@@ -55,17 +55,9 @@ def measure() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--world", default="mini", help="mini, tiny or a directory (default: mini)")
-    parser.add_argument(
-        "--encoder",
-        default="",
-        help="directory of a sentence encoder; empty: a bi-encoder trained on the training"
-        " questions of --dataset",
-    )
+    parser.add_argument("--encoder", required=True, help="directory of a sentence encoder")
     parser.add_argument("--query-prefix", default="")
     parser.add_argument("--passage-prefix", default="")
-    parser.add_argument(
-        "--dataset", default="popqa", help="only for the bi-encoder (default: popqa)"
-    )
     parser.add_argument("--split", default="test")
     parser.add_argument(
         "-k", type=int, default=0, help="passages per question (default: the world's)"
@@ -78,7 +70,7 @@ def measure() -> None:
         help="of the encoder's multiplications (default: bf16, as in the scripts)",
     )
     arguments = parser.parse_args()
-    name = Path(arguments.encoder).name or "bi-encoder"
+    name = Path(arguments.encoder).name
     rows = {"BM25": "bm25", f"dense ({name})": "dense", "hybrid": "hybrid"}
     searched = {
         row: open_world(arguments.world, settings(kind, arguments)) for row, kind in rows.items()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data import files
 from data.mini.generate import generate
+from data.records import Record, claim, json_lines, parse_json
 from data.world import Passage, Question, World, WorldError, printable
 
 GENERATED = ("mini", "tiny")
@@ -46,12 +47,12 @@ def _read_directory(directory: Path) -> World:
     ids = {passage.id for passage in corpus}
     questions = {}
     for file in sorted(directory.glob("questions/*.jsonl*")):
-        set_name, _, split = file.name.removesuffix(".gz").removesuffix(".jsonl").rpartition(".")
-        if not (set_name and split and file.name.endswith((".jsonl", ".jsonl.gz"))):
+        name = re.fullmatch(r"(.+\.[^.]+)\.jsonl(\.gz)?", file.name)
+        if not name:
             wanted = "<set>.<split>.jsonl or <set>.<split>.jsonl.gz"
             raise WorldError(f"{file}: the name must be {wanted}")
-        file = _plain_or_gz(file.with_name(f"{set_name}.{split}.jsonl")) or file
-        questions[f"{set_name}.{split}"] = partial(_read_questions, file, ids)
+        file = _plain_or_gz(file.with_name(f"{name[1]}.jsonl")) or file
+        questions[name[1]] = partial(_read_questions, file, ids)
     return World(corpus=corpus, questions=questions, **_read_metadata(directory))
 
 
@@ -69,33 +70,28 @@ def _read_metadata(directory: Path) -> dict:
     metadata = {"name": directory.resolve().name or "world"}
     if not file.exists():
         return metadata
-    where = f"{file}:1"
-    row = files.json_object(files.parse_json(files.read_text(file), file), where)
-    for name in TEXT_FIELDS:
-        if name in row:
-            metadata[name] = files.string(row, name, where, blank=name != "name")
-    if {"/", "\\"} & set(metadata["name"]):
-        raise WorldError(f"{where}: 'name' must hold no slash: results are files of this name")
-    name = row.get("name", "")
-    if not name.isprintable() or len(name) > 100 or name in (".", ".."):
-        raise WorldError(f"{where}: 'name' must be a file's name of at most 100 characters")
+    row = Record(parse_json(files.read_text(file), file), f"{file}:1")
+    metadata |= {name: row.text(name, name != "name") for name in TEXT_FIELDS if name in row}
+    name = row.get("name", "w")
+    if not name.isprintable() or len(name) > 100 or name in (".", "..") or {"/", "\\"} & set(name):
+        raise row.error("'name' must be a file's name of at most 100 characters")
     for name, (least, most) in RANGES.items():
         if name in row:
             if type(row[name]) is not int or not least <= row[name] <= most:
                 wanted = f"a whole number of at least {least} and at most {most}"
-                raise WorldError(f"{where}: {name!r} must be {wanted}")
+                raise row.error(f"{name!r} must be {wanted}")
             metadata[name] = row[name]
     return metadata
 
 
 def _read_corpus(file: Path) -> list[Passage]:
-    corpus, first_line, long = [], {}, []
-    for where, row in files.json_lines(file):
-        id, title = identifier(row, where, first_line), files.optional(row, "title", where)
-        whole = Passage(id, title, files.string(row, "text", where, blank=True))
-        corpus.append(Passage(id, *map(files.cut_words, whole[1:])))
+    corpus, places, long = [], {}, []
+    for row in json_lines(file):
+        whole = passage_of(row)
+        claim(whole.id, row.where, places)
+        corpus.append(Passage(whole.id, *map(files.cut_words, whole[1:])))
         if corpus[-1] != whole:
-            long.append(where)
+            long.append(row.where)
     if not corpus:
         raise WorldError(f"{file}: the corpus is empty")
     if long:
@@ -105,48 +101,45 @@ def _read_corpus(file: Path) -> list[Passage]:
 
 
 def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
-    questions, first_line = [], {}
-    for where, row in files.json_lines(file):
-        question = question_of(row, where, identifier(row, where, first_line))
+    questions, places = [], {}
+    for row in json_lines(file):
+        question = question_of(row, row.identity(needed=True))
+        claim(question.id, row.where, places)
         for id in question.gold_passages or ():
             if id not in passage_ids:
-                problem = f"names {id!r}, which is not in the corpus"
-                raise WorldError(f"{where}: 'gold_passages' {problem}")
+                raise row.error(f"'gold_passages' names {id!r}, which is not in the corpus")
         questions.append(question)
     if not questions:
         raise WorldError(f"{file}: holds no questions")
     return questions
 
 
-def identifier(row: dict, where: str, first_line: dict[str, str]) -> str:
-    """The field "id", or BEIR's "_id", which must be new: first_line maps former ids to places."""
-    id = files.string({"id": row["_id"]} if "_id" in row and "id" not in row else row, "id", where)
-    if id in first_line:
-        former = first_line[id].rpartition(":")[2]
-        raise WorldError(f"{where}: duplicate id {id!r}, first on line {former}")
-    first_line[id] = where
-    return id
+def passage_of(row: Record) -> Passage:
+    """The passage in a row of ours, of BEIR or of FlashRAG ("contents": title, line end, text).
+
+    Raises WorldError.
+    """
+    id = row.identity(needed=True)
+    if "contents" in row and "text" not in row:
+        title, _, text = row.text("contents").partition("\n")
+        return Passage(id, title.strip().strip('"'), text)
+    return Passage(id, row.optional("title"), row.text("text", blank=True))
 
 
-def question_of(row: dict, where: str, id: str) -> Question:
+def question_of(row: Record, id: str) -> Question:
     """The question in a row of the world format; unknown fields are ignored. Raises WorldError."""
     if "answers" not in row and "golden_answers" in row:
-        row = {**row, "answers": row["golden_answers"]}
-    question = files.string(row, "question", where)
-    answers = files.strings(row, "answers", where)
+        row = Record({**row, "answers": row["golden_answers"]}, row.where)
+    question, answers = row.text("question"), row.texts("answers")
     if not answers:
-        raise WorldError(f"{where}: 'answers' is empty")
+        raise row.error("'answers' is empty")
     if any(files.cut_words(text) != text for text in (question, *answers)):
-        raise WorldError(f"{where}: a word of more than {files.LONGEST_WORD:,} characters")
-    popularity = row.get("popularity")
-    if popularity is not None:
-        if type(popularity) not in (int, float) or not 0 <= popularity < 1e300:  # nor nan
-            raise WorldError(f"{where}: 'popularity' must be a number of at least 0")
-        popularity = float(popularity)
-    gold = None if row.get("gold_passages") is None else files.strings(row, "gold_passages", where)
+        raise row.error(f"a word of more than {files.LONGEST_WORD:,} characters")
+    gold = None if row.get("gold_passages") is None else row.texts("gold_passages")
     slice_name, relation, kind = (
-        files.optional(row, name, where).strip() or None for name in ("slice", "relation", "type")
+        row.optional(name).strip() or None for name in ("slice", "relation", "type")
     )
+    popularity = row.number("popularity")
     return Question(id, question, answers, slice_name, relation, popularity, gold, kind)
 
 
@@ -160,9 +153,10 @@ def save_world(world: World, directory: str | os.PathLike) -> None:
     Raises WorldError; before anything is written where files would mix with another world's.
     """
     directory = Path(directory)
-    splits = [key.rsplit(".", 1) for key in world.splits]
     folder = directory / "questions"
-    questions_of = {folder / f"{'.'.join(key)}.jsonl": world.questions(*key) for key in splits}
+    questions_of = {
+        folder / f"{name}.jsonl": world.questions(*name.rsplit(".", 1)) for name in world.splits
+    }
     for other in [*directory.glob("corpus.jsonl.gz"), *directory.glob("questions/*.jsonl*")]:
         if other not in questions_of:
             raise WorldError(f"{other}: belongs to another world; save this one elsewhere")

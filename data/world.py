@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+FEW = 2000  # training questions, below which a new policy learns them by heart and nothing else
 K, QUOTA = 4, 1  # the paper's passages per retrieval and retrievals per question
 # Types of HotpotQA's and 2WikiMultihopQA's questions: each needs all its gold passages.
 MULTI_HOP = ("bridge", "comparison", "bridge_comparison", "compositional", "inference")

@@ -7,118 +7,98 @@ Left out: everything that evaluate.py --report draws.
 """
 
 import sys
-from html import escape
 from pathlib import Path
+from xml.etree.ElementTree import Element, tostring
 
-from rl.report.charts import HEIGHT, WIDTH, drawing, known
-from rl.report.curves import ppo_charts
-from rl.report.results import read_lines
+from rl.report.charts import WIDTH, add, training_charts
+from rl.report.evaluation import read_lines
 from rl.runs.flags import UsageError, main
 
 HERE = Path(__file__).resolve().parent
 STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #1b2128; } .small { font-size: 11px; fill: #5b6572; }
+text { font: 11px system-ui, sans-serif; fill: #5b6572; } .title { font-size: 13px; fill: #1b2128; }
 .box { fill: #f6f7f9; stroke: #5b6572; } .policy { fill: #dcebf7; stroke: #0b62a8; }
 .arrow { fill: none; stroke: #5b6572; stroke-width: 1.5; marker-end: url(#head); }
 .learn { stroke: #d55e00; stroke-dasharray: 5 3; } .orange { fill: #d55e00; }
-.plot text { font-size: 11px; fill: #5b6572; } .grid { stroke: #dde1e6; }
-polyline { fill: none; stroke: currentColor; stroke-width: 2; } circle { fill: currentColor; }
+.grid { stroke: #dde1e6; } circle { fill: currentColor; }
+polyline { fill: none; stroke: currentColor; stroke-width: 2; }
 .faint { stroke-width: 1.2; opacity: .5; } .dashed { stroke-dasharray: 5 3; }
 .c0 { color: #0072b2; } .c1 { color: #d55e00; } .c2 { color: #009e73; } .c3 { color: #b0578d; }
+.c4 { color: #a87900; } .c5 { color: #6b6f76; }
 """
-HEAD = (
-    '<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-    'orient="auto"><path d="M0 0 8 4 0 8z" fill="#5b6572"/></marker>'
+BOXES = (  # x, y, width, title, what it is, class
+    (16, 107, 130, "question", "a person's words", "box"),
+    (200, 107, 150, "policy: decide", "one of two tokens", "policy"),
+    (390, 20, 130, "policy: query", "what to ask", "policy"),
+    (594, 20, 150, "retriever", "top-k passages", "box"),
+    (390, 190, 130, "policy: answer", "the final text", "policy"),
+    (594, 190, 150, "reward", "exact match, F1, costs", "box"),
+)
+ARROWS = ("M146 133 H198", "M275 107 V46 H388", "M520 46 H592", "M669 72 V122 H352")
+ARROWS += ("M275 159 V216 H388", "M520 216 H592")
+TEXTS = (  # x, y, words, class, where x is
+    (282, 66, "[RETRIEVE]", "", "start"),
+    (282, 202, "[ANSWER]", "", "start"),
+    (510, 115, "passages: read, and decide again (at most N times)", "", "middle"),
+    (510, 165, "PPO: EM + F1 - .2 per retrieval - 1 if malformed", "orange", "middle"),
+    (16, 245, "blue: one policy, which PPO trains as a whole", "", "start"),
 )
 
 
-def svg(width: int, height: int, title: str, *parts: str) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}"><style>{STYLE}</style><defs>{HEAD}</defs>'
-        f'<rect width="{width}" height="{height}" rx="10" fill="#fff"/>{"".join(parts)}</svg>\n'
-    )
-
-
-def text(x: float, y: float, words: str, kind: str = "", anchor: str = "middle") -> str:
-    return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
-
-
-def box(x: float, y: float, width: float, title: str, below: str, kind: str = "box") -> str:
-    """52 high; a title and a smaller line."""
-    middle = x + width / 2
-    return (
-        f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="52" rx="8"/>'
-        + text(middle, y + 22, title)
-        + text(middle, y + 40, below, "small")
-    )
-
-
-def arrow(path: str, kind: str = "") -> str:
-    return f'<path class="arrow {kind}" d="{path}"/>'
+def picture(width: int, height: int, title: str) -> Element:
+    """A white <svg> with the style and the head of an arrow."""
+    name = {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria-label": title}
+    svg = Element("svg", {**name, "viewBox": f"0 0 {width} {height}"})
+    add(svg, "style", STYLE)
+    place = {"viewBox": "0 0 8 8", "refX": 7, "refY": 4, "markerWidth": 7, "markerHeight": 7}
+    head = add(add(svg, "defs"), "marker", id="head", orient="auto", **place)
+    add(head, "path", d="M0 0 8 4 0 8z", fill="#5b6572")
+    add(svg, "rect", width=width, height=height, rx=10, fill="#fff")
+    return svg
 
 
 def loop() -> str:
     """Question, decision, query, passages, answer, reward."""
-    reward = "EM + F1 - .2 per retrieval - 1 if malformed"
-    return svg(
-        760,
-        266,
-        "The loop: question, decision, query, passages, answer, reward",
-        box(16, 107, 130, "question", "a person's words"),
-        arrow("M146 133 H198"),
-        box(200, 107, 150, "policy: decide", "one of two tokens", "policy"),
-        arrow("M275 107 V46 H388"),
-        text(282, 66, "[RETRIEVE]", "small", "start"),
-        box(390, 20, 130, "policy: query", "what to ask", "policy"),
-        arrow("M520 46 H592"),
-        box(594, 20, 150, "retriever", "top-k passages"),
-        arrow("M669 72 V122 H352"),
-        text(510, 115, "passages: read, and decide again (at most N times)", "small"),
-        arrow("M275 159 V216 H388"),
-        text(282, 202, "[ANSWER]", "small", "start"),
-        box(390, 190, 130, "policy: answer", "the final text", "policy"),
-        arrow("M520 216 H592"),
-        box(594, 190, 150, "reward", "exact match, F1, costs"),
-        arrow("M669 190 V148 H352", "learn"),
-        text(510, 165, f"PPO: {reward}", "small orange"),
-        text(16, 245, "blue: one policy, which PPO trains as a whole", "small", "start"),
-    )
+    svg = picture(760, 266, "The loop: question, decision, query, passages, answer, reward")
+    for x, y, width, title, what, kind in BOXES:
+        add(svg, "rect", class_=kind, x=x, y=y, width=width, height=52, rx=8)
+        middle = {"x": x + width / 2, "text_anchor": "middle"}
+        add(svg, "text", title, class_="title", y=y + 22, **middle)
+        add(svg, "text", what, y=y + 40, **middle)
+    for path in ARROWS:
+        add(svg, "path", class_="arrow", d=path)
+    add(svg, "path", class_="arrow learn", d="M669 190 V148 H352")
+    for x, y, words, kind, anchor in TEXTS:
+        add(svg, "text", words, class_=kind, x=x, y=y, text_anchor=anchor)
+    return tostring(svg, encoding="unicode") + "\n"
 
 
 def curves(run: Path) -> str:
-    """Reward, retrieval and hit of a PPO run, side by side."""
-    wanted = ("Reward", "Retrieval", "Hit: passages hold what is needed")
-    charts = {title: rest for title, *rest in ppo_charts(read_lines(run / "metrics.jsonl"))}
-    step, parts, rows = WIDTH + 12, [], 0
-    for column, title in enumerate(wanted):
-        lines, x, y = charts[title]
-        lines, left = known(lines), column * step
-        if not lines:
-            raise UsageError(f"{run}/metrics.jsonl: no PPO run, nothing to draw of {title!r}")
-        parts.append(text(left + WIDTH / 2, 22, title))
-        place = f'<svg class="plot" x="{left}" y="30" width="{WIDTH}" height="{HEIGHT}" '
-        parts.append(drawing(title, lines, x, y).replace("<svg ", place, 1))
-        for row, line in enumerate(lines):
-            at, top = left + 56, HEIGHT + 46 + 17 * row
-            ends = f'points="{at - 26},{top - 4} {at - 6},{top - 4}"'
-            parts.append(f'<polyline class="{line.shade} {line.kind}" {ends}/>')
-            last = y.text(line.points[-1][1])
-            parts.append(text(at, top, f"{line.label}: {last} at the end", "small", "start"))
-        rows = max(rows, len(lines))
-    title = f"Reward, retrieval and hit of {run.name} over its iterations"
-    return svg(len(wanted) * step, HEIGHT + 46 + 17 * rows, title, *parts)
+    """Reward, retrieval and hit of a PPO run, side by side. Raises UsageError."""
+    wanted = ("Reward", "Retrieval", "Hit")
+    found = training_charts(read_lines(run / "metrics.jsonl"))
+    if missing := [title for title in wanted if title not in found]:
+        raise UsageError(f"{run}/metrics.jsonl: no PPO run, nothing to draw of {missing[0]!r}")
+    heights = [int(found[title].get("viewBox").split()[-1]) for title in wanted]
+    about = f"Reward, retrieval and hit of {run.name} over its iterations"
+    svg = picture(WIDTH * len(wanted) + 20, max(heights) + 20, about)
+    for column, (title, height) in enumerate(zip(wanted, heights, strict=True)):
+        place = {"x": 10 + WIDTH * column, "y": 10, "width": WIDTH, "height": height}
+        for name, value in place.items():
+            found[title].set(name, str(value))
+        svg.append(found[title])
+    return tostring(svg, encoding="unicode") + "\n"
 
 
 def draw() -> None:
     words = sys.argv[1:]
     if words == ["loop"]:
-        name, picture = "loop.svg", loop()
+        name, drawn = "loop.svg", loop()
     elif len(words) == 2 and words[0] == "curves":
-        name, picture = "curves.svg", curves(Path(words[1]))
+        name, drawn = "curves.svg", curves(Path(words[1]))
     else:
         raise UsageError("python docs/figures.py loop, or: curves RUN")
-    (HERE / name).write_text(picture, encoding="utf-8")
+    (HERE / name).write_text(drawn, encoding="utf-8")
     print(f"written: {HERE / name}")
 
 

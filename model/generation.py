@@ -21,7 +21,7 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator | None
     if temperature == 0:
         return logits.max(-1).indices  # three times as fast as argmax on a CPU
     # One uniform number a row against the cumulative distribution; multinomial draws V of them.
-    cumulative = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
+    cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
     device = generator.device if generator else logits.device
     uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=device)
     threshold = uniform.to(logits.device) * cumulative[:, -1:]

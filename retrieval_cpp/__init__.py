@@ -7,7 +7,6 @@ Q queries, k hits a query, N passages.  Results are exact; ties go to the lower 
 """
 
 from retrieval_cpp.bm25 import BM25Index, tokenize
-from retrieval_cpp.dense import DenseIndex
-from retrieval_cpp.hybrid import HybridIndex
+from retrieval_cpp.dense import DenseIndex, HybridIndex
 
 __all__ = ["BM25Index", "DenseIndex", "HybridIndex", "tokenize"]

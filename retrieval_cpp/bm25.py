@@ -14,9 +14,12 @@ import numpy as np
 from retrieval_cpp import _core
 from retrieval_cpp._core import tokenize
 
+Hits = tuple[np.ndarray, np.ndarray]  # ids int32 and scores float32, both [Q, k], best first
 # Lucene's English stop words.
-ENGLISH = """a an and are as at be but by for if in into is it no not of on or such
-that the their then there these they this to was will with""".split()  # noqa: SIM905 one a line
+ENGLISH = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then "
+    "there these they this to was will with"
+)
 
 
 class TermScore(NamedTuple):
@@ -33,21 +36,19 @@ def load_stemmer(name: str) -> Callable[[str], str]:
     """A Snowball stemmer by its name: "english", "porter", "german", ..."""
     try:
         import Stemmer
-    except ImportError as error:
-        raise ImportError("stemmer= needs PyStemmer: pip install PyStemmer") from error
+    except ImportError:
+        raise ImportError("stemmer= needs PyStemmer: pip install PyStemmer") from None
     if name not in Stemmer.algorithms(aliases=True):
         raise ValueError(f"no stemmer {name!r}; there are {', '.join(Stemmer.algorithms())}")
     return Stemmer.Stemmer(name).stemWord
 
 
 def stopword_list(stopwords: str | Iterable[str] | None) -> list[str]:
-    if stopwords is None:
-        return []
     if isinstance(stopwords, str):
-        if stopwords not in ("en", "english"):
+        if stopwords != "english":
             raise ValueError(f"stopwords must be 'english' or words, got {stopwords!r}")
-        return ENGLISH
-    return sorted({word for entry in stopwords for word in tokenize(entry)})
+        return ENGLISH.split()
+    return sorted({word for entry in stopwords or () for word in tokenize(entry)})
 
 
 class BM25Index:
@@ -79,13 +80,10 @@ class BM25Index:
             raise TypeError("texts must be an iterable of str, not one string")
         words = stopword_list(stopwords)
         settings = json.dumps({"stopwords": words, "stemmer": stemmer})
-        stem = None if stemmer is None else load_stemmer(stemmer)
-        options = (k1, b, words, stem, settings, operator.index(threads))
-        return cls(_core.BM25.build(texts, *options))
+        stem = load_stemmer(stemmer) if stemmer else None
+        return cls(_core.BM25.build(texts, k1, b, words, stem, settings, operator.index(threads)))
 
-    def search(
-        self, queries: Sequence[str], k: int, threads: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Sequence[str], k: int, threads: int = 0) -> Hits:
         """The k best passages of each query, best first; ties go to the lower id.
 
         Returns ids int32 [Q, min(k, N)] and scores float32 of the same shape.  Only passages that
@@ -109,8 +107,6 @@ class BM25Index:
 
         verify: read every byte once and compare the checksum; without, a file that was cut short or
         is foreign is still found, a flipped bit is not.  Raises ValueError for such files.
-        Replace a file in use by save() or a rename only: `cp new old` writes into the mapped pages,
-        and the next search of this process ends in SIGBUS.
         """
         core = _core.BM25.load(path, verify)
         settings = json.loads(core.settings)
@@ -120,11 +116,3 @@ class BM25Index:
 
     def __len__(self) -> int:
         return len(self._core)
-
-    @property
-    def nbytes(self) -> int:
-        return self._core.nbytes
-
-    @property
-    def vocabulary_size(self) -> int:
-        return self._core.vocabulary_size

@@ -1,14 +1,20 @@
-"""DenseIndex: the Python face of dense.hpp.
+"""Vectors: DenseIndex, the Python face of dense.hpp, and HybridIndex, which adds words to them.
 
-Left out: approximate search.  N rows, D width, B queries, k hits a query.
+Left out: approximate search, weighted sums of scores.  N rows, D width, B and Q queries, k hits.
 """
 
 import operator
 import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from retrieval_cpp import _core
+from retrieval_cpp.bm25 import BM25Index, Hits
+
+RRF_K = 60
+DEPTH = 100  # how many candidates each index of a HybridIndex brings, at least
 
 
 def float_matrix(array, what: str) -> np.ndarray:
@@ -30,16 +36,13 @@ class DenseIndex:
         """
         self._core = _core.Dense(float_matrix(vectors, "vectors"), storage, bool(rescore))
 
-    def search(
-        self, queries: np.ndarray, k: int, threads: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int, threads: int = 0) -> Hits:
         """The rows with the k greatest inner products with each query of float32 [B, D].
 
         Returns ids int32 [B, min(k, N)] and scores float32 of the same shape, best first.
         """
-        return self._core.search(
-            float_matrix(queries, "queries"), operator.index(k), operator.index(threads)
-        )
+        queries = float_matrix(queries, "queries")
+        return self._core.search(queries, operator.index(k), operator.index(threads))
 
     def save(self, path: str | bytes | os.PathLike) -> None:
         """As BM25Index.save."""
@@ -55,6 +58,35 @@ class DenseIndex:
     def __len__(self) -> int:
         return len(self._core)
 
-    @property
-    def nbytes(self) -> int:
-        return self._core.nbytes
+
+class HybridIndex:
+    """A BM25Index and a DenseIndex over the same N passages, by reciprocal-rank fusion.
+
+    A passage's score is 1 / (60 + rank) summed over both rankings, which ignores their scores
+    (Cormack, Clarke and Buettcher, SIGIR 2009).  encode: list of Q str -> float32 [Q, D].
+    """
+
+    def __init__(self, bm25: BM25Index, dense: DenseIndex, encode: Callable):
+        if len(bm25) != len(dense):
+            raise ValueError(f"the indexes hold {len(bm25)} and {len(dense)} passages")
+        self.bm25, self.dense, self.encode = bm25, dense, encode
+
+    def search(self, queries: Sequence[str], k: int) -> Hits:
+        """As BM25Index.search, [Q, min(k, N)]; scores are the fused ones."""
+        if operator.index(k) < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        lexical, _ = self.bm25.search(queries, max(DEPTH, k))
+        semantic, _ = self.dense.search(self.encode(queries), max(DEPTH, k))
+        if len(semantic) != len(lexical):
+            raise ValueError(f"encode gave {len(semantic)} vectors for {len(lexical)} queries")
+        shape = (len(queries), min(k, len(self.bm25)))
+        ids, scores = np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32)
+        for q in range(len(queries)):
+            fused = defaultdict(float)
+            for ranking in (lexical[q], semantic[q]):
+                for rank, passage in enumerate(ranking[ranking >= 0].tolist(), start=1):
+                    fused[passage] += 1 / (RRF_K + rank)
+            best = sorted(fused.items(), key=lambda item: (-item[1], item[0]))[:k]
+            for i, (passage, score) in enumerate(best):
+                ids[q, i], scores[q, i] = passage, score
+        return ids, scores

@@ -10,7 +10,7 @@ and after `quota` retrievals only [ANSWER] is left.
 Left out: how actions are chosen (rl/rollout.py). Budgets and passage lengths count tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -66,6 +66,7 @@ class RagEnv:
     passage_tokens: int = 64  # longer passages are cut
     query_budget: int = 32
     answer_budget: int = 16
+    own_reward: Callable[[Episode], float] | None = None  # of an answer, in place of EM + F1
     _passages: WeakKeyDictionary = field(default_factory=WeakKeyDictionary, repr=False)
 
     def __post_init__(self):
@@ -150,6 +151,8 @@ class RagEnv:
         episode.answer = answer
         episode.exact_match = exact_match(answer, accepted)
         episode.f1 = f1_score(answer, accepted)
+        if self.own_reward:
+            return self.own_reward(episode)
         return self.reward.answer(episode.exact_match, episode.f1)
 
     def observe(self, episode: Episode, turn: Turn, tokenizer: Tokenizer) -> None:

@@ -20,7 +20,7 @@ MAY = (
 )
 THIRD_PARTY = {"torch", "tokenizers", "numpy", "safetensors", "tqdm"}
 BUILD = {"setuptools", "pybind11"}  # setup.py alone
-OPTIONAL = {"Stemmer", "pymilvus", "markdown_it", "gguf"}  # inside a function alone
+OPTIONAL = {"Stemmer", "pymilvus", "markdown_it", "gguf", "transformers"}  # inside a function alone
 RETRIEVERS = "rl.runs.retrievers"  # the one module of rl that may import retrieval_cpp
 # The other files of data are a wing, as its packages are.
 DATA_CORE = ("data.world", "data.metrics")

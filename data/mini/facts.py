@@ -1,8 +1,7 @@
-"""The facts of the mini world: who and what exists, what is true of it, and what the corpus will
-hide or contradict.
+"""The facts of the mini world: who and what exists, what is true of it, what the corpus will hide
+or contradict, and the sentences that say so.
 
-First stage of data/mini/generate.py. Left out on purpose: aliases of values, facts with several
-values, dates.
+Left out on purpose: aliases of values, facts with several values, dates.
 """
 
 import json
@@ -11,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 
-from data.mini.text import WORDINGS, WORDS, Wording
+from data.mini.text import FORMS, WORDINGS, WORDS, Wording, capitalized, clause
+from data.world import Passage
 
 WORKS = ("film", "song", "book")
 RULES = json.loads(Path(__file__).with_name("relations.json").read_text(encoding="utf-8"))
@@ -27,40 +26,26 @@ ZIPF = 0.6  # popularity of the popular entities: rank ** -ZIPF
 TAIL_POPULARITY = 1.0
 
 
-class Scale(NamedTuple):
-    """Sizes of a world, a row of sizes.json."""
-
-    entities: dict[str, int]  # by kind
-    popular: int  # entities that questions of every split are about
-    unseen_dev: int  # entities of dev alone
-    unseen_test: int  # of test alone; of train alone: all the others
-    namesakes: int
-    parts: int  # names use the first so many words of each list: the vocabulary grows with it
-    popqa: dict[str, dict[str, int]]  # split -> slice -> questions
-    groups: dict[str, dict]  # split -> what data/mini/groups.py needs
-
-
-_FILE = json.loads(Path(__file__).with_name("sizes.json").read_text(encoding="utf-8"))
-SCALES = {name: Scale(**fields) for name, fields in _FILE.items()}
-
-
 @dataclass
 class Entity:
     kind: str
     name: str
     group: str = "train"  # "popular", "train", "dev" or "test"
     popularity: float = TAIL_POPULARITY
+    trade: str = ""  # of one of two people of a name: texts tell them apart by it
     values: dict[str, str] = field(default_factory=dict)  # relation -> value
 
     def mention(self) -> str:
         """As questions and many passages name it; works with their kind: titles are shared."""
-        if self.kind in WORKS:
-            return f"the {self.kind} {self.name}"
-        return {"city": "the city of ", "team": "the "}.get(self.kind, "") + self.name
+        label = self.kind if self.kind in WORKS else self.trade
+        before = {"city": "the city of ", "team": "the "}.get(self.kind, "")
+        return f"the {label} {self.name}" if label else before + self.name
 
     def short_mention(self) -> str:
         """As the other passages name it, whose title says the rest."""
-        return self.name.split(" ", 1)[1] if self.kind == "person" else f"the {self.kind}"
+        if self.kind == "person" and not self.trade:
+            return self.name.split(" ", 1)[1]
+        return f"the {self.trade or self.kind}"
 
 
 @dataclass
@@ -93,57 +78,58 @@ def full_names(parts: int) -> list[str]:
     return [f"{first} {last}" for first in first_names for last in WORDS["last name"][:parts]]
 
 
-def titles(parts: int) -> list[str]:
-    """All titles of works, without an article."""
-    adjectives, nouns = WORDS["adjective"][:parts], WORDS["noun"][:parts]
-    return [f"{adjective} {noun}" for adjective in adjectives for noun in nouns]
+def titles(parts: int, nouns: Sequence[str] = ()) -> list[str]:
+    """All titles of works, without an article, or names with these nouns."""
+    nouns = nouns or WORDS["noun"][:parts]
+    return [f"{adjective} {noun}" for adjective in WORDS["adjective"][:parts] for noun in nouns]
 
 
-def make_entities(scale: Scale, rng: Random) -> list[Entity]:
+def make_entities(scale: dict, rng: Random) -> list[Entity]:
     """All entities, named and grouped; every group has about the same mix of kinds."""
-    of_works = [rng.choice(("The ", "")) + title for title in titles(scale.parts)]
+    parts = scale["parts"]
+    of_works = [rng.choice(("The ", "")) + title for title in titles(parts)]
     # Works of all kinds draw on three titles per film: one song or book in three shares its title
     # with a film.
-    of_works = rng.sample(of_works, scale.entities["film"] * 3)
-    adjectives = WORDS["adjective"][: scale.parts]
+    of_works = rng.sample(of_works, scale["entities"]["film"] * 3)
     names = {
-        "person": full_names(scale.parts),
+        "person": full_names(parts),
         **dict.fromkeys(WORKS, of_works),
         "city": WORDS["city"],
         "country": WORDS["country"],
-        "team": [f"{adjective} {noun}" for adjective in adjectives for noun in WORDS["team noun"]],
+        "team": titles(parts, WORDS["team noun"]),
     }
     entities = [
         Entity(kind, name)
-        for kind, count in scale.entities.items()
+        for kind, count in scale["entities"].items()
         for name in rng.sample(names[kind], count)
     ]
     order = rng.sample(entities, len(entities))
-    for rank, entity in enumerate(order[: scale.popular], start=1):
+    popular, dev = scale["popular"], scale["popular"] + scale["unseen_dev"]
+    for rank, entity in enumerate(order[:popular], start=1):
         entity.group, entity.popularity = "popular", round(1000 * rank**-ZIPF, 1)
-    unseen = order[scale.popular :][: scale.unseen_dev + scale.unseen_test]
-    for i, entity in enumerate(unseen):
-        entity.group = "dev" if i < scale.unseen_dev else "test"
+    for entity in order[popular:dev]:
+        entity.group = "dev"
+    for entity in order[dev : dev + scale["unseen_test"]]:
+        entity.group = "test"
     return entities
 
 
 def make_facts(entities: list[Entity], rng: Random) -> list[Fact]:
     """Every fact of every entity, with its value and whether passages state or contradict it."""
     _give_values(entities, rng)
+    pairs = [(entity, relation) for entity in entities for relation in entity.values]
     pools = defaultdict(list)  # a value as often as it occurs: errors are as likely as common
-    for entity in entities:
-        for relation, value in entity.values.items():
-            pools[entity.kind, relation].append(value)
+    for entity, relation in pairs:
+        pools[entity.kind, relation].append(entity.values[relation])
     facts = []
-    for entity in entities:
-        for relation, value in entity.values.items():
-            absent_share = ABSENT_POOR if relation in POORLY_COVERED else ABSENT_OTHER
-            present = entity.group == "popular" or rng.random() >= absent_share
-            stale_value = None
-            if rng.random() < (STALE_PRESENT if present else STALE_ABSENT):
-                stale_value = _wrong_value(entity, relation, pools[entity.kind, relation], rng)
-            wording = WORDINGS[entity.kind, relation]
-            facts.append(Fact(entity, value, wording, present, stale_value))
+    for entity, relation in pairs:
+        absent_share = ABSENT_POOR if relation in POORLY_COVERED else ABSENT_OTHER
+        present = entity.group == "popular" or rng.random() >= absent_share
+        stale_value = None
+        if rng.random() < (STALE_PRESENT if present else STALE_ABSENT):
+            stale_value = _wrong_value(entity, relation, pools[entity.kind, relation], rng)
+        wording = WORDINGS[entity.kind, relation]
+        facts.append(Fact(entity, entity.values[relation], wording, present, stale_value))
     return facts
 
 
@@ -169,7 +155,11 @@ def _give_values(entities: list[Entity], rng: Random) -> None:
     for person in people:
         _give_person(person, cities, rng)
     _give_parents(people, rng)
-    credited = {role: _fitting(people, trades) for role, trades in CREDITED.items()}
+    credited = {}
+    for role, trades in CREDITED.items():
+        fitting = [person.name for person in people if person.values["occupation"] in trades]
+        # In a tiny world nobody may have the occupation.
+        credited[role] = fitting if len(fitting) >= 4 else [person.name for person in people]
     places = {"country": [country.name for country in countries]}
     for entity in entities:
         for relation in RELATIONS.get(entity.kind, ()):
@@ -180,13 +170,6 @@ def _give_values(entities: list[Entity], rng: Random) -> None:
                 entity.values[relation] = common_value(entity.kind, relation, places, rng)
     for capital in cities[: len(countries)]:  # the passage on the country's capital would tell
         del capital.values["country"]
-
-
-def _fitting(people: list[Entity], trades: list[str]) -> list[str]:
-    names = [person.name for person in people if person.values["occupation"] in trades]
-    if len(names) < 4:  # in a tiny world nobody may have the occupation
-        return [person.name for person in people]
-    return names
 
 
 def common_value(kind: str, relation: str, places: dict[str, list[str]], rng: Random) -> str:
@@ -215,10 +198,8 @@ def _give_person(person: Entity, cities: list[Entity], rng: Random) -> None:
 def _give_parents(people: list[Entity], rng: Random) -> None:
     """A father of the same surname and a mother of any, neither with the name of an entity."""
     taken = {person.name for person in people}
-    first_used = sorted({name.split()[0] for name in taken})
-    last_used = sorted({name.split()[1] for name in taken})
-    men = [name for name in first_used if name in WORDS["men"]]
-    women = [name for name in first_used if name in WORDS["women"]]
+    first_used, last_used = (sorted({name.split()[i] for name in taken}) for i in (0, 1))
+    men, women = ([n for n in first_used if n in WORDS[sex]] for sex in ("men", "women"))
     for person in people:
         own = [person.name.split()[1]]
         for parent, first_names, last_names in (("father", men, own), ("mother", women, last_used)):
@@ -230,3 +211,40 @@ def _give_parents(people: list[Entity], rng: Random) -> None:
 def skewed(values: Sequence, rng: Random, exponent: float = 0.8):
     """One of the values, the earlier the likelier: guessing the first one is sometimes right."""
     return rng.choices(values, [rank**-exponent for rank in range(1, len(values) + 1)])[0]
+
+
+Draft = tuple[str, str, list[Fact]]  # title and text of a passage, the facts that it is gold for
+
+
+def draft_facts(facts: list[Fact], rng: Random) -> list[Draft]:
+    """A sentence for each present fact and for each stale value."""
+    drafts = []
+    for fact in facts:
+        entity, wording = fact.entity, fact.wording
+        if fact.present:
+            drafts.append((entity.name, state(entity, wording, fact.value, rng), [fact]))
+        if fact.stale_value is not None:
+            stale = state(entity, wording, fact.stale_value, rng, "stale")
+            drafts.append((entity.name, stale, []))
+    return drafts
+
+
+def state(entity: Entity, wording: Wording, value: str, rng: Random, form: str = "truth") -> str:
+    """A sentence about the entity; form "stale" says that the value is no longer right."""
+    # Truths name their subject more often: it alone finds them before it finds a stale passage.
+    named = rng.random() < (0.7 if form == "truth" else 0.2)
+    said = clause(entity.mention() if named else entity.short_mention(), wording, value, rng)
+    ending = rng.choice(FORMS["endings"]) if rng.random() < 0.15 else ""
+    return capitalized(rng.choice(FORMS[form]).format(c=said)) + ending
+
+
+def publish(drafts: list[Draft], prefix: str, rng: Random) -> list[Passage]:
+    """Shuffle and number; tell each fact its passage and which of its keywords are used there."""
+    rng.shuffle(drafts)
+    corpus = [Passage(f"{prefix}{i}", title, text) for i, (title, text, _) in enumerate(drafts)]
+    for passage, (_, text, facts) in zip(corpus, drafts, strict=True):
+        words = set(text.split())
+        for fact in facts:
+            fact.gold_passages = (passage.id,)
+            fact.keywords = tuple(sorted(fact.keywords, key=words.__contains__, reverse=True))
+    return corpus

@@ -7,50 +7,52 @@ learning. Here it does not, because of what the generator puts in on purpose:
 - stale passages that contradict the truth, namesakes, shared titles, easy guesses;
 - questions worded unlike the passages: poor queries, where the right keywords are good ones.
 
-Stages: facts.py -> passages.py -> questions, here those of "popqa"; the other sets are about
-entities of their own (sets.py). Each stage has a random stream of its own, so that a question set
-added later leaves the others as they are. `python -m benchmarks.mini_world` measures what came out.
+Stages: facts -> passages -> questions, here those of "popqa"; the other sets are about entities of
+their own (sets.py). Each stage has a random stream of its own, so that a question set added later
+leaves the others as they are. `python -m benchmarks.mini_world` measures what came out.
 """
 
+import json
 from collections import defaultdict
+from pathlib import Path
 from random import Random
 
-from data.mini.facts import SCALES, Fact, Scale, make_entities, make_facts
-from data.mini.passages import write_passages
+from data.mini.facts import Entity, Fact, draft_facts, make_entities, make_facts, publish, state
 from data.mini.sets import make_sets
 from data.mini.text import questions_about
-from data.world import Question, World, WorldError
+from data.world import Passage, Question, World, WorldError
 
 SPLITS = ("train", "dev", "test")
 SLICES = ("popular", "tail", "absent")
+# name of a world -> its sizes: entities by kind; how many of them are asked about in every split
+# (popular), or in dev or test alone; parts: how many words of each list names are made of, which
+# makes the vocabulary; popqa: rows by split and slice; groups: by split, for the other sets.
+SCALES = json.loads(Path(__file__).with_name("sizes.json").read_text(encoding="utf-8"))
 
 
 class MiniWorld(World):
     """A generated World that remembers its facts, for benchmarks and tests; nothing else may look.
 
-    facts: of the entities that popqa is about; fact_of: id of a question of popqa -> the fact it
-    asks for.
+    facts: of the entities that popqa is about; fact_of: id of a question of popqa -> its fact.
     """
 
-    def __init__(self, *, facts: list[Fact], fact_of: dict[str, Fact], **world):
-        super().__init__(**world)
-        self.facts, self.fact_of = facts, fact_of
+    facts: list[Fact]
+    fact_of: dict[str, Fact]
 
 
 def generate(scale_name: str, seed: int) -> MiniWorld:
     """The world "mini" or "tiny" of this seed, the same on every machine. Raises WorldError."""
     if scale_name not in SCALES:
         raise WorldError(f"no generated world {scale_name!r}; there are: {', '.join(SCALES)}")
-    scale = SCALES[scale_name]
-    facts_rng, passages_rng, questions_rng = (
-        Random(f"{scale_name}/{seed}/{stage}") for stage in ("facts", "passages", "questions")
-    )
-    entities = make_entities(scale, facts_rng)
-    facts = make_facts(entities, facts_rng)
-    corpus = write_passages(facts, scale, passages_rng)
-    questions, fact_of = write_questions(facts, scale, questions_rng)
-    more_passages, more_questions = make_sets(f"{scale_name}/{seed}", scale, entities, facts)
-    return MiniWorld(
+    scale, stream = SCALES[scale_name], f"{scale_name}/{seed}"
+    rng = Random(f"{stream}/facts")
+    entities = make_entities(scale, rng)
+    facts = make_facts(entities, rng)
+    corpus = write_passages(facts, scale["namesakes"], Random(f"{stream}/passages"))
+    asked = write_questions(facts, scale["popqa"], Random(f"{stream}/questions"))
+    more_passages, more_questions = make_sets(stream, scale, entities, facts)
+    questions = {f"popqa.{split}": [row for row, _ in asked[split]] for split in SPLITS}
+    world = MiniWorld(
         name=scale_name if seed == 0 else f"{scale_name}-{seed}",
         corpus=corpus + more_passages,
         questions=questions | more_questions,
@@ -59,42 +61,60 @@ def generate(scale_name: str, seed: int) -> MiniWorld:
         description=f"Fictional encyclopedia generated from seed {seed}",
         license="MIT",
         source="data/mini",
-        facts=facts,
-        fact_of=fact_of,
     )
+    world.facts = facts
+    world.fact_of = {row.id: fact for split in SPLITS for row, fact in asked[split]}
+    return world
+
+
+def write_passages(facts: list[Fact], namesakes: int, rng: Random) -> list[Passage]:
+    """One passage for each present fact, each stale value and each fact of a namesake, shuffled."""
+    drafts = draft_facts(facts, rng)
+    of_person, values = defaultdict(list), defaultdict(list)
+    for fact in facts:
+        if fact.entity.kind == "person" and fact.relation not in ("father", "mother"):
+            of_person[fact.entity.name].append(fact)
+            values[fact.relation].append(fact.value)
+    for name in rng.sample(list(of_person), namesakes):
+        namesake = Entity("person", f"{name} Jr")
+        for fact in rng.sample(of_person[name], 2):
+            value = rng.choice(values[fact.relation])
+            drafts.append((namesake.name, state(namesake, fact.wording, value, rng), []))
+    return publish(drafts, "p", rng)
 
 
 def write_questions(
-    facts: list[Fact], scale: Scale, rng: Random
-) -> tuple[dict[str, list[Question]], dict[str, Fact]]:
-    """The set "popqa" as {"popqa.<split>": questions}, and the fact that each question id asks for.
+    facts: list[Fact], sizes: dict[str, dict[str, int]], rng: Random
+) -> dict[str, list[tuple[Question, Fact]]]:
+    """The set "popqa" by split: each question, and the fact that it asks for.
 
     Popular facts are in every split, in wordings that no other split uses; the others in their
     group's split.
     """
-    candidates = {split: defaultdict(list) for split in SPLITS}
+    candidates = defaultdict(list)  # (split, slice) -> (number among the fact's forms, fact, form)
     for fact in facts:
-        forms = popqa_forms(fact)
+        forms = questions_about(fact.entity.mention(), fact.wording)
         for split, part in _deal(fact, rng.sample(forms, len(forms)), rng).items():
-            candidates[split][fact.slice] += [(turn, fact, form) for turn, form in enumerate(part)]
-    questions, fact_of = {}, {}
+            candidates[split, fact.slice] += [(turn, fact, form) for turn, form in enumerate(part)]
+    asked = {}
     for split in SPLITS:
         chosen = []
         for slice_name in SLICES:
-            rows = candidates[split][slice_name]
-            if split in scale.popqa:
-                rows = _choose(rows, slice_name, scale.popqa[split][slice_name], rng)
+            rows = candidates[split, slice_name]
+            if split in sizes:
+                if slice_name == "popular":  # a sample, weighted as Zipf has it
+                    rows.sort(key=lambda row: -(rng.random() ** (1 / row[1].entity.popularity)))
+                else:  # every fact once before any fact twice
+                    rows.sort(key=lambda row: (row[0], rng.random()))
+                del rows[sizes[split][slice_name] :]
             chosen += rows
         rng.shuffle(chosen)
-        rows = questions[f"popqa.{split}"] = []
+        asked[split] = []
         for number, (_, fact, form) in enumerate(chosen):
-            id = f"{split}{number}"
-            popularity, gold = fact.entity.popularity, fact.gold_passages
-            rows.append(
-                Question(id, form, (fact.value,), fact.slice, fact.relation, popularity, gold)
-            )
-            fact_of[id] = fact
-    return questions, fact_of
+            labels = (fact.slice, fact.relation, fact.entity.popularity, fact.gold_passages)
+            question = Question(f"{split}{number}", form, (fact.value,), *labels)
+            asked[split].append((question, fact))
+    return asked
 
 
 def _deal(fact: Fact, forms: list[str], rng: Random) -> dict[str, list[str]]:
@@ -104,19 +124,3 @@ def _deal(fact: Fact, forms: list[str], rng: Random) -> dict[str, list[str]]:
     if fact.entity.group == "train":
         return {"train": forms[: rng.choice((2, 3))]}
     return {fact.entity.group: forms}
-
-
-Candidate = tuple[int, Fact, str]  # its number among the fact's forms, the fact, the form
-
-
-def _choose(rows: list[Candidate], slice_name: str, count: int, rng: Random) -> list[Candidate]:
-    if slice_name == "popular":  # Zipf-often: a weighted sample without replacement
-        rows.sort(key=lambda row: rng.random() ** (1 / row[1].entity.popularity), reverse=True)
-    else:  # every fact once before any fact twice
-        rows.sort(key=lambda row: (row[0], rng.random()))
-    return rows[:count]
-
-
-def popqa_forms(fact: Fact) -> list[str]:
-    """All wordings of popqa's question for a fact."""
-    return questions_about(fact.entity.mention(), fact.wording)

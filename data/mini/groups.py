@@ -5,14 +5,20 @@ has a group of entities of its own. Values (countries, genres, ...) are shared. 
 corpus; some are contradicted by a passage that says that it is wrong.
 """
 
-from collections.abc import Callable
 from random import Random
-from typing import NamedTuple
 
-from data.mini import text
-from data.mini.facts import RULES, STALE_PRESENT, Entity, Fact, common_value, full_names, titles
-from data.mini.passages import Draft, draft_facts
-from data.mini.text import WORDINGS, WORDS
+from data.mini.facts import (
+    RULES,
+    STALE_PRESENT,
+    Draft,
+    Entity,
+    Fact,
+    common_value,
+    draft_facts,
+    full_names,
+    titles,
+)
+from data.mini.text import WORDINGS, WORDS, capitalized, clause
 
 HOTPOT_CREDITS = ("director", "composer", "author")
 HOTPOT_FACTS = ("occupation", "place of birth", "country")
@@ -21,34 +27,6 @@ CREDIT_RELATIONS = (*HOTPOT_CREDITS, *WIKI_CREDITS)  # whose values are people
 CREDITS, PROFILES = RULES["credits"], RULES["profiles"]  # by kind
 PAIRS = RULES["pairs"]  # kinds that share a name, what is asked about them
 ALIAS, ALIAS_SHARE = "the Republic of ", 0.3  # how passages on pairs write some countries
-
-
-class Homonym(Entity):
-    """One of two people of a name: texts tell them apart by the trade."""
-
-    def mention(self) -> str:
-        return f"the {self.values['occupation']} {self.name}"
-
-    def short_mention(self) -> str:
-        return f"the {self.values['occupation']}"
-
-
-class Group(NamedTuple):
-    """The entities of one split, as their facts."""
-
-    people: list[Fact]
-    works: list[Fact]
-    pairs: list[tuple[Fact, Fact]]  # the same relation of two entities of a name
-    profiles: list[list[Fact]]  # four facts each, in the order of their one passage
-
-    def drafts(self, rng: Random) -> list[Draft]:
-        """The passages: one for each fact and each stale value; one for the facts of a profile."""
-        paired = [fact for pair in self.pairs for fact in pair]
-        drafts = draft_facts([*self.people, *self.works, *paired], rng)
-        for profile in self.profiles:
-            drafts.append(_profile(profile, rng))
-            drafts += [draft for draft in draft_facts(profile, rng) if not draft.facts]
-        return drafts
 
 
 class Names:
@@ -62,86 +40,77 @@ class Names:
         with_article = [rng.choice(("The ", "")) + title for title in rng.sample(free, len(free))]
         self.people = iter(rng.sample(people, len(people)))
         self.titles = iter(with_article)
-        self.cities = [entity.name for entity in entities if entity.kind == "city"]
-        self.countries = [entity.name for entity in entities if entity.kind == "country"]
+        self.places = {
+            "place of birth": [entity.name for entity in entities if entity.kind == "city"],
+            "country": [entity.name for entity in entities if entity.kind == "country"],
+        }
 
 
-def make_group(split: str, sizes: dict[str, int], names: Names, rng: Random) -> Group:
-    """New entities with their facts. sizes: how many of each use, from sizes.json."""
-    people = [next(names.people) for _ in range(sizes["people"])]
-    fact = _fact_maker(people, names, rng)
-    tested = split == "test"
-    of_person = (*HOTPOT_FACTS, "year", *(WIKI_FACTS if tested else ()))
-    of_people = []
-    for name in people:
-        person = Entity("person", name, split)
-        of_people += [fact(person, relation) for relation in of_person]
-    of_works = []
-    for i in range(sizes["works"]):
-        work = Entity(tuple(CREDITS)[i % 3], next(names.titles), split)
-        relations = [name for name in CREDITS[work.kind] if tested or name in HOTPOT_CREDITS]
-        relations += ["genre", "country"] if tested else []
-        of_works += [fact(work, relation) for relation in relations]
-    pairs = []
-    for i in range(sizes["pairs"]):
-        kinds, relations = PAIRS[i % len(PAIRS)]
-        both = _pair(kinds, next(names.people if "person" in kinds else names.titles), split, rng)
-        for relation in relations:
-            first = fact(both[0], relation)
-            pairs.append((first, fact(both[1], relation, other_than=first.value)))
-    for row in (row for pair in pairs for row in pair if row.relation == "country"):
-        if rng.random() < ALIAS_SHARE:
-            row.value = ALIAS + row.value
-    profiles = []
-    for i in range(sizes["profiles"]):
-        kind = tuple(PROFILES)[i % 2]
-        entity = Entity(kind, next(names.people if kind == "person" else names.titles), split)
-        profiles.append([fact(entity, relation) for relation in rng.sample(PROFILES[kind], 4)])
-    return Group(of_people, of_works, pairs, profiles)
+class Group:
+    """The entities of one split, as their facts:
 
-
-def _pair(kinds: list[str], name: str, split: str, rng: Random) -> list[Entity]:
-    """Two entities of one name."""
-    if "person" not in kinds:
-        return [Entity(kind, name, split) for kind in kinds]
-    trades = rng.sample(WORDS["occupation"], 2)
-    return [Homonym("person", name, split, values={"occupation": trade}) for trade in trades]
-
-
-def _fact_maker(people: list[str], names: Names, rng: Random) -> Callable[..., Fact]:
-    """fact(entity, relation, other_than="") draws a value and perhaps a stale one.
-
-    Works are credited to these people, whatever their trade is: a credit gives no trade away.
+    people, works, pairs (the same relation of two entities of a name) and profiles (four facts
+    each, in the order of their one passage).
     """
-    places = {"place of birth": names.cities, "country": names.countries}
 
-    def draw(kind: str, relation: str) -> str:
-        if relation in CREDIT_RELATIONS:
-            return rng.choice(people)
-        if relation == "year":
-            return rng.choice(WORDS["year"])
-        return common_value(kind, relation, places, rng)
+    def __init__(self, split: str, sizes: dict[str, int], names: Names, rng: Random):
+        """New entities. sizes: how many of each use, from sizes.json."""
+        self.names, self.rng = names, rng
+        # Works are credited to them, whatever their trade is: a credit gives no trade away.
+        self.credited = [next(names.people) for _ in range(sizes["people"])]
+        self.people, self.works, self.pairs, self.profiles = [], [], [], []
+        tested = split == "test"
+        for person in (Entity("person", name, split) for name in self.credited):
+            relations = (*HOTPOT_FACTS, "year", *(WIKI_FACTS if tested else ()))
+            self.people += [self._fact(person, relation) for relation in relations]
+        for i in range(sizes["works"]):
+            work = Entity(tuple(CREDITS)[i % 3], next(names.titles), split)
+            relations = [name for name in CREDITS[work.kind] if tested or name in HOTPOT_CREDITS]
+            relations += ["genre", "country"] if tested else []
+            self.works += [self._fact(work, relation) for relation in relations]
+        for i in range(sizes["pairs"]):
+            kinds, relations = PAIRS[i % len(PAIRS)]
+            name = next(names.people if "person" in kinds else names.titles)
+            trades = rng.sample(WORDS["occupation"], 2) if "person" in kinds else ("", "")
+            both = [Entity(kinds[j], name, split, trade=trades[j]) for j in (0, 1)]
+            for relation in relations:
+                first = self._fact(both[0], relation)
+                self.pairs.append((first, self._fact(both[1], relation, first.value)))
+        for row in (row for pair in self.pairs for row in pair if row.relation == "country"):
+            if rng.random() < ALIAS_SHARE:
+                row.value = ALIAS + row.value
+        for i in range(sizes["profiles"]):
+            kind = tuple(PROFILES)[i % 2]
+            entity = Entity(kind, next(names.people if kind == "person" else names.titles), split)
+            order = rng.sample(PROFILES[kind], 4)
+            self.profiles.append([self._fact(entity, relation) for relation in order])
 
-    def draw_other(kind: str, relation: str, than: str) -> str:
-        while (value := draw(kind, relation)) == than:
-            pass
-        return value
-
-    def fact(entity: Entity, relation: str, other_than: str = "") -> Fact:
-        value = draw_other(entity.kind, relation, other_than)
-        stale = rng.random() < STALE_PRESENT
-        stale_value = draw_other(entity.kind, relation, value) if stale else None
+    def _fact(self, entity: Entity, relation: str, other_than: str = "") -> Fact:
+        value = self._value(entity.kind, relation, other_than)
+        stale = self.rng.random() < STALE_PRESENT
+        stale_value = self._value(entity.kind, relation, value) if stale else None
         return Fact(entity, value, WORDINGS[entity.kind, relation], True, stale_value)
 
-    return fact
+    def _value(self, kind: str, relation: str, other_than: str) -> str:
+        value = other_than
+        while value == other_than:
+            if relation in CREDIT_RELATIONS or relation == "year":
+                value = self.rng.choice(WORDS["year"] if relation == "year" else self.credited)
+            else:
+                value = common_value(kind, relation, self.names.places, self.rng)
+        return value
 
-
-def _profile(facts: list[Fact], rng: Random) -> Draft:
-    """One passage of all these facts; questions ask for those in the middle."""
-    entity = facts[0].entity
-    sentences = []
-    for i, fact in enumerate(facts):
-        subject = entity.short_mention() if i else entity.mention()
-        clause = text.clause(subject, fact.wording, fact.value, rng)
-        sentences.append(text.capitalized(clause) + ".")
-    return Draft(entity.name, " ".join(sentences), tuple(facts[1:-1]))
+    def drafts(self, rng: Random) -> list[Draft]:
+        """The passages: one for each fact and each stale value; one for the facts of a profile."""
+        paired = [fact for pair in self.pairs for fact in pair]
+        drafts = draft_facts([*self.people, *self.works, *paired], rng)
+        for profile in self.profiles:
+            entity, sentences = profile[0].entity, []
+            for fact in profile:
+                subject = entity.short_mention() if sentences else entity.mention()
+                said = clause(subject, fact.wording, fact.value, rng)
+                sentences.append(capitalized(said) + ".")
+            # Questions ask for the facts in the middle.
+            drafts.append((entity.name, " ".join(sentences), profile[1:-1]))
+            drafts += [draft for draft in draft_facts(profile, rng) if not draft[2]]
+        return drafts

@@ -1,9 +1,8 @@
 """How the mini world puts things into words: parts of names, values, wordings of every relation.
 
-The words themselves lie in words.json. Names are short parts combined freely (first x last,
-adjective x noun), so that a byte-level BPE of 2,048 entries holds every part as one token and an
-answer is one to three tokens long. All names are fictional. Left out on purpose: other languages,
-irregular grammar.
+Names are short parts combined freely (first x last, adjective x noun), so that a byte-level BPE of
+2,048 entries holds every part as one token and an answer is one to three tokens long. All names are
+fictional. Left out on purpose: other languages, irregular grammar.
 """
 
 import json

@@ -10,20 +10,27 @@ passage that holds an answer for a hit, which is all that such labels could say.
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data.files import normalise
+from data.files import tidy
 from data.metrics import normalize_answer
 from data.prepare.formats import read_corpus, read_questions
+from data.prepare.sets import SPLITS
+from data.records import claim
 from data.world import Passage, Question, WorldError, printable
 
-SPLITS = ("train", "dev", "test")
 DEV_ROWS = 500  # carved from a training set that has no dev set; a tenth of it where that is less
 Splits = dict[str, list[Question]]
+Rank = Callable[[str], object]  # of a normalised question: the lowest go into test and dev
+
+
+def normalise(question: str) -> str:
+    """Two questions are the same when this is: capitals and spaces do not count."""
+    return tidy(question).casefold()
 
 
 def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Splits, list[Passage]]:
@@ -32,17 +39,15 @@ def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Split
     Raises WorldError.
     """
     splits: Splits = {}
-    places: dict[tuple[str, str], str] = {}
+    places: dict[str, dict[str, str]] = {}
     passages: dict[str, Passage] = {}  # by id: the same paragraph comes with several questions
     for split, file in files:
         questions = splits.setdefault(split, [])
-        for where, (question, with_it) in read_questions(set_name, file):
+        for where, (question, with_it) in read_questions(file):
             if not question.id:
                 prefix = f"{set_name}_{split}" if split else set_name
                 question = replace(question, id=f"{prefix}:{len(questions)}")
-            first = places.setdefault((split, question.id), where)
-            if first is not where:
-                raise WorldError(f"{where}: duplicate id {question.id!r}, first at {first}")
+            claim(question.id, where, places.setdefault(split, {}))
             questions.append(question)
             passages |= {passage.id: passage for passage in with_it}
         if not questions:
@@ -50,47 +55,37 @@ def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Split
     return splits, list(passages.values())
 
 
-def arrange(splits: Splits, dev_share: float, test_share: float) -> tuple[Splits, dict[str, int]]:
+def sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def arrange(
+    splits: Splits, dev_share: float, test_share: float, rank: Rank = sha256
+) -> tuple[Splits, dict[str, int]]:
     """Train, dev, test, as far as there are questions; how many were dropped: "train in test"."""
-    if "" in splits:
-        return _split(splits[""], dev_share, test_share), {}
-    splits = dict(splits)
-    dropped = {}
+    splits, dropped = dict(splits), {}
     for less, more in (("train", "test"), ("dev", "test"), ("train", "dev")):
         if less in splits and more in splits:
             others = {normalise(question.question) for question in splits[more]}
             kept = [q for q in splits[less] if normalise(q.question) not in others]
             dropped[f"{less} in {more}"] = len(splits[less]) - len(kept)
             splits[less] = kept
-    if "train" in splits and "dev" not in splits and dev_share:
-        train, order = splits["train"], by_hash(splits["train"])
-        count = min(DEV_ROWS, max(1, len(order) // 10))
-        if len(order) > count:
-            splits["train"] = _among(train, order[count:])
-            splits["dev"] = _among(train, order[:count])
+    whole = "" if "" in splits else "train"
+    questions = splits.pop(whole, [])
+    order = sorted({normalise(question.question) for question in questions}, key=rank)
+    shares = {"test": test_share, "dev": dev_share}
+    if whole == "" and len(order) > 2:
+        counts = {part: max(1, round(shares[part] * len(order))) for part in shares if shares[part]}
+    elif whole == "train" and "dev" not in splits and dev_share and len(order) > 1:
+        counts = {"dev": min(DEV_ROWS, max(1, len(order) // 10))}
+    else:
+        counts = {}
+    parts = itertools.chain.from_iterable([part] * count for part, count in counts.items())
+    part_of = dict(zip(order, parts, strict=False))
+    for question in questions:
+        part = part_of.get(normalise(question.question), "train")
+        splits.setdefault(part, []).append(question)
     return {split: splits[split] for split in SPLITS if splits.get(split)}, dropped
-
-
-def _split(questions: list[Question], dev_share: float, test_share: float) -> Splits:
-    order = by_hash(questions)
-
-    def rows(share: float) -> int:
-        return max(1, round(share * len(order))) if share and len(order) > 2 else 0
-
-    test, dev = rows(test_share), rows(dev_share)
-    keys = {"train": order[test + dev :], "dev": order[test : test + dev], "test": order[:test]}
-    return {split: _among(questions, keys[split]) for split in SPLITS if keys[split]}
-
-
-def by_hash(questions: Iterable[Question]) -> list[str]:
-    """The normalised questions in an order that depends on nothing but their own words."""
-    keys = {normalise(question.question) for question in questions}
-    return sorted(keys, key=lambda key: hashlib.sha256(key.encode()).digest())
-
-
-def _among(questions: Iterable[Question], keys: Iterable[str]) -> list[Question]:
-    keys = set(keys)
-    return [question for question in questions if normalise(question.question) in keys]
 
 
 def contradictions(splits: Splits) -> int:
@@ -107,13 +102,11 @@ def read_corpora(sources: Iterable[Path], words: int) -> tuple[list[Passage], di
 
     Raises WorldError.
     """
-    passages, ids, remarks = [], set(), Counter()
+    passages, places, remarks = [], {}, Counter()
     for source in sources:
         rows = read_corpus(source, words, remarks)
         for where, passage in tqdm(rows, printable(source.name), unit="passage", unit_scale=True):
-            if passage.id in ids:
-                raise WorldError(f"{where}: duplicate id {passage.id!r}")
-            ids.add(passage.id)
+            claim(passage.id, where, places)
             passages.append(passage)
     if not passages:
         raise WorldError(f"{', '.join(map(str, sources))}: the corpus is empty")

@@ -1,20 +1,35 @@
-"""Other people's `config.json`: the Llama, Mistral, Qwen2 and Qwen3 families and their defaults.
+"""Other people's decoders: the Llama, Mistral, Qwen2 and Qwen3 families and their defaults, weights
+whole or in shards.
 
 A sliding window is not computed: the context ends where the window does, up to there both agree.
-Left out on purpose: other architectures, quantised weights, partial rotations, other rope scalings.
+Left out on purpose: other architectures, partial rotations, other rope scalings, pickled weights,
+and quantised ones, but for GGUF files (gguf.py).
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from model.checkpoint import empty_policy, names_in, read_tensors
 from model.config import ARCHITECTURES, Config, check_numbers
 from model.files import CheckpointError, read_json
+from model.policy import Policy
 
-BIASES = {"llama": ("attention_bias", "mlp_bias"), "qwen3": ("attention_bias",)}  # Qwen2: always
+INDEX = "model.safetensors.index.json"
+HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
+HINTS = {  # a name that tells how a file was saved
+    "embed_tokens.weight": "tensors without the prefix 'model.': saved from a model without its"
+    " head; save the AutoModelForCausalLM instead",
+    "_orig_mod.model.embed_tokens.weight": "tensors named '_orig_mod. ...': saved from a compiled"
+    " module; save module._orig_mod instead",
+}
 ONLY = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "quantization_config": None}
+# What a family does not read: it has no such biases (Qwen2's own ones are always there).
+NOT_READ = {"mistral": ("attention_bias", "mlp_bias"), "qwen3": ("mlp_bias",)}
+NOT_READ["qwen2"] = NOT_READ["mistral"]
 
 
 @dataclass(frozen=True)
@@ -49,61 +64,109 @@ class ScaledConfig(Config):
 def read_config(path: Path) -> Config:
     """Config of a `config.json`, ours or theirs. CheckpointError for what is not computed."""
     given = read_json(path)
-    family = given.get("model_type")
-    if str(family) not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise CheckpointError(f"{path}: model_type is {family!r:.40}, expected one of {known}")
     try:
-        return _translate({k: v for k, v in given.items() if v is not None}, family, given)
+        return translate(given)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: missing field {error}") from None
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _translate(given: dict, family: str, raw: dict) -> Config:
-    only = ONLY | dict.fromkeys({"attention_bias", "mlp_bias"} - set(BIASES.get(family, ())), False)
-    for name, ours in only.items():
-        if given.get(name, ours) != ours:
-            raise ValueError(
-                f"{name} = {given[name]!r:.40} is not supported for model_type {family!r} "
-                f"(only {ours!r})"
-            )
-    values = {"tie_word_embeddings": False, "rope_theta": 10000.0, "head_dim": 0}
-    values |= {"attention_bias": False, "mlp_bias": False}
-    if family == "qwen3":
-        values["head_dim"] = 128
+def translate(given: dict) -> Config:
+    """Raises KeyError, ValueError, TypeError."""
+    family = given.get("model_type")
+    if str(family) not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"model_type is {family!r:.40}, expected one of {known}")
+    stated = {name: value for name, value in given.items() if value is not None}
+    for name, ours in (ONLY | dict.fromkeys(NOT_READ.get(family, ()), False)).items():
+        if stated.get(name, ours) != ours:
+            problem = f"is not supported for model_type {family!r} (only {ours!r})"
+            raise ValueError(f"{name} = {stated[name]!r:.40} {problem}")
+    values = {"tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False}
+    values |= {"rope_theta": 10000.0, "head_dim": 128 if family == "qwen3" else 0}
     if family == "llama":
-        values["num_key_value_heads"] = given.get("num_attention_heads")
-    scaling = given.get("rope_scaling")
+        values["num_key_value_heads"] = stated.get("num_attention_heads")
+    rope = given.get("rope_scaling")
     if isinstance(given.get("rope_parameters"), dict):  # transformers 5: theta and scaling in one
-        scaling = given["rope_parameters"]
-        values["rope_theta"] = scaling.get("rope_theta", 10000.0)
-    values |= given | {"rope_scaling": _read_scaling(scaling)}
-    kind = ScaledConfig if values["rope_scaling"] else Config
-    names = [field.name for field in fields(kind)]
-    if missing := [name for name in names if name not in values]:
-        raise ValueError(f"missing field {missing[0]!r}")
+        rope = given["rope_parameters"]
+        values["rope_theta"] = rope.get("rope_theta", 10000.0)
+    values |= stated | {"rope_scaling": read_scaling(rope)}
     # Mistral has a window unless its file says null, the others where they say so.
-    window = raw.get("sliding_window", 4096) if family == "mistral" else None
-    if raw.get("use_sliding_window"):
-        window = raw.get("sliding_window", 4096)
-    if window is not None:
-        if type(window) is not int or window < 1:
-            raise ValueError(f"sliding_window = {window!r:.40} is not a positive whole number")
+    windowed = family == "mistral" or stated.get("use_sliding_window")
+    if windowed and (window := given.get("sliding_window", 4096)) is not None:
         values["max_position_embeddings"] = min(values["max_position_embeddings"], window)
-    return kind(**{name: values[name] for name in names})
+    kind = ScaledConfig if values["rope_scaling"] else Config
+    return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
-def _read_scaling(rope) -> RopeScaling | None:
-    if not isinstance(rope, dict):
-        rope = {} if rope is None else {"rope_type": rope}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default" and rope.get("partial_rotary_factor") in (None, 1.0):
+def read_scaling(rope) -> RopeScaling | None:
+    stated = rope if isinstance(rope, dict) else {}
+    kind = stated.get("rope_type", stated.get("type", "default"))
+    whole = stated.get("partial_rotary_factor") in (None, 1.0)
+    if rope is None or (stated is rope and kind == "default" and whole):
         return None
     if kind != "llama3":
-        raise ValueError(
-            f"rope_scaling = {rope!r:.80} is not supported (only rope_type 'llama3' or none)"
-        )
-    names = [field.name for field in fields(RopeScaling)][:-1]
-    if missing := [name for name in names if name not in rope]:
-        raise ValueError(f"rope_scaling lacks {missing[0]!r}")
-    return RopeScaling(**{name: rope[name] for name in names})
+        problem = "is not supported (only rope_type 'llama3' or none)"
+        raise ValueError(f"rope_scaling = {rope!r:.80} {problem}")
+    given = stated | {"rope_type": kind}
+    return RopeScaling(**{field.name: given[field.name] for field in fields(RopeScaling)})
+
+
+def read_decoder(directory: Path, dtype: torch.dtype | None) -> Policy:
+    """The policy of a directory, its value head still missing. Raises CheckpointError.
+
+    dtype: of the decoder's weights; None keeps bf16 and turns all else into float32.
+    """
+    config, files = read_config(directory / "config.json"), weight_files(directory)
+    found = set().union(*files.values())
+    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")}
+    tied = config.tie_word_embeddings
+    if tied and HEAD in found:  # some writers repeat the embedding here, some keep another head
+        config = replace(config, tie_word_embeddings=False)
+    path = directory / (INDEX if len(files) > 1 else "model.safetensors")
+    for name, problem in HINTS.items():
+        if name in found:
+            raise CheckpointError(f"{path}: {problem}")
+    policy, tensors = empty_policy(config, found, path), {}
+    own = policy.trunk_state()
+    for name in sorted(own.keys() ^ (found - ignored)):
+        kind = "missing" if name in own else "unknown"
+        raise CheckpointError(f"{path}: {kind} tensor {name!r:.200}")
+    for path, names in files.items():
+        wanted = {name: x for name, x in own.items() if name in names}
+        tensors |= read_tensors(path, wanted, dtype, ignored)
+    return filled(policy, tensors, tied)
+
+
+def weight_files(directory: Path) -> dict[Path, set[str]]:
+    """The weight files of a directory with the names of their tensors. Raises CheckpointError."""
+    path, index = directory / "model.safetensors", directory / INDEX
+    if path.exists() or not index.exists():
+        if not path.exists() and (pickled := sorted(directory.glob("*.bin"))):
+            raise CheckpointError(
+                f"{pickled[0]}: pickled weights are not opened; have transformers save them as "
+                "safetensors: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+            )
+        return {path: names_in(path)}
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict):
+        raise CheckpointError(f"{index}: not a readable index of shards (no weight_map)")
+    files: dict[Path, set[str]] = {}
+    for name, shard in sorted(shards.items()):
+        if Path(str(shard)).name != shard or Path(shard).suffix != ".safetensors":
+            raise CheckpointError(f"{index}: the shard {shard!r:.80} is no file of this directory")
+        files.setdefault(directory / shard, set()).add(name)
+    return files
+
+
+def filled(policy: Policy, tensors: dict[str, Tensor], tied: bool) -> Policy:
+    """The policy with these weights, of one type; `tied`: a head that equals the table is none."""
+    if tied and HEAD in tensors and torch.equal(tensors[HEAD], tensors[TABLE]):
+        tensors.pop(HEAD)
+        policy.lm_head = None
+        policy.config = policy.model.config = replace(policy.config, tie_word_embeddings=True)
+    dtype = tensors[TABLE].dtype  # a file of several types: that of the embedding
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    policy.load_state_dict(tensors, strict=False, assign=True)
+    return policy

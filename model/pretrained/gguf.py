@@ -16,7 +16,7 @@ from model.checkpoint import empty_policy
 from model.config import Config
 from model.files import CheckpointError
 from model.policy import Policy
-from model.pretrained.weights import filled
+from model.pretrained.families import filled
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

@@ -22,17 +22,16 @@ from model.files import CheckpointError, read_json
 from model.policy import Policy
 from model.tokenizer import Tokenizer
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TARGETS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALPHA = 2  # alpha / r: the correction's scale
 
 
-class LoRALinear(nn.Linear):
+class LoRALinear(nn.Module):
     """A frozen nn.Linear and its correction; B starts at 0: no change before the first step."""
 
     def __init__(self, base: nn.Linear, rank: int):
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = base.in_features, base.out_features
+        super().__init__()
         self.weight, self.bias = base.weight, base.bias
         new = {"bias": False, "device": base.weight.device, "dtype": torch.float32}
         self.lora_A = nn.Linear(base.in_features, rank, **new)
@@ -41,7 +40,7 @@ class LoRALinear(nn.Linear):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
+        y = F.linear(x, self.weight, self.bias)
         correction = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
         return y + ALPHA * correction.to(y.dtype)
 
@@ -143,31 +142,33 @@ def save_policy(
     directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict, base: Path | None = None
 ) -> None:
     """As model.save_policy, adapters merged; with a `base`, adapters alone over that checkpoint."""
-    if base:
-        write = partial(save_adapters, policy, base)
-        checkpoint.save_policy(directory, policy, tokenizer, run, write)
-    else:
-        checkpoint.save_policy(directory, merged(policy), tokenizer, run)
+    write = partial(save_adapters, policy, base) if base else None
+    checkpoint.save_policy(directory, policy if base else merged(policy), tokenizer, run, write)
+
+
+def adapter_config(rank: int) -> dict:
+    """What peft's adapter_config.json says of every adapter that is computed here."""
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": ALPHA * rank,
+        "target_modules": TARGETS,
+        "bias": "none",
+        "use_dora": False,
+        "use_rslora": False,
+        "modules_to_save": None,
+    }
 
 
 def save_adapters(policy: nn.Module, base: Path, folder: Path) -> None:
     """adapter_model.safetensors and adapter_config.json over the checkpoint directory `base`."""
-    modules = adapted(policy).items()
-    rank = next(m.lora_A.out_features for _, m in modules if isinstance(m, LoRALinear))
-    rows = {
-        name.rpartition(".")[2]: module.ids.tolist()
-        for name, module in modules
-        if isinstance(module, TrainedRows)
-    }
-    fields = {
-        "peft_type": "LORA",
+    rank = policy.model.layers[0].self_attn.q_proj.lora_A.out_features
+    tables = {"embed_tokens": policy.model.embed_tokens, "lm_head": policy.lm_head}
+    trained = {k: table for k, table in tables.items() if isinstance(table, TrainedRows)}
+    rows = {name: table.ids.tolist() for name, table in trained.items()}
+    fields = adapter_config(rank) | {
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": str(base.resolve()),
-        "r": rank,
-        "lora_alpha": ALPHA * rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": list(TARGETS),
         "trainable_token_indices": rows or None,
         "inference_mode": True,
     }
@@ -185,17 +186,12 @@ def read_adapter_config(directory: Path) -> tuple[Path, int, list[int]]:
     sound = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)
     if type(rank) is not int or not 0 < rank < 2**16 or not sound:
         raise CheckpointError(f"{path}: not a readable adapter_config.json (r = {rank!r:.40})")
-    expected = {"peft_type": "LORA", "bias": "none", "lora_alpha": ALPHA * rank}
-    expected |= {"use_dora": False, "use_rslora": False, "modules_to_save": None}
-    odd = [name for name, value in expected.items() if fields.get(name, value) != value]
-    targets = fields.get("target_modules")
-    if not isinstance(targets, list) or sorted(map(str, targets)) != sorted(TARGETS):
-        odd.append("target_modules")
-    if odd:
-        raise CheckpointError(
-            f"{path}: {odd[0]} = {fields.get(odd[0])!r:.80} is not supported; "
-            "merge the adapter with peft first"
-        )
+    targets = fields.get("target_modules")  # in any order
+    fields["target_modules"] = sorted(map(str, targets)) if isinstance(targets, list) else targets
+    for name, value in adapter_config(rank).items():
+        if fields.get(name, value) != value:
+            problem = f"{name} = {fields.get(name)!r:.80} is not supported"
+            raise CheckpointError(f"{path}: {problem}; merge the adapter with peft first")
     for folder in (directory / base.name, directory.resolve().parent / base.name):
         if (folder / "config.json").is_file():
             return folder, rank, ids

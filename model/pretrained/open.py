@@ -15,9 +15,9 @@ from model.checkpoint import complete, existing, read_companions
 from model.files import CheckpointError
 from model.policy import Policy
 from model.pretrained import lora
+from model.pretrained.families import read_decoder
 from model.pretrained.gguf import open_gguf
 from model.pretrained.tokens import adapt_tokenizer, add_tokens, check_tokenizer
-from model.pretrained.weights import read_decoder
 from model.tokenizer import Tokenizer
 
 

@@ -71,23 +71,18 @@ def add_tokens(backend: Backend, declared: dict[str, str]) -> tuple[Tokenizer, l
 
 def declared_tokens(directory: Path, backend: Backend) -> dict[str, str]:
     """Role -> the token that a checkpoint's files give it; tokenizer_config.json knows best."""
+    added = backend.get_added_tokens_decoder()
+    special = {i: token.content for i, token in added.items() if token.special}
     found: dict[str, str] = {}
     for path in (directory / name for name in (CONFIG, "config.json", "generation_config.json")):
         fields = read_json(path) if path.exists() else {}
         for role in ROLES:
-            token = _named(fields.get(role)) or _numbered(fields.get(f"{role}_id"), backend)
+            named, ids = fields.get(role), fields.get(f"{role}_id")
+            named = named.get("content") if isinstance(named, dict) else named
+            first = ids[0] if isinstance(ids, list) and ids else ids
+            # An id that is no special token is a default that nobody meant.
+            numbered = special.get(first) if isinstance(first, int) else None
+            token = named if isinstance(named, str) else numbered
             if token is not None and backend.token_to_id(token) is not None:
                 found.setdefault(role, token)
     return found
-
-
-def _named(token) -> str | None:
-    token = token.get("content") if isinstance(token, dict) else token
-    return token if isinstance(token, str) else None
-
-
-def _numbered(ids, backend: Backend) -> str | None:
-    """An id that is no special token is a default that nobody meant."""
-    first = ids[0] if isinstance(ids, list) and ids else ids
-    token = backend.get_added_tokens_decoder().get(first) if isinstance(first, int) else None
-    return token.content if token and token.special else None

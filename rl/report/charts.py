@@ -1,66 +1,56 @@
-"""Charts and tables as hand-written SVG and HTML: lines, points with intervals, a legend.
+"""Charts as SVG, without a library: training curves, the threshold sweep, calibration.
 
-Colours and strokes are classes of page.template.html. Labels, titles and notes are escaped here;
-cells of tables are HTML. Left out: anything interactive, logarithmic axes, filled shapes.
+A chart has lines, points with intervals, and a legend below. Colours and strokes are classes, which
+page.template.html and docs/figures.py style. Left out: anything interactive, logarithmic axes.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
 
-# Of the drawing, and what is left free around the plot (user units of the SVG).
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 224, 46, 12, 10, 38
+from rl.report.evaluation import DIRECT, RETRIEVE, Results, own_decisions, read_lines
+from rl.report.summary import calibration
+
+# The drawing (user units of the SVG), what is left free around the plot, a line of the legend.
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, LINE = 360, 244, 46, 12, 28, 40, 16
 COLORS = 6  # classes c0 ... c5
 
 
 class Line(NamedTuple):
     label: str
-    points: list[tuple]  # (x, y) or (x, y, low, high)
-    color: int
-    kind: str = "line"  # "line", "faint" (behind, no markers), "dashed" or "dots" (no line)
-    last: bool = True  # whether the legend prints the last value
-    mark: str = ""  # a short text above each point, and before the label in the legend
-
-    @property
-    def shade(self) -> str:
-        return f"c{self.color % COLORS}"
+    points: Sequence[tuple]  # (x, y) or (x, y, low, high)
+    kind: str = "line"  # "line", "faint" (behind, no markers), "dashed" or "dots" (numbered points)
 
 
-class Axis(NamedTuple):
-    label: str
-    unit: str = ""  # after each printed number
-    digits: int = 1
-    least: float | None = None
-    most: float | None = None
+class Scale(NamedTuple):
+    """Data from `low` to `high` -> places in the drawing."""
 
-    def text(self, value: float) -> str:
-        return f"{value:.{self.digits}f}{self.unit}"
+    low: float
+    high: float
+    start: float
+    end: float
 
-    def range(self, values: Sequence[float]) -> tuple[float, float]:
-        low, high = min(values), max(values)
-        margin = 0.06 * (high - low) or 0.5
-        least = low - margin if self.least is None else self.least
-        return least, high + margin if self.most is None else self.most
+    def __call__(self, value: float) -> float:
+        return float(np.interp(value, (self.low, self.high), (self.start, self.end)))
+
+    @classmethod
+    def of(cls, values: Sequence[float], start: float, end: float) -> "Scale":
+        margin = 0.06 * round(max(values) - min(values), 9) or 0.5
+        return cls(min(values) - margin, max(values) + margin, start, end)
 
 
-class Frame(NamedTuple):
-    """Two axes and what they show: data -> places in the drawing."""
-
-    x: Axis
-    y: Axis
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
-
-    def at_x(self, value: float) -> float:
-        low, high = self.x_range
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
-
-    def at_y(self, value: float) -> float:
-        low, high = self.y_range
-        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+def add(parent: Element, tag: str, text: str = "", **attributes) -> Element:
+    """A new child; floats get one decimal, `class_` is class, `text_anchor` text-anchor."""
+    given = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
+    shown = {k: f"{v:.1f}" if isinstance(v, float) else str(v) for k, v in given.items()}
+    child = SubElement(parent, tag, shown)
+    child.text = text
+    return child
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -72,110 +62,111 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def chart(title: str, lines: Sequence[Line], x: Axis, y: Axis, note: str = "") -> str:
-    """A figure with its legend; "" without a point to draw."""
-    lines = known(lines)
-    if not lines:
-        return ""
-    legend = "".join(legend_entry(line, y) for line in lines)
-    note = f'<p class="note">{escape(note)}</p>' if note else ""
-    return (
-        f"<figure><figcaption>{escape(title)}</figcaption>{drawing(title, lines, x, y)}"
-        f'<ul class="legend">{legend}</ul>{note}</figure>'
+def chart(title: str, lines: Sequence[Line], x: str, y: str) -> Element:
+    """An <svg> of lines that have points; x, y: labels of the axes."""
+    view = f"0 0 {WIDTH} {HEIGHT + LINE * len(lines)}"
+    svg = Element(
+        "svg", {"viewBox": view, "role": "img", "aria-label": f"{title}: {y} against {x}"}
     )
+    points = [p for line in lines for p in line.points]
+    at_x = Scale.of([p[0] for p in points], LEFT, WIDTH - RIGHT)
+    at_y = Scale.of([v for p in points for v in p[1:]], HEIGHT - BOTTOM, TOP)
+    add(svg, "text", title, class_="title", x=0, y=14)
+    draw_axes(svg, x, y, at_x, at_y)
+    for number, line in sorted(enumerate(lines), key=lambda pair: pair[1].kind != "faint"):
+        shade, below = f"c{number % COLORS}", HEIGHT + LINE * number
+        path = " ".join(f"{at_x(p[0]):.1f},{at_y(p[1]):.1f}" for p in line.points)
+        for drawn in (path, f"{LEFT},{below} {LEFT + 20},{below}"):
+            add(svg, "polyline", class_=f"{shade} {line.kind}", points=drawn)
+        mark = f"{number} " if line.kind == "dots" else ""
+        add(svg, "text", mark + line.label, x=LEFT + 26, y=below + 4)
+        if line.kind != "faint" and len(line.points) <= 40:
+            for point in line.points:
+                draw_point(svg, point, at_x, at_y, shade, line.label, mark)
+    return svg
 
 
-def known(lines: Sequence[Line]) -> list[Line]:
-    """The lines without points that hold a NaN or None; lines without other points are left out."""
-    kept = []
-    for line in lines:
-        points = [p for p in line.points if all(v is not None and math.isfinite(v) for v in p)]
-        kept += [line._replace(points=points)] if points else []
-    return kept
+def draw_axes(svg: Element, x: str, y: str, at_x: Scale, at_y: Scale) -> None:
+    for value in ticks(at_y.low, at_y.high):
+        at = at_y(value)
+        add(svg, "line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at)
+        add(svg, "text", f"{value:g}", text_anchor="end", x=LEFT - 6, y=at + 3.5)
+    for value in ticks(at_x.low, at_x.high):
+        below = HEIGHT - BOTTOM + 14
+        add(svg, "text", f"{value:g}", text_anchor="middle", x=at_x(value), y=below)
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    add(svg, "text", x, text_anchor="middle", x=middle, y=HEIGHT - 13)
+    turned = f"translate(11 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"
+    add(svg, "text", y, text_anchor="middle", transform=turned)
 
 
-def drawing(title: str, lines: Sequence[Line], x: Axis, y: Axis) -> str:
-    """The <svg> alone."""
-    xs = [p[0] for line in lines for p in line.points]
-    ys = [v for line in lines for p in line.points for v in p[1:]]
-    frame = Frame(x, y, x.range(xs), y.range(ys))
-    behind_first = sorted(lines, key=lambda line: line.kind != "faint")
-    label = escape(f"{title}: {y.label} against {x.label}")
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
-        + axes(frame)
-        + "".join(stroke(line, frame) + markers(line, frame) for line in behind_first)
-        + "</svg>"
-    )
+def draw_point(
+    svg: Element, point: tuple, at_x: Scale, at_y: Scale, shade: str, label: str, mark: str
+) -> None:
+    x, y = at_x(point[0]), at_y(point[1])
+    told = f"{label}: {point[1]:.3g} at {point[0]:.3g}"
+    if len(point) == 4:
+        told += f", interval {point[2]:.3g} to {point[3]:.3g}"
+        low, high = map(at_y, point[2:])
+        add(svg, "line", class_=f"{shade} whisker", x1=x, x2=x, y1=low, y2=high)
+    add(add(svg, "circle", class_=shade, r=3, cx=x, cy=y), "title", told)
+    if mark:
+        add(svg, "text", mark, text_anchor="middle", x=x, y=y - 6)
 
 
-def axes(frame: Frame) -> str:
-    x, y, parts = frame.x, frame.y, []
-    for value in ticks(*frame.y_range):
-        at = frame.at_y(value)
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-            f'<text text-anchor="end" x="{LEFT - 6}" y="{at + 3.5:.1f}">{value:g}</text>'
-        )
-    below = HEIGHT - BOTTOM + 15
-    parts += [
-        f'<text text-anchor="middle" x="{frame.at_x(value):.1f}" y="{below}">{value:g}</text>'
-        for value in ticks(*frame.x_range)
-    ]
-    middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(
-        f'<text text-anchor="middle" x="{middle_x}" y="{HEIGHT - 6}">{escape(x.label)}</text>'
-        f'<text text-anchor="middle" transform="translate(11 {middle_y}) rotate(-90)">'
-        f"{escape(y.label)}</text>"
-    )
-    return "".join(parts)
+def figures(charts: Iterable[Element]) -> str:
+    """HTML: side by side, as many as fit."""
+    drawn = [f"<figure>{tostring(svg, encoding='unicode')}</figure>" for svg in charts]
+    return f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
 
 
-def stroke(line: Line, frame: Frame) -> str:
-    if line.kind == "dots":
+# -------------------------------------------------------------------------------- what is drawn
+
+TRAINING = (  # title, y axis, figures of metrics.jsonl (docs/metrics.md); "dev x" is greedy on dev
+    ("Reward", "per question", ["reward_policy", "dev reward"]),
+    ("Exact match", "share", ["dev em"]),
+    ("Retrieval", "share, probability", ["p_retrieve", "dev retrieval"]),
+    ("Hit", "share of the retrieved", ["hit", "dev hit"]),
+    ("KL to the warm-up", "nats per episode", ["kl", "k3"]),
+    ("Value head", "explained variance", ["ev_all", "ev_oracle_all"]),
+    ("Loss", "nats per learnt token", ["loss"]),
+)
+
+
+def training(checkpoint: Path) -> str:
+    """HTML: the curves of the run that made a checkpoint, its best/ or its read/; "" without a
+    log. Raises UsageError on a damaged one."""
+    folders = [d for d in (checkpoint, checkpoint.parent) if (d / "metrics.jsonl").exists()]
+    if not folders:
         return ""
-    path = " ".join(f"{frame.at_x(p[0]):.1f},{frame.at_y(p[1]):.1f}" for p in line.points)
-    return f'<polyline class="{line.shade} {line.kind}" points="{path}"/>'
+    drawn = training_charts(read_lines(folders[0] / "metrics.jsonl"))
+    return f"<h3>{escape(str(folders[0]))}</h3>{figures(drawn.values())}"
 
 
-def markers(line: Line, frame: Frame) -> str:
-    """A circle for each point, with its value as its title; none where they would run together."""
-    if line.kind == "faint" or len(line.points) > 40:
-        return ""
-    x, y, parts = frame.x, frame.y, []
-    radius = 4 if line.kind == "dots" else 2.6
-    for point in line.points:
-        at, height, interval = frame.at_x(point[0]), frame.at_y(point[1]), ""
-        if len(point) == 4:
-            low, high = point[2:]
-            interval = f" [{y.text(low)}, {y.text(high)}]"
-            parts.append(
-                f'<line class="{line.shade} whisker" x1="{at:.1f}" x2="{at:.1f}"'
-                f' y1="{frame.at_y(low):.1f}" y2="{frame.at_y(high):.1f}"/>'
-            )
-        where = f"{x.label} {x.text(point[0])}"
-        title = escape(f"{line.label}: {y.text(point[1])}{interval} at {where}")
-        parts.append(
-            f'<circle class="{line.shade}" r="{radius}" cx="{at:.1f}" cy="{height:.1f}">'
-            f"<title>{title}</title></circle>"
-        )
-        if line.mark:
-            parts.append(
-                f'<text text-anchor="middle" x="{at:.1f}" y="{height - 7:.1f}">'
-                f"{escape(line.mark)}</text>"
-            )
-    return "".join(parts)
-
-
-def legend_entry(line: Line, y: Axis) -> str:
-    value = f" <b>{escape(y.text(line.points[-1][1]))}</b>" if line.last else ""
-    label = escape(f"{line.mark} {line.label}".strip())
-    return f'<li><span class="swatch {line.shade} {line.kind}"></span>{label}{value}</li>'
-
-
-def grid(charts: Iterable[str], kind: str = "") -> str:
-    """Side by side, as many as fit; kind "wide": at most two."""
-    return f'<div class="charts {kind}">{"".join(charts)}</div>'
+def training_charts(log: Sequence[dict]) -> dict[str, Element]:
+    """Charts by title, from the lines of a metrics.jsonl; those without a point are left out."""
+    points: dict[str, list[tuple]] = {}
+    slices: list[str] = []
+    for number, line in enumerate(log):
+        dev = line.get("dev", {})
+        found = line | {f"dev {name}": value for name, value in dev.get("greedy", {}).items()}
+        rates = {f"dev {s}": f["retrieval"] for s, f in dev.get("greedy_slices", {}).items()}
+        slices += [name for name in rates if name not in slices]
+        for name, value in (found | rates).items():
+            if isinstance(value, (int, float)):
+                points.setdefault(name, []).append((line.get("iteration", number), value))
+    charts = {}
+    for title, y, names in TRAINING:
+        lines = []
+        for name in [*names, *(slices if title == "Retrieval" else [])]:
+            if name in points:
+                label = f"{name}: {points[name][-1][1]:.3f} at the end"
+                kind = "line" if title == "Loss" or name.startswith("dev") else "faint"
+                kind = "dashed" if name in slices else kind
+                lines.append(Line(label, thin(points[name]), kind))
+        if lines:
+            charts[title] = chart(title, lines, "iteration or step", y)
+    return charts
 
 
 def thin(points: list[tuple], most: int = 150) -> list[tuple]:
@@ -184,26 +175,25 @@ def thin(points: list[tuple], most: int = 150) -> list[tuple]:
     return [tuple(np.mean(points[i : i + size], axis=0)) for i in range(0, len(points), size)]
 
 
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def sweep_charts(name: str, sweep: dict) -> list[Element]:
+    """EM and reward against retrieval: every threshold as a line, each row of the table a point."""
+    charts = []
+    for figure in ("em", "reward"):
+        curve = [(m["retrieval"], m[figure]) for m in sweep["curve"]]
+        lines = [Line("every threshold on P([RETRIEVE])", curve)]
+        for row, m in sweep["points"].items():
+            lines.append(Line(row, [(m["retrieval"], m[figure])], "dots"))
+        charts.append(chart(name, lines, "retrieval", figure))
+    return charts
 
 
-def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The cells are HTML; the first of each row is its heading."""
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    )
-    top = "".join(f'<th scope="col">{h}</th>' for h in head)
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{top}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def interval(mean: float, low: float, high: float, text: Callable[[float], str]) -> str:
-    """A difference with its interval, coloured where 0 lies outside."""
-    kind = "even"
-    if low > 0 or high < 0:
-        kind = "up" if low > 0 else "down"
-    return f'<span class="{kind}"><b>{text(mean)}</b> [{text(low)}, {text(high)}]</span>'
+def calibration_charts(results: Results) -> list[Element]:
+    """How well P([RETRIEVE]) foretells what retrieving is worth, from the rows that hold both
+    branches of each question. A good decision crosses 0 at .5."""
+    lines = []
+    for checkpoint in own_decisions(results):
+        both = [results.get((checkpoint, row)) for row in (DIRECT, RETRIEVE)]
+        if all(both):
+            lines.append(Line(checkpoint, calibration(*(result.episodes for result in both))))
+    title = "Reward of retrieving minus answering at once"
+    return [chart(title, lines, "P([RETRIEVE])", "mean and 95 % interval")] if lines else []

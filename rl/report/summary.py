@@ -1,10 +1,10 @@
 """Episodes -> figures. Pure: no file, no model. Fractions, not percent.
 
 Every figure is a mean over episodes; one over nothing (hit@k without any retrieval) is NaN.
-Left out: where episodes come from (results.py), how figures are drawn (page.py).
+Left out: where episodes come from (evaluation.py), how figures are shown (text.py, charts.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from rl.episode import Episode, Part
 
 METRICS = ("em", "f1", "retrieval", "queries", "calls", "hit", "reward", "malformed", "p_retrieve")
 COLUMNS = ("rows", *METRICS)
+THRESHOLDS = [i / 10 for i in range(11)]  # on P([RETRIEVE]), of the sweep's table
 
 
 def mean(values: Sequence[float]) -> float:
@@ -47,48 +48,42 @@ def policy_calls(episode: Episode) -> int:
     return sum(now and not earlier for now, earlier in zip(texts, before, strict=False))
 
 
-def calibration(
-    direct: Sequence[Episode], retrieved: Sequence[Episode], bins: int = 10
-) -> list[tuple[float, int, int, float]]:
-    """(mean P([RETRIEVE]), questions, how many of them retrieving earned more for, mean gain in
-    reward) per bin of P([RETRIEVE]), from both branches of the same questions."""
-    found: dict[int, list[tuple[float, float]]] = {}
-    for a, b in zip(direct, retrieved, strict=True):
-        place = min(bins - 1, int(bins * a.p_retrieve))
-        found.setdefault(place, []).append((a.p_retrieve, b.reward - a.reward))
-    rows = []
-    for _, pairs in sorted(found.items()):
-        gains = [gain for _, gain in pairs]
-        rows.append(
-            (mean([p for p, _ in pairs]), len(pairs), sum(g > 0 for g in gains), mean(gains))
-        )
-    return rows
-
-
 def by_slice(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
     """summarize per slice, in order of first appearance; {} in a world without slices."""
     names = dict.fromkeys(e.question.slice for e in episodes if e.question.slice is not None)
     return {name: summarize([e for e in episodes if e.question.slice == name]) for name in names}
 
 
-def collapsed(retrieval: Sequence[float]) -> bool:
-    """Whether nothing is left of the decision: above 95 % or below 5 % retrieval on every slice."""
-    return min(retrieval) > 0.95 or max(retrieval) < 0.05
+def calibration(
+    direct: Sequence[Episode], retrieved: Sequence[Episode], bins: int = 10
+) -> list[tuple[float, float, float, float]]:
+    """(mean P([RETRIEVE]), mean gain in reward of retrieving, and its 95 % interval, normal
+    approximation) per bin of P([RETRIEVE]), from both branches of the same questions."""
+    p = np.array([e.p_retrieve for e in direct])
+    gains = np.array([b.reward - a.reward for a, b in zip(direct, retrieved, strict=True)])
+    place = np.minimum(bins - 1, (bins * p).astype(int))
+    points = []
+    for i in np.unique(place):
+        gain = gains[place == i]
+        half = 1.96 * gain.std() / len(gain) ** 0.5
+        points.append((mean(p[place == i]), mean(gain), mean(gain) - half, mean(gain) + half))
+    return points
 
 
-def paired_interval(
-    a: Sequence[float], b: Sequence[float], seed: int = 0, draws: int = 2000
-) -> tuple[float, float, float]:
+# ------------------------------------------------------------------------------------- intervals
+
+
+def paired_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     """Mean of a - b over the same questions and its 95 % bootstrap interval (percentile method)."""
-    return stratified_interval([(a, b)], seed, draws)
+    return stratified_interval([(a, b)])
 
 
 def stratified_interval(
-    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0, draws: int = 2000
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], draws: int = 2000
 ) -> tuple[float, float, float]:
     """paired_interval over question sets of equal weight; each set is resampled by itself."""
     differences = [np.asarray(a) - np.asarray(b) for a, b in pairs]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means = [
         np.mean([d[rng.integers(0, len(d), len(d))].mean() for d in differences])
         for _ in range(draws)
@@ -97,17 +92,36 @@ def stratified_interval(
     return float(np.mean([d.mean() for d in differences])), float(low), float(high)
 
 
-def table(rows: Sequence[tuple[str, dict[str, float]]], columns: Sequence[str]) -> str:
-    """Plain text: a label and the chosen columns; counts as integers, rates with three digits."""
-    width = max(len(label) for label, _ in rows)
-    lines = [" " * width + "".join(f"{c:>11}" for c in columns)]
-    for label, figures in rows:
-        cells = [figures.get(c, float("nan")) for c in columns]
-        lines.append(f"{label:<{width}}" + "".join(f"{cell(value):>11}" for value in cells))
-    return "\n".join(lines)
+# ------------------------------------------------------------------------------------- the sweep
 
 
-def cell(value: float) -> str:
-    if isinstance(value, int):
-        return str(value)
-    return "-" if value != value else f"{value:.3f}"
+def mixed(direct: Sequence[Episode], retrieved: Sequence[Episode]) -> dict[float, list[Episode]]:
+    """threshold -> what it plays: the branch of each question that its P([RETRIEVE]) picks.
+
+    Where a question is retrieved for at most once, the two forced rollouts hold what any threshold
+    would have played."""
+    p = sorted(e.p_retrieve for e in direct)
+    steps = {p[len(p) * i // 100] for i in range(100)}  # about 1 % of the questions each
+    return {
+        t: [b if b.p_retrieve > t else a for a, b in zip(direct, retrieved, strict=True)]
+        for t in sorted({*THRESHOLDS, *steps})
+    }
+
+
+def sweep(
+    played: dict[str, list[Episode]], direct: str, retrieved: str, replay: Callable | None
+) -> dict:
+    """{"points": {row: figures}, "curve": [{"threshold": t, figures}, ...]}.
+
+    played: row of the table -> its episodes; `direct` and `retrieved` name the two forced rows.
+    replay: threshold -> episodes, where a quota above 1 asks for it, as such a policy decides again
+    after each retrieval; else None.
+    """
+    branches = played[direct], played[retrieved]
+    at = {t: replay(t) for t in THRESHOLDS} if replay else mixed(*branches)
+    better = [max(pair, key=lambda e: e.reward) for pair in zip(*branches, strict=True)]
+    rows = {**played, "better branch of each question": better}
+    return {
+        "points": {row: summarize(episodes) for row, episodes in rows.items()},
+        "curve": [{"threshold": t, **summarize(episodes)} for t, episodes in at.items()],
+    }

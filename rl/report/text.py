@@ -1,75 +1,123 @@
-"""Episodes as a person, or another program, reads them on the terminal.
+"""What a person, or another program, reads on the terminal and on pages: tables, episodes, answers.
 
-What data holds may have been written by anyone: control characters never reach a terminal.
+What data holds may have been written by anyone: control characters never reach a terminal, markup
+never a page. Tables are Markdown on a terminal and in files, HTML on a page.
 """
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from typing import NamedTuple
 
-from data.world import Question
-from rl.episode import Episode
-from rl.report.results import OWN
-from rl.report.summary import COLUMNS, by_slice, paired_interval, summarize, table
+from data.world import Question, printable
+from rl.report.evaluation import OWN, Results, own_decisions
+from rl.report.summary import COLUMNS, THRESHOLDS, paired_interval
 from rl.runs.flags import UsageError
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+class Table(NamedTuple):
+    title: str
+    head: Sequence[str]
+    rows: list[Sequence[str]]
+
+    def markdown(self) -> str:
+        lines = [self.head, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rule = ["-" * width for width in widths]
+        text = [
+            "| " + " | ".join(map(str.ljust, line, widths)) + " |"
+            for line in (self.head, rule, *self.rows)
+        ]
+        return "\n".join([f"## {self.title}\n", *text, ""])
+
+    def html(self) -> str:
+        """The first cell of each row is its heading."""
+        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in self.head)
+        body = ""
+        for first, *rest in self.rows:
+            cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+            body += f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>'
+        return (
+            f'<h3>{escape(self.title)}</h3><div class="scroll" tabindex="0"><table>'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
 
 
-def comparison(episodes: dict[tuple[str, str], Sequence[Episode]]) -> str:
-    """Tables of (checkpoint, row) -> episodes: all rows, the own decisions per slice, and the
-    last checkpoint's reward minus the others'."""
-    text = table([(f"{c}: {row}", summarize(e)) for (c, row), e in episodes.items()], COLUMNS)
-    own = {c: e for (c, row), e in episodes.items() if row == OWN}
-    slices = {c: by_slice(e) for c, e in own.items()}
-    names = dict.fromkeys(name for parts in slices.values() for name in parts)
-    rows = [(f"{c}: {name}", parts[name]) for name in names for c, parts in slices.items()]
+def cell(value: float | None) -> str:
+    """Counts as integers, rates with three digits, "-" for a figure over nothing."""
+    if value is None or value != value:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def interval(values: Sequence[float]) -> str:
+    """A difference with its interval."""
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*values)
+
+
+def rows_of(figures: dict[str, dict]) -> list[list[str]]:
+    return [[label, *(cell(m[name]) for name in COLUMNS)] for label, m in figures.items()]
+
+
+def comparison(results: Results) -> list[Table]:
+    """All rows; the own decisions per slice; the last checkpoint's own decisions minus each row."""
+    own = own_decisions(results)
+    figures = {f"{c}: {row}": r.about | r.about["metrics"] for (c, row), r in results.items()}
+    tables = [Table("Comparison", ["", *COLUMNS], rows_of(figures))]
+    names = dict.fromkeys(name for r in own.values() for name in r.about["slices"])
+    if names:
+        parts = {f"{c}: {name}": r.about["slices"][name] for name in names for c, r in own.items()}
+        tables.append(Table(f"{OWN.capitalize()}, per slice", ["", *COLUMNS], rows_of(parts)))
+    if not own:
+        return tables
+    last, best = list(own.items())[-1]
+    rows = []
+    for (checkpoint, row), other in results.items():
+        if other is not best:
+            pairs = [(best.values(f), other.values(f)) for f in ("reward", "em")]
+            intervals = [interval(paired_interval(*pair)) for pair in pairs]
+            rows.append([f"{checkpoint}: {row}", *intervals])
     if rows:
-        text += f"\n\n{OWN}, per slice\n{table(rows, COLUMNS)}"
-    if len(own) < 2:
-        return printable(text)
-    last = list(own)[-1]
-    rewards = [e.reward for e in own[last]]
-    others = {
-        f"{c}: {row}": [e.reward for e in played]
-        for (c, row), played in episodes.items()
-        if row.startswith("always") or (row == OWN and c != last)
-    }
-    width = max(map(len, others))
-    text += f"\n\nmean reward of {last}, {OWN}, minus that of ... (paired bootstrap, 95 %)"
-    for name, theirs in others.items():
-        difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*paired_interval(rewards, theirs))
-        text += f"\n  {name:<{width}}  {difference}"
-    return printable(text)
+        title = f"{last}, {OWN}, minus each (paired bootstrap, 95 %)"
+        tables.append(Table(title, ["", "reward", "em"], rows))
+    return tables
+
+
+def sweep_table(title: str, swept: dict) -> Table:
+    """Every tenth threshold, and the points."""
+    curve = {m["threshold"]: m for m in swept["curve"]}
+    shown = {f"P([RETRIEVE]) > {t:g}": curve[t] for t in THRESHOLDS}
+    return Table(title, ["", *COLUMNS], rows_of(shown | swept["points"]))
+
+
+# ---------------------------------------------------------------------------------- episodes
+
+
+def printed(text: str) -> str:
+    """The text, in which nothing but its line ends controls the terminal."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def traces(records: Sequence[dict], count: int) -> str:
-    """Episodes of each slice in turn."""
-    slices: dict[str | None, list[dict]] = {}
-    for record in records:
-        slices.setdefault(record["slice"], []).append(record)
-    shown, groups = [], list(slices.values())
-    for i in range(min(count, len(records))):
-        group = groups[i % len(groups)]
-        shown.append("\n" + as_text(group[i // len(groups) % len(group)]))
-    return "\n".join(shown)
+    """Some episodes, evenly spread."""
+    step = max(1, len(records) // max(1, count))
+    return "\n".join(f"\n{as_text(record)}" for record in records[::step][:count])
 
 
 def as_text(record: dict) -> str:
     """An episode's record, over several lines."""
-    p, turns = record["p_retrieve"], record["turns"]
     where = f"[{record['slice']}] " if record["slice"] else ""
     cut = " (longer than the context, and cut)" if record.get("truncated") else ""
-    lines = [f"{where}{record['question']}{cut}"]
-    lines.append(f"  {'retrieve' if turns else 'answer at once'}, P([RETRIEVE]) = {p:.3f}")
-    for turn in turns:
-        lines.append(f"  query: {turn['query']}")
-        for passage in turn["passages"]:
-            text = " ".join(passage["text"].split())
-            shown = f"[{passage['id']}] {passage['title']}: {text}"
-            lines.append(f"  {passage['score']:7.3f}  {shown}")
+    first = "retrieve" if record["turns"] else "answer at once"
+    shown = [f"{where}{record['question']}{cut}"]
+    shown.append(f"  {first}, P([RETRIEVE]) = {record['p_retrieve']:.3f}")
+    for turn in record["turns"]:
+        shown.append(f"  query: {turn['query']}")
+        for p in turn["passages"]:
+            text = " ".join(p["text"].split())
+            shown.append(f"  {p['score']:7.3f}  [{p['id']}] {p['title']}: {text}")
     malformed = "(malformed: no text, or no end within the budget)"
     answer = f"  answer: {malformed if record['malformed'] else record['answer']}"
     if record["answers"]:
@@ -77,18 +125,13 @@ def as_text(record: dict) -> str:
         answer += f"   accepted: {accepted}   reward {record['reward']:+.2f}"
     if "seconds" in record:
         answer += f"   {record['seconds']:.2f} s"
-    return printable("\n".join([*lines, answer]))
-
-
-def printable(text: str) -> str:
-    return CONTROL.sub("\ufffd", text)
+    return "\n".join(map(printable, [*shown, answer]))
 
 
 def as_json(record: dict) -> str:
-    """An answer to --ask, as one line."""
+    """An answer to --ask as a line of JSON, in ASCII."""
     names = ("question", "p_retrieve", "turns", "answer", "malformed", "truncated", "seconds")
-    text = json.dumps({name: record[name] for name in names}, ensure_ascii=False)
-    return CONTROL.sub(lambda c: f"\\u{ord(c[0]):04x}", text)
+    return json.dumps({name: record[name] for name in names})
 
 
 def answer_all(ask: str, answer: Callable[[Question], dict], show: Callable[[dict], str]) -> None:
@@ -106,14 +149,12 @@ def questions_of(ask: str) -> Iterator[tuple[int, str]]:
 
     Raises UsageError.
     """
-    lines = sys.stdin.buffer if ask == "-" else [os.fsencode(ask)]
-    for number, line in enumerate(lines, start=1):
+    if ask != "-" and not ask.strip():
+        raise UsageError("--ask: the question is empty")
+    for number, line in enumerate(sys.stdin.buffer if ask == "-" else [ask.encode()], start=1):
         try:
             text = line.decode().strip()
         except UnicodeDecodeError:
-            where = f"standard input:{number}" if ask == "-" else "--ask"
-            raise UsageError(f"{where}: not UTF-8 text") from None
+            raise UsageError(f"standard input:{number}: not UTF-8 text") from None
         if text:
             yield number, text
-        elif ask != "-":
-            raise UsageError("--ask: the question is empty")

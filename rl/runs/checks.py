@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.metrics import gold_passage, stated
-from data.world import Question, World
+from data.world import FEW, Question, World
 from model import Tokenizer
 from model.checkpoint import existing
 from rl import ranks
@@ -20,7 +20,6 @@ from rl.runs.progress import say
 
 NEW_POLICY = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "weight_decay")
 PRETRAINED = ("lora_rank", "merge", "weights_dtype", "lr")
-FEW = 2000  # training questions, below which a new policy learns them by heart and nothing else
 
 
 def changed(args, *names: str) -> list[str]:

@@ -32,9 +32,7 @@ class RetrieverInfo:
         "", "what searches; empty: the checkpoint's, or bm25", "retriever", choices=tuple(KINDS)
     )
     encoder: str = arg(
-        "",
-        "directory of a BERT-type sentence encoder (MiniLM, E5, BGE, GTE); empty: dense and hybrid "
-        "train a small one on the training questions",
+        "", "directory of a sentence encoder: MiniLM, E5, BGE, GTE (needs transformers)"
     )
     query_prefix: str = arg("", "what the encoder wants before a query; for E5 'query: '")
     passage_prefix: str = arg("", "what the encoder wants before a passage; for E5 'passage: '")
@@ -69,6 +67,8 @@ def choose(args: RetrieverArgs, recorded: RetrieverInfo) -> RetrieverInfo:
         if not given.pop(name, ""):
             raise UsageError(f"--retriever {kind} needs {flag(name)}")
     known = asdict(recorded) if kind == recorded.retriever else {}
+    if kind in ("dense", "hybrid") and not given.get("encoder", known.get("encoder")):
+        raise UsageError(f"--retriever {kind} needs --encoder")
     if given.keys() & set(VECTORS):
         known.pop("encoder_sha256", None)  # another encoder on purpose
     return RetrieverInfo(**known | given | {"retriever": kind})

@@ -5,6 +5,7 @@ Left out: test questions; a training script never reads them.
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 
 import numpy as np
@@ -28,6 +29,7 @@ class Stream(IntEnum):
     PPO_QUESTIONS = 5  # train_ppo: the questions of an iteration
     MODULES_QUESTIONS = 7  # rl/study/modules.py: the questions of a step
     RENAMING = 8  # train_ppo, rl/study/modules.py: new names
+    TYPING = 9  # which questions are typed in lower case
 
 
 def train_and_dev(world: World, dataset: str) -> tuple[list[list[Question]], list[list[Question]]]:
@@ -49,6 +51,13 @@ def train_and_dev(world: World, dataset: str) -> tuple[list[list[Question]], lis
         train.append(list(questions))
         dev.append(list(checked))
     return train, dev
+
+
+def answer_budget(questions: Sequence[Question]) -> int:
+    """Tokens for 99 of 100 training answers, a token per three bytes and <eos>; 16 to 64. Counted
+    before there is a tokenizer; rl/runs/checks.py says how many do not fit in the end."""
+    lengths = sorted(len(q.answers[0].encode()) for q in questions)
+    return max(16, min(64, -(-lengths[99 * (len(lengths) - 1) // 100] // 3) + 1))
 
 
 def digest(question: Question) -> bytes:
@@ -82,3 +91,12 @@ class QuestionSampler:
         for i, others in enumerate(self.others):
             rows += [*rng.choice(others, left * (i + 1) // sets - left * i // sets)]
         return [self.questions[i] for i in rows]
+
+
+def typed(questions: Sequence[Question], share: float, seed: int, step: int) -> list[Question]:
+    """A `share` of the questions as people type them into a search box, in lower case and without
+    a question mark: a policy that has never seen such questions answers them at once."""
+    rng = np.random.default_rng([seed, Stream.TYPING, step])
+    lower = (rng.random(len(questions)) < share).tolist()
+    pairs = zip(questions, lower, strict=True)
+    return [replace(q, question=q.question.lower().rstrip("?")) if low else q for q, low in pairs]

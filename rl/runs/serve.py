@@ -26,8 +26,7 @@ class Args(RetrieverArgs):
     world: str = arg("mini", "mini, mini:SEED, tiny, or a directory", "server")
     host: str = arg("127.0.0.1", "address to listen at; 0.0.0.0: every one of this machine")
     port: int = arg(8000, "port; 0: any that is free", most=65_535)
-    dataset: str = arg("popqa", "questions that a small encoder is trained on", "machine")
-    dtype: str = arg("auto", "of the encoder's multiplications", choices=DTYPES)
+    dtype: str = arg("auto", "of the encoder's multiplications", "machine", choices=DTYPES)
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
 
 

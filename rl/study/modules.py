@@ -32,7 +32,7 @@ from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, run_info
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
-from rl.runs.questions import QuestionSampler, Stream
+from rl.runs.questions import QuestionSampler, Stream, typed
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.scoring import by_length
@@ -46,6 +46,7 @@ LEARNS = {
     "decision-reward": Part.DECISION,
 }
 MICRO_BATCH = 32
+POPULAR_SHARE, RENAME = 0.45, 1.0  # of the questions, as in train_ppo.py
 
 
 @dataclass
@@ -54,13 +55,11 @@ class Args(RetrieverArgs):
     query: str = arg("", "decision-reward: checkpoint that writes the queries")
     reader: str = arg("", "decision-reward: checkpoint that answers after an observation")
     out: str = arg("runs/module", "where the checkpoint and the log go")
-    world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world of --init")
     dataset: str = arg("popqa", "question set, or the union of several: popqa,ambignq,hotpotqa")
     seed: int = arg(0, "seed of questions and sampling")
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
-    popular_share: float = share(0.45, "share of popular questions, where the world has slices")
-    rename: float = share(1.0, "share of the other questions that are played under new names")
+    lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
     lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
     quota: int = arg(0, "retrievals per question, 0: the world's")
     dtype: str = arg("auto", "of multiplications; weights and losses are fp32", choices=DTYPES)
@@ -84,16 +83,15 @@ class Module:
         query = open_with(args.query, self.tokenizer, args, "--query") if args.query else frozen
         reader = open_with(args.reader, self.tokenizer, args, "--reader") if args.reader else frozen
         self.roles = Roles(frozen, query, reader, frozen, self.tokenizer.retrieve)
-        self.world, index, retriever = open_world(args.world, args, info)
+        self.world, index, retriever = open_world("", args, info)
         budgets = info.passage_tokens, info.query_tokens, info.answer_tokens
         self.env = RagEnv(self.world, index, info.k, args.quota or None, Reward(), *budgets)
         sets = self.world.union(args.dataset, "train")
-        self.sampler = QuestionSampler(sets, args.popular_share, args.seed)
+        self.sampler = QuestionSampler(sets, POPULAR_SHARE, args.seed)
         self.renamer = Renamer(self.sampler.questions, self.world.corpus)
         self.trunk = self.policy.trunk_parameters()
         self.optimizer = torch.optim.AdamW(self.trunk, args.lr, (0.9, 0.95), weight_decay=0.0)
-        name, retriever = args.world or info.open_world, RetrieverInfo(**retriever)
-        info = replace(info, open_world=name, dataset=args.dataset, open_retriever=retriever)
+        info = replace(info, dataset=args.dataset, open_retriever=RetrieverInfo(**retriever))
         paths = {flag: getattr(args, flag) for flag in ("init", "query", "reader")}
         self.info = {
             "kind": kind,
@@ -103,13 +101,7 @@ class Module:
             **{f"{flag}_sha256": weights_sha256(path) for flag, path in paths.items() if path},
         }
 
-    def play(
-        self,
-        env: RagEnv,
-        questions: list[Question],
-        decoding: Decoding,
-        generator: torch.Generator | None = None,
-    ) -> list[Episode]:
+    def play(self, env, questions, decoding: Decoding, generator=None) -> list[Episode]:
         with precision(self.args.device, self.args.dtype):
             return rollout(self.roles, self.tokenizer, env, questions, decoding, generator)
 
@@ -118,32 +110,29 @@ class Module:
     ) -> list[Example]:
         """What one step learns from these questions."""
         if self.kind in ("reader", "rewriter"):
-            sampled = Decoding(1.0, True, force="retrieve")
-            played = self.play(env, questions, sampled, generator)
+            played = self.play(env, questions, Decoding(1.0, True, force="retrieve"), generator)
             if self.kind == "rewriter":
                 return [Example(e) for e in played if e.hit]
-            read = [self.to_read(env, e) for e in played]
-            return [Example(e) for e in read if e]
+            return [Example(self.to_read(env, e)) for e in played if self.is_readable(e)]
         direct = self.play(env, questions, Decoding(force="answer"))
         retrieved = self.play(env, questions, Decoding(force="retrieve"))
         if self.kind == "decision-right":
             first = [self.to_decide(e, e.exact_match < 1.0) for e in direct]
         else:
             gains = [r.reward - d.reward for d, r in zip(direct, retrieved, strict=True)]
-            mean = sum(map(abs, gains)) / len(gains) or 1.0
-            first = [
-                self.to_decide(e, gain > 0, abs(gain) / mean)
-                for e, gain in zip(direct, gains, strict=True)
-                if gain
-            ]
+            scale = sum(map(abs, gains)) / len(gains)
+            pairs = zip(direct, gains, strict=True)
+            first = [self.to_decide(e, gain > 0, abs(gain) / scale) for e, gain in pairs if gain]
         later = [e for e in retrieved if e.exact_match == 1.0 and Part.DECISION in e.parts]
         return first + [Example(e) for e in later]
 
-    def to_read(self, env: RagEnv, episode: Episode) -> Episode | None:
-        """The episode with the right answer for its own; None where no passage states it."""
+    def is_readable(self, episode: Episode) -> bool:
+        """Whether its passages state the answer."""
         passages = [self.world.corpus[row] for turn in episode.turns for row in turn.passages]
-        if Part.ANSWER not in episode.parts or not answerable(passages, episode.question):
-            return None
+        return Part.ANSWER in episode.parts and answerable(passages, episode.question)
+
+    def to_read(self, env: RagEnv, episode: Episode) -> Episode:
+        """The episode with the right answer for its own."""
         start = episode.parts.index(Part.ANSWER)
         right = env.translate(episode.question, episode.question.answers[0])
         copied = Episode(episode.question, episode.tokens[:start], episode.parts[:start])
@@ -152,9 +141,8 @@ class Module:
 
     def to_decide(self, episode: Episode, retrieve: bool, weight: float = 1.0) -> Example:
         """The question and the right first decision."""
-        prompt = episode.tokens[: episode.tokens.index(self.tokenizer.answer)]
         decided = Episode(episode.question)
-        decided.append(prompt, Part.STATE)
+        decided.append(episode.tokens[: episode.tokens.index(self.tokenizer.answer)], Part.STATE)
         token = self.tokenizer.retrieve if retrieve else self.tokenizer.answer
         decided.append([token], Part.DECISION)
         return Example(decided, weight)
@@ -165,7 +153,8 @@ class Module:
         generator = torch.Generator().manual_seed(1_000_003 * args.seed + number)
         questions = self.sampler.draw(args.episodes, number, Stream.MODULES_QUESTIONS)
         random = np.random.default_rng([args.seed, Stream.RENAMING, number])
-        names = self.renamer.draw(questions, args.rename, random)
+        names = self.renamer.draw(questions, RENAME, random)
+        questions = typed(questions, args.lower_case, args.seed, number)
         examples = self.examples(RenamingEnv.of(self.env, names), questions, generator)
         if not examples:
             return {"examples": 0, "tokens": 0}
@@ -193,34 +182,8 @@ class Module:
         return {"loss": float(total), "examples": len(examples), "tokens": tokens}
 
 
-def learn(kind: str, args: Args) -> None:
-    settle_dtype(args)
-    module = Module(kind, args)
-    run = Run("rl.study.modules", args, module.info)
-    if run.status == "finished":
-        print(f"{run.out} already holds the finished run")
-        return
-    modules, optimizers = {"policy": module.policy}, {"adamw": module.optimizer}
-    first = 0
-    if run.status == "resume":
-        first = run.load(modules, optimizers)[1]["step"]
-    print(
-        f"rl.study.modules: {kind} from {args.init}, world {module.world.name}, "
-        f"{args.dataset}.train, {len(module.sampler.questions)} questions, quota "
-        f"{module.env.quota}; {args.steps} steps of {args.episodes} questions; out {run.out}"
-    )
-
-    def save(step: int) -> None:
-        run.save(modules, optimizers, {}, {"step": step})
-
-    run.loop(kind, "step", first, args.steps, module.step, save)
-    run.finish(module.policy.eval(), module.tokenizer)
-    print(f"checkpoint: {run.out}")
-
-
 def train() -> None:
-    words = sys.argv[1:]
-    kind = words.pop(0) if words and not words[0].startswith("-") else ""
+    kind, *words = sys.argv[1:] if sys.argv[1:2] and sys.argv[1][0] != "-" else ["", *sys.argv[1:]]
     args = parse(Args, __doc__, words)
     if kind not in LEARNS:
         kinds = ", ".join(LEARNS)
@@ -230,7 +193,21 @@ def train() -> None:
     if Path(args.out).resolve() == Path(args.init).resolve():
         raise UsageError(f"--out {args.out} is --init: the warm-up checkpoint would be overwritten")
     launch(args.ranks, args.device)
-    learn(kind, args)
+    settle_dtype(args)
+    module = Module(kind, args)
+    run = Run("rl.study.modules", args, module.info)
+    if run.status == "finished":
+        print(f"{run.out} already holds the finished run")
+        return
+    modules, optimizers = {"policy": module.policy}, {"adamw": module.optimizer}
+    first = run.load(modules, optimizers)[1]["step"] if run.status == "resume" else 0
+
+    def save(step: int) -> None:
+        run.save(modules, optimizers, {}, {"step": step})
+
+    run.loop(kind, "step", first, args.steps, module.step, save)
+    run.finish(module.policy.eval(), module.tokenizer)
+    print(f"checkpoint: {run.out}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Left out: how the policies are trained (modules.py, train_ppo.py --learn).
 Shapes: B rows of a session, V vocabulary.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,13 +20,15 @@ from rl.runs.flags import UsageError
 LEARN = ",".join(part.name.lower() for part in ACTIONS)  # decision,query,answer
 
 
+@dataclass(frozen=True)
 class Roles:
-    def __init__(
-        self, decision: Policy, query: Policy, reader: Policy, direct: Policy, retrieve: int
-    ):
-        """reader answers after an observation, direct at once; retrieve: the id of [RETRIEVE]."""
-        self.decision, self.query, self.reader, self.direct = decision, query, reader, direct
-        self.retrieve = retrieve
+    """decision, query, and two who answer: reader after an observation, direct at once."""
+
+    decision: Policy
+    query: Policy
+    reader: Policy
+    direct: Policy
+    retrieve: int  # the id of [RETRIEVE]
 
     @property
     def players(self) -> tuple[Policy, ...]:
@@ -48,15 +50,16 @@ class Roles:
 
     def session(self, prompts: list[list[int]]) -> "RolesSession":
         sessions = {player: player.session(prompts) for player in dict.fromkeys(self.players)}
-        return RolesSession(self, sessions, is_first=True)
+        return RolesSession(self, sessions, self.direct)
 
 
+@dataclass
 class RolesSession:
     """Each player's session over the same rows; as model.Session, and as immutable."""
 
-    def __init__(self, roles: Roles, sessions: dict[Policy, Session], is_first: bool):
-        self.roles, self.sessions = roles, sessions
-        self.is_first = is_first  # nothing has been observed yet
+    roles: Roles
+    sessions: dict[Policy, Session]
+    answerer: Policy
 
     @property
     def logits(self) -> Tensor:
@@ -67,39 +70,31 @@ class RolesSession:
     def length(self) -> Tensor:
         return self.sessions[self.roles.decision].length
 
-    def generate(
-        self,
-        first: Tensor,
-        budget: Tensor,
-        temperature: float,
-        eos: int,
-        generator: torch.Generator | None = None,
-    ) -> list[list[int]]:
+    def generate(self, first: Tensor, budget: Tensor, *how) -> list[list[int]]:
         """As Session.generate; rows whose `first` token is [RETRIEVE] are written by `query`."""
-        answerer = self.roles.direct if self.is_first else self.roles.reader
-        if self.roles.query is answerer:
-            session = self.sessions[answerer]
-            return session.generate(first, budget, temperature, eos, generator)
+        query, answerer = self.roles.query, self.answerer
+        if query is answerer:
+            return self.sessions[query].generate(first, budget, *how)
         texts: list[list[int]] = [[]] * len(first)
         retrieves = first == self.roles.retrieve
-        for player, chosen in ((self.roles.query, retrieves), (answerer, ~retrieves)):
+        for player, chosen in ((query, retrieves), (answerer, ~retrieves)):
             rows = chosen.nonzero().squeeze(-1)
             if len(rows):
                 session = self.sessions[player].select(rows)
-                written = session.generate(first[rows], budget[rows], temperature, eos, generator)
+                written = session.generate(first[rows], budget[rows], *how)
                 for row, text in zip(rows.tolist(), written, strict=True):
                     texts[row] = text
         return texts
 
     def select(self, rows: Tensor) -> "RolesSession":
         sessions = {player: session.select(rows) for player, session in self.sessions.items()}
-        return RolesSession(self.roles, sessions, self.is_first)
+        return replace(self, sessions=sessions)
 
     def feed(self, chunks: list[list[int]]) -> "RolesSession":
         """After an observation nobody answers at once any more."""
         going = dict.fromkeys((self.roles.decision, self.roles.query, self.roles.reader))
         sessions = {player: self.sessions[player].feed(chunks) for player in going}
-        return RolesSession(self.roles, sessions, is_first=False)
+        return replace(self, sessions=sessions, answerer=self.roles.reader)
 
 
 def assemble(
@@ -122,19 +117,9 @@ def assemble(
         return policy, learn
     if args.lora_rank:
         raise UsageError("--learn with fewer parts does not go with --lora-rank")
-    reader = open_with(args.reader, tokenizer, args, "--reader") if args.reader else frozen
-
-    def player(part: Part, otherwise: Policy) -> Policy:
-        return policy if part in learn else otherwise
-
-    roles = Roles(
-        player(Part.DECISION, frozen),
-        player(Part.QUERY, frozen),
-        player(Part.ANSWER, reader),
-        player(Part.ANSWER, frozen),
-        tokenizer.retrieve,
-    )
-    return roles, learn
+    decision, query, direct = (policy if part in learn else frozen for part in ACTIONS)
+    reader = open_with(args.reader, tokenizer, args, "--reader") if args.reader else direct
+    return Roles(decision, query, reader, direct, tokenizer.retrieve), learn
 
 
 def open_with(directory: str, tokenizer: Tokenizer, args, flag: str) -> Policy:

@@ -3,45 +3,53 @@
     compare(args)     trains and plays what is missing, then writes report.md, study.json, a page
 
 Everything lies under STUDY/seed-S: a run's checkpoint in NAME/, its output in NAME.log, episodes
-in eval/. Training and playing are subprocesses (jobs.py, play.py); here their figures meet.
+in eval/. Training and playing are subprocesses, one after the other: their ranks fill the cores,
+and they go on where they were, or say that they are finished. Here their figures meet.
 Left out: anything that chooses on test. Dev chooses one number, the confidence threshold.
 """
 
 import os
 import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from data import World
 from model import atomic_write, read_json, write_json
 from rl.report import page
-from rl.report.charts import grid, html_table
-from rl.report.curves import sweep_charts, training
+from rl.report.charts import figures, sweep_charts, training
 from rl.report.summary import mean
+from rl.report.text import Table, interval, printed
 from rl.runs.flags import DEVICES, UsageError, arg
-from rl.study.jobs import Job, run_jobs
-from rl.study.systems import CHOICES, JOINT, TRAINED, Plan, jobs_of, needed, sets_of, systems_of
-from rl.study.table import TOGETHER, Table, entries, tables, values
+from rl.runs.progress import progress
+from rl.study.play import COSTS, TOGETHER
+from rl.study.systems import JOINT, ROOT, TRAINED, commands_of, sets_of
+
+SHOWN = ("reward", "em", "f1", "retrieval", "queries", "calls", "hit", "malformed")
+COMPUTE = ("steps", "tokens", "minutes")
 
 
 @dataclass
 class StudyArgs:
     seeds: str = arg("0", "seeds, comma-separated", "study (--compare)")
-    systems: str = arg("all", "which systems", choices=CHOICES)
+    systems: str = arg("all", "main: without ablations and other costs", choices=("all", "main"))
     study: str = arg("runs/study", "folder of its runs and its report")
     scale: float = arg(1.0, "share of all training steps; below 1 for a first look", least=1e-6)
     sft_flags: str = arg("", "more flags for every train_sft.py, as one string")
     ppo_flags: str = arg("", "more flags for every train_ppo.py, as one string")
+    module_flags: str = arg("", "more flags for every supervised module, as one string")
     report: str = arg("", "the page; empty: STUDY/report.html")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: mini")
     rows: int = arg(0, "first questions of each set only, 0 = all")
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
-    ranks: int = arg(0, "cores that all runs together use, 0 = all")
+    ranks: int = arg(0, "processes of each run; 0: one per core, or per GPU")
 
 
 def compare(args: StudyArgs) -> None:
-    """Print the study's tables; those of each slice are in --study. Raises UsageError."""
+    """Train and play what is missing, and show the tables. Raises UsageError."""
     if not re.fullmatch("[0-9]+(,[0-9]+)*", args.seeds):
         wanted = "whole numbers with commas between them"
         raise UsageError(f"--seeds must be {wanted}, not {args.seeds!r}")
@@ -53,67 +61,120 @@ def compare(args: StudyArgs) -> None:
             f"--compare: world {name!r} has train, dev and test questions of none of "
             f"{', '.join(TRAINED)}"
         )
-    plan = Plan(sft_flags=args.sft_flags, ppo_flags=args.ppo_flags).scaled(args.scale)
-    wanted = [role for system in systems_of(args.systems) for role in system.roles]
-    play = f"-m rl.study play --systems {args.systems} --rows {args.rows} --device {args.device}"
-    jobs: list[Job] = []
+    played = f"--systems {args.systems} --rows {args.rows} --device {args.device}".split()
+    commands: dict[Path, Sequence[str]] = {}
     for seed in seeds:
         folder = out / f"seed-{seed}"
-        mine = needed(jobs_of(seed, folder, name, trained, plan, args.device), wanted)
-        played = Job(folder / "eval", tuple(play.split()), tuple(job.out for job in mine))
-        jobs += [*mine, played]
-    run_jobs(jobs, args.ranks or os.cpu_count() or 1)
-    study = {"seeds": {str(s): read_json(out / f"seed-{s}" / "figures.json") for s in seeds}}
+        commands |= commands_of(seed, folder, name, trained, args)
+        commands[folder / "eval"] = ("-m", "rl.study.play", *played)
+    with progress(len(commands), "study", "run") as bar:
+        for folder, command in commands.items():
+            bar.set_postfix_str(f"{folder.parent.name}/{folder.name}")
+            run(folder, command, args.ranks)
+            bar.update()
+    study = {str(seed): read_json(out / f"seed-{seed}" / "figures.json") for seed in seeds}
     write(study, out, Path(args.report or out / "report.html"))
 
 
+def run(out: Path, command: Sequence[str], ranks: int) -> None:
+    """Run Python with this command, which fills the folder `out`, and write OUT.log. Raises
+    UsageError, with the last line said, if it fails; a SIGTERM ends it like Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log = out.with_name(out.name + ".log")
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    words = [sys.executable, *command, "--out", str(out), "--ranks", str(ranks)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with open(log, "a") as file:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+        code = subprocess.run(words, **streams, env=environment).returncode
+    if code:
+        said = [line for line in log.read_text(errors="replace").splitlines() if line]
+        failed = f"{out.name} failed (exit code {code})"
+        raise UsageError(f"{failed}; {log}: {(said or [''])[-1]}")
+
+
 def write(study: dict, out: Path, path: Path) -> None:
-    """study.json, report.md and the page at `path`; the tables also on standard output."""
+    """study.json, report.md and the page at `path`; some tables also on standard output. study:
+    seed -> what play.py wrote."""
     shown, pages = tables(study)
-    head = heading(study)
+    first = next(iter(study.values()))
+    questions = ", ".join(f"{name} {count:,}" for name, count in first["questions"].items())
+    head = (
+        f"World {first['world']}, test questions: {questions}; greedy; seeds {', '.join(study)}: "
+        f"mean [least, most]. Together: {', '.join(first['trained'])}, each with the same weight. "
+        "What is tested, and what holds: docs/experiments.md."
+    )
     write_json(out / "study.json", study)
     report = "\n".join([f"# The study\n\n{head}\n", *(t.markdown() for t in (*shown, *pages))])
     atomic_write(out / "report.md", lambda file: file.write_text(report, encoding="utf-8"))
-    print("\n".join([head, "", *(table.markdown() for table in shown)]))
+    print(printed("\n".join([head, "", *(table.markdown() for table in shown)])))
     print(f"per set and slice, and every figure: {out}/report.md, {out}/study.json")
-    joint = {seed: training(out / f"seed-{seed}" / JOINT) for seed in study["seeds"]}
-    sections = [
-        page.section("Retrieval and what it buys, together", trade_off(study)),
-        *map(table_section, shown),
-        page.section("Training of joint", "".join(joint.values())),
-        *map(table_section, pages),
+    sections = {
+        "Retrieval and what it buys, together": trade_off(study),
+        "Figures": "".join(table.html() for table in shown),
+        "Training of joint": "".join(training(out / f"seed-{seed}" / JOINT) for seed in study),
+        "Per set and slice": "".join(table.html() for table in pages),
+    }
+    page.write(path, "does joint training win?", head, sections)
+
+
+def values(study: dict, system: str, part: str, figure: str) -> list:
+    """One value per seed that has it."""
+    rows = [row for seed in study.values() for row in seed["figures"]]
+    found = [row.get(figure) for row in rows if (row["system"], row["part"]) == (system, part)]
+    return [value for value in found if value is not None]
+
+
+def over_seeds(values: Sequence) -> str:
+    """Mean [least, most]; the differences of each seed; "-" for a figure that does not exist."""
+    if values and isinstance(values[0], list):
+        return "; ".join(map(interval, values))
+    ends = f" [{min(values):.4g}, {max(values):.4g}]" if len(values) > 1 else ""
+    return f"{mean(values):.4g}{ends}" if values else "-"
+
+
+def pivot(
+    title: str, study: dict, systems: Sequence[str], parts: Sequence[str], figures: Sequence[str]
+) -> Table:
+    """Systems x parts x figures; the heading of a column is what the others do not share."""
+    columns = [(part, figure) for part in parts for figure in figures]
+    head = ["system", *(part if len(parts) > 1 else figure for part, figure in columns)]
+    rows = [[name, *(over_seeds(values(study, name, *c)) for c in columns)] for name in systems]
+    return Table(title, head, rows)
+
+
+def systems_in(study: dict, *groups: str) -> list[str]:
+    rows = [row for seed in study.values() for row in seed["figures"]]
+    return list(dict.fromkeys(row["system"] for row in rows if row["group"] in groups))
+
+
+def tables(study: dict) -> tuple[list[Table], list[Table]]:
+    """What is printed, and what takes pages: every set and slice."""
+    first = next(iter(study.values()))
+    parts = list(dict.fromkeys(row["part"] for row in first["figures"]))
+    systems = systems_in(study, "main", "ablations")
+    every = systems_in(study, "main", "ablations", "quota")
+    swept = [*systems_in(study, "sweep"), JOINT]
+    costs = ["retrieval", *(f"reward at {cost:g}" for cost in COSTS)]
+    chosen, minus = [TOGETHER, *first["unseen"]], "joint_minus"
+    shown = [
+        pivot("Systems, together", study, systems, [TOGETHER], [*SHOWN, *COMPUTE]),
+        pivot("Reward of joint minus each, by seed", study, systems, chosen, [minus]),
+        pivot("Cost of a retrieval, together", study, systems, [TOGETHER], costs),
+        pivot("Threshold on P([RETRIEVE]), joint's .5", study, swept, [TOGETHER], SHOWN),
     ]
-    page.write(path, page.fill("does joint training win?", head, "".join(sections)))
-
-
-def heading(study: dict) -> str:
-    first = next(iter(study["seeds"].values()))
-    rows = ", ".join(f"{name} {count:,}" for name, count in first["rows"].items())
-    return (
-        f"World {first['world']}, split {first['split']}, greedy, rows: {rows}; seeds "
-        f"{', '.join(study['seeds'])}: mean [least, most]. Together: "
-        f"{', '.join(first['trained'])}, each with the same weight. "
-        "What is tested, and what holds: docs/experiments.md."
-    )
-
-
-def table_section(table: Table) -> str:
-    head, *rows = [[escape(cell) for cell in line] for line in (table.head, *table.rows)]
-    return page.section(table.title, html_table(head, rows))
+    return shown, [pivot(f"Per part: {f}", study, every, parts, [f]) for f in (*SHOWN, minus)]
 
 
 def trade_off(study: dict) -> str:
     """EM and reward against retrieval: joint at every threshold, each system's point."""
-    groups: dict[str, list[str]] = {}
-    for name in next(iter(study["seeds"].values()))["systems"]:
-        group = next(iter(entries(study, name).values()))["group"]
-        groups.setdefault(group, []).append(name)
 
     def point(name: str) -> dict:
-        figures = ("retrieval", "em", "reward")
-        return {f: mean(values(study, name, TOGETHER, f)) for f in figures}
+        shown = ("retrieval", "em", "reward")
+        return {figure: mean(values(study, name, TOGETHER, figure)) for figure in shown}
 
-    curve = sorted(map(point, [JOINT, *groups.pop("sweep", [])]), key=lambda m: m["retrieval"])
-    groups.pop("quota", None)
-    points = {name: point(name) for names in groups.values() for name in names}
-    return grid(sweep_charts(TOGETHER, {"curve": curve, "points": points}), "wide")
+    curve = map(point, [*systems_in(study, "sweep"), JOINT])
+    points = {name: point(name) for name in systems_in(study, "main", "ablations")}
+    ordered = sorted(curve, key=lambda m: m["retrieval"])
+    return figures(sweep_charts(TOGETHER, {"curve": ordered, "points": points}))

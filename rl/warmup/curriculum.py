@@ -18,7 +18,7 @@ from rl import ranks
 from rl.episode import Episode
 from rl.report.summary import mean, summarize
 from rl.runs.progress import progress
-from rl.runs.questions import QuestionSampler, Stream
+from rl.runs.questions import QuestionSampler, Stream, typed
 from rl.warmup.demonstrator import Branch, Demonstrator
 
 GROWTH = 0.3  # share of the read steps during which the observation grows
@@ -30,7 +30,7 @@ Play = Callable[..., list[Episode]]
 class Curriculum:
     def __init__(self, sets: Sequence[Sequence[Question]], args):
         """args: of train_sft.py; popular_share, direct_popular, direct_other, episodes, read_steps,
-        probe and seed are used."""
+        lower_case, probe and seed are used."""
         self.args = args
         self.read_sampler = QuestionSampler(sets, args.popular_share, args.seed)
         self.questions = self.read_sampler.questions
@@ -71,6 +71,10 @@ class Curriculum:
             forced = min(1.0, step / max(1.0, GROWTH * self.args.read_steps))
             stream = Stream.READ
         branches = self.read_branches(step) if phase == "read" else self.mix_branches(step)
+        questions = [branch.question for branch in branches]
+        questions = typed(questions, self.args.lower_case, self.args.seed, step)
+        pairs = zip(branches, questions, strict=True)
+        branches = [branch._replace(question=question) for branch, question in pairs]
         share = ranks.share(sorted(enumerate(branches), key=lambda x: not x[1].retrieve))
         rngs = [np.random.default_rng([self.args.seed, stream, step, i]) for i, _ in share]
         return demonstrator.demonstrate([branch for _, branch in share], rngs, forced)

@@ -17,6 +17,7 @@ import pytest
 
 from data.load import open_world, question_of
 from data.prepare.formats import read_corpus, read_questions
+from data.records import Record
 from data.world import Question, WorldError
 from tests.data.prepare.test_formats import AMBIGUOUS, HOTPOT, MEDQA, MUSIQUE, OPENBOOK, TRIVIA
 from tests.data.prepare.test_layouts import (
@@ -131,17 +132,14 @@ def torn(content: bytes, rng) -> bytes:
 def check(question: Question):
     """It is what the world format can hold: written and read again it is the same."""
     row = {name: value for name, value in asdict(question).items() if value is not None}
-    assert question_of(json.loads(json.dumps(row)), "", question.id) == question
+    assert question_of(Record(json.loads(json.dumps(row)), ""), question.id) == question
 
 
-def ask(set_name):
-    def read(file):
-        for _, (question, passages) in read_questions(set_name, file):
-            check(question)
-            for passage in passages:
-                " ".join(passage).encode()
-
-    return read
+def ask(file):
+    for _, (question, passages) in read_questions(file):
+        check(question)
+        for passage in passages:
+            " ".join(passage).encode()
 
 
 def corpus(file):
@@ -158,18 +156,18 @@ def world(file):
 
 ASKED = lines(ROWS["mine"])
 READ = {  # name -> (file, content, what reads it)
-    **{name: ("x.jsonl", rows, ask(name)) for name, rows in ROWS.items()},
-    **{f"{name} list": ("x.json", rows, ask(name)) for name, rows in ROWS.items()},
-    "faq.csv": ("x.csv", FAQ.encode(), ask("mine")),
-    "faq.tsv": ("x.tsv", FAQ.replace(",", "\t").encode(), ask("mine")),
+    **{name: ("x.jsonl", rows, ask) for name, rows in ROWS.items()},
+    **{f"{name} list": ("x.json", rows, ask) for name, rows in ROWS.items()},
+    "faq.csv": ("x.csv", FAQ.encode(), ask),
+    "faq.tsv": ("x.tsv", FAQ.replace(",", "\t").encode(), ask),
     "corpus": ("x.jsonl", PASSAGES, corpus),
     "corpus table": ("x.tsv", b'id\ttext\ttitle\n1\t"A ""b"" c"\tT\n2\tplain\t\n', corpus),
     "txt": ("x.txt", "Köln. Rhein.\r\n\r\nOne two.".encode(), corpus),
     "md": ("x.md", NOTES.encode(), corpus),
     "html": ("x.html", PAGE.encode(), corpus),
-    "gz": ("x.jsonl.gz", gzip.compress(ASKED), ask("mine")),
-    "zip": ("x.zip/x.jsonl", zipped(ASKED), ask("mine")),
-    "tar": ("x.tgz/x.jsonl", tarred(ASKED), ask("mine")),
+    "gz": ("x.jsonl.gz", gzip.compress(ASKED), ask),
+    "zip": ("x.zip/x.jsonl", zipped(ASKED), ask),
+    "tar": ("x.tgz/x.jsonl", tarred(ASKED), ask),
     "world.json": ("world.json", [{"name": "w", "description": "d", "k": 3, "quota": 1}], world),
     "world corpus": (
         "corpus.jsonl",

@@ -4,6 +4,7 @@ kind."""
 import json
 from pathlib import Path
 
+import torch
 from tokenizers import (
     AddedToken,
     Regex,
@@ -15,6 +16,8 @@ from tokenizers import (
     processors,
     trainers,
 )
+from tokenizers.implementations import BertWordPieceTokenizer
+from transformers import BertConfig, BertModel
 
 from benchmarks.parity import random_model
 
@@ -98,4 +101,55 @@ def write_foreign(
         qwen_tokenizer() if family.startswith(("Qwen", "Llama 3")) else sentencepiece_tokenizer()
     ).save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps(tokens))
+    return directory
+
+
+BERT_WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "who",
+    "wrote",
+    "the",
+    "salt",
+    "road",
+    "ada",
+    "quill",
+    "##s",
+    "in",
+    "1907",
+    ".",
+    "?",
+    "query",
+    "passage",
+    ":",
+]
+
+
+def bert_directory(
+    directory: Path, tokenizer: str = "tokenizer.json", words: list[str] | None = None, **fields
+) -> Path:
+    """A tiny random BertModel as Hugging Face writes it, far from its initialisation, and its
+    tokenizer; words: what it has tokens for, beside the special ones."""
+    vocabulary = BERT_WORDS if words is None else [*BERT_WORDS[:5], *words]
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 40,
+        "layer_norm_eps": 1e-6,
+    }
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(vocab_size=len(vocabulary), **(shape | fields)))
+    for parameter in model.parameters():
+        parameter.data = (1.0 if parameter.ndim == 1 else 0.0) + 0.3 * torch.randn(parameter.shape)
+    model.save_pretrained(directory)
+    words_file = directory / "vocab.txt"
+    words_file.write_text("\n".join(vocabulary) + "\n")
+    if tokenizer == "tokenizer.json":
+        BertWordPieceTokenizer(str(words_file)).save(str(directory / "tokenizer.json"))
+        words_file.unlink()
     return directory

@@ -190,7 +190,10 @@ def test_the_older_way_to_write_theta_opens_too(tmp_path):
             {"quantization_config": {"bits": 4}},
             "quantization_config = {'bits': 4} is not supported",
         ),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            "missing field 'low_freq_factor'",
+        ),
         (
             {"rope_scaling": LLAMA3 | {"factor": 0}},
             "rope_scaling: factor = 0 is not a positive number",
@@ -217,8 +220,10 @@ def test_the_older_way_to_write_theta_opens_too(tmp_path):
         ),
         (
             {"model_type": "mistral", "sliding_window": 0},
-            "sliding_window = 0 is not a positive whole number",
+            "max_position_embeddings = 0 is not a positive whole number",
         ),
+        ({"model_type": "mistral", "sliding_window": "wide"}, "'str'"),
+        ({"rope_scaling": "linear"}, "rope_scaling = 'linear' is not supported"),
         ({"head_dim": 7}, "the head dimension 7 must be even"),
         ({"num_attention_heads": 0}, "num_attention_heads = 0 is not a positive whole number"),
         ({"hidden_size": "32"}, "hidden_size = '32' is not a positive whole number"),

@@ -115,7 +115,7 @@ def test_explain_adds_up():
 
 def test_stopwords():
     index = BM25Index.build(["the cat", "the dog"], stopwords="english")
-    assert index.vocabulary_size == 2
+    assert index._core.vocabulary_size == 2
     assert index.search(["the"], 1)[0].tolist() == [[-1]]
     assert BM25Index.build(["the cat"], stopwords=["Cat"]).search(["cat", "the"], 1)[
         0
@@ -124,7 +124,7 @@ def test_stopwords():
 
 def test_generator_and_properties():
     index = BM25Index.build(text for text in ["a b c", "a"])
-    assert len(index) == 2 and index.vocabulary_size == 3 and index.nbytes > 0
+    assert len(index) == 2 and index._core.vocabulary_size == 3 and index._core.nbytes > 0
 
 
 def test_mixed_inputs_that_must_simply_work():

@@ -61,7 +61,7 @@ def test_stemmed_index_survives_saving(tmp_path):
     pytest.importorskip("Stemmer", reason="stemming needs PyStemmer")
     index = BM25Index.build(["running runs", "a walk"], stemmer="porter")
     index.save(tmp_path / "index")
-    assert index.vocabulary_size == 3
+    assert index._core.vocabulary_size == 3
     assert BM25Index.load(tmp_path / "index").search(["run", "walking"], 1)[0].tolist() == [
         [0],
         [1],

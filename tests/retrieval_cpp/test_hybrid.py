@@ -9,12 +9,11 @@ TEXTS = ["red apple", "green apple", "red car", "blue sky"]
 VECTORS = np.eye(4, dtype=np.float32)
 
 
-def hybrid(encoded, **options):
+def hybrid(encoded):
     return HybridIndex(
         BM25Index.build(TEXTS),
         DenseIndex(VECTORS),
         lambda queries: np.tile(encoded, (len(queries), 1)),
-        **options,
     )
 
 

@@ -1,50 +1,38 @@
-"""From arguments to what the scripts search with: caches, the bi-encoder, run.json."""
+"""From arguments to what the scripts search with: caches, run.json."""
 
 import json
-from dataclasses import replace
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional as F
 
-from data.metrics import contains_answer
 from data.world import World
 from model.pretrained import SentenceEncoder
-from model.pretrained.biencoder import (
-    BiEncoderConfig,
-    Example,
-    contrastive_loss,
-    draw,
-    train_biencoder,
-)
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl.runs import remote, retrievers
 from rl.runs.flags import UsageError
 from rl.runs.info import RetrieverArgs, RetrieverInfo, choose, run_info
-from rl.runs.retrievers import examples_of, open_world
+from rl.runs.retrievers import open_world
+from tests.model.foreign import bert_directory
 
 WORLD = World.open("tiny")
 TEXTS = [p.full_text for p in WORLD.corpus]
 QUESTIONS = [q.question for q in WORLD.questions("popqa", "test")]
-SMALL = BiEncoderConfig(
-    vocab_size=1000, hidden_size=32, layers=1, heads=2, max_tokens=32, steps=3, questions=8
-)
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Every test has a cache of its own, and bi-encoders of three steps."""
+    """Every test has a cache of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(retrievers, "BiEncoderConfig", lambda: SMALL)
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("encoder")
-    train_biencoder([Example(QUESTIONS[0], (0,), (1,))], TEXTS, SMALL).save(directory)
-    return directory
+    """Random weights, and the words of the tiny world."""
+    words = sorted(set(re.findall("[a-z]+|[^ ]", " ".join(TEXTS + QUESTIONS).lower())))
+    return bert_directory(tmp_path_factory.mktemp("encoder"), words=words)
 
 
 def same(found, expected) -> bool:
@@ -55,7 +43,7 @@ def same(found, expected) -> bool:
 def arguments(**fields):
     """As a script has them, multiplying in fp32."""
     args = RetrieverArgs(**{name: str(value) for name, value in fields.items()})
-    args.dataset, args.device, args.dtype = "popqa", "cpu", "fp32"
+    args.device, args.dtype = "cpu", "fp32"
     return args
 
 
@@ -90,6 +78,7 @@ def test_the_checkpoints_retriever_unless_the_command_line_says_otherwise(given,
         ({"encoder": "E"}, "--encoder does not go with --retriever bm25"),
         ({"retriever": "dense", "stemmer": "english"}, "--stemmer does not go with"),
         ({"retriever": "http"}, "--retriever http needs --retriever-url"),
+        ({"retriever": "dense"}, "--retriever dense needs --encoder"),
         (
             {"retriever": "bm25", "query_prefix": "query: "},
             "--query-prefix does not go with --retriever bm25",
@@ -117,7 +106,7 @@ def test_bm25_is_the_default():
 
 def test_dense_and_hybrid_rank_by_the_encoders_vectors(encoder):
     """Against inner products of vectors that are encoded here one text at a time."""
-    network = SentenceEncoder.load(encoder)
+    network = SentenceEncoder(encoder)
 
     def alone(texts):
         return np.concatenate([network.encode([text]) for text in texts])
@@ -162,7 +151,7 @@ def test_vectors_are_computed_once_and_a_kill_leaves_nothing_behind(encoder, mon
     found = open_world("tiny", args)[1].search(QUESTIONS, 4)
     assert calls == [100] * (3 + len(TEXTS) // 100) + [len(TEXTS) % 100]
     (cache,) = Path("runs/cache").iterdir()
-    assert np.allclose(np.load(cache), encode(SentenceEncoder.load(encoder), TEXTS), atol=1e-6)
+    assert np.allclose(np.load(cache), encode(SentenceEncoder(encoder), TEXTS), atol=1e-6)
     before, again = len(calls), open_world("tiny", args)[1].search(QUESTIONS, 4)
     assert len(calls) == before and same(found, again)
     for name, flags in (("tiny:1", {}), ("tiny", {"passage_prefix": "p: "})):
@@ -270,125 +259,39 @@ def test_a_checkpoint_never_chooses_the_address(monkeypatch):
     assert called == ["http://mine:1"]
 
 
-# ----------------------------------------------------------------------------------- the bi-encoder
-
-
-def test_the_contrastive_loss_of_a_hand_worked_batch():
-    """Two questions, three passages; passage 1 answers question 0, too, and is no wrong choice."""
-    questions, passages = (
-        F.normalize(torch.tensor([[1.0, 0], [0, 1]]), dim=1),
-        F.normalize(torch.tensor([[1.0, 0], [3, 4], [0, -1]]), dim=1),
-    )
-    also_right = torch.tensor([[False, True, False], [False, False, False]])
-    first = -np.log(np.exp(1 / 0.5) / (np.exp(1 / 0.5) + np.exp(0)))
-    second = -np.log(np.exp(0.8 / 0.5) / (np.exp(0) + np.exp(0.8 / 0.5) + np.exp(-1 / 0.5)))
-    assert contrastive_loss(questions, passages, also_right, 0.5).item() == pytest.approx(
-        (first + second) / 2, abs=1e-6
-    )
-
-
-def test_a_draw_takes_right_and_wrong_passages_of_its_questions():
-    examples = [Example("a", (1, 2), (5,)), Example("b", (2,), (6,)), Example("c", (3,), ())]
-    seen = set()
-    for step in range(20):
-        questions, rows, also = draw(examples, 9, BiEncoderConfig(questions=3), step)
-        right, wrong = rows[:3], rows[3:]
-        by_name = {e.question: e for e in examples}
-        for i, name in enumerate(questions):
-            assert right[i] in by_name[name].right and (
-                wrong[i] in by_name[name].wrong or name == "c"
-            )
-            assert also[i].tolist() == [
-                bool(row in by_name[name].right and j != i) for j, row in enumerate(rows)
-            ]
-        seen.add(right[questions.index("a")])
-    assert seen == {1, 2}
-
-
-def test_examples_follow_gold_passages_or_the_best_hit_that_holds_an_answer():
-    questions = WORLD.questions("popqa", "train")
-    bm25 = BM25Index.build(TEXTS)
-    rows = {p.id: i for i, p in enumerate(WORLD.corpus)}
-    known = [q for q in questions if q.gold_passages]
-    assert [e.right for e in examples_of(questions, WORLD, bm25)] == [
-        tuple(rows[i] for i in q.gold_passages) for q in known
-    ]
-    blind = [type(q)(q.id, q.question, q.answers) for q in known]
-    examples = {e.question: e for e in examples_of(blind, WORLD, bm25)}
-    found = [
-        e.right[0] in [rows[i] for i in q.gold_passages]
-        for q in known
-        if (e := examples.get(q.question))
-    ]
-    assert np.mean(found) > 0.3
-    hits, _ = bm25.search([q.question for q in blind], 20)
-    for question, ids in zip(blind, hits.tolist(), strict=True):
-        holding = [i for i in ids if contains_answer(TEXTS[i], question.answers)]
-        if example := examples.get(question.question):
-            assert (
-                example.right == (holding[0],)
-                and not set(holding) & set(example.wrong)
-                and set(example.wrong) <= set(ids)
-            )
-        else:
-            assert not holding
-
-
-def test_the_bi_encoder_learns_to_find_and_is_the_same_every_time():
-    """Questions that it was trained on find their passage among 842, those of a twin of one step
-    half as often: shared words go a long way in random vectors. Two runs give the same bits."""
-    examples = examples_of(WORLD.questions("popqa", "train")[:60], WORLD, BM25Index.build(TEXTS))
-
-    def found(steps: int) -> tuple[float, str]:
-        encoder = train_biencoder(
-            examples, TEXTS, replace(SMALL, hidden_size=64, steps=steps, questions=16, lr=3e-3)
-        )
-        ids, _ = DenseIndex(encoder.encode(TEXTS)).search(
-            encoder.encode([e.question for e in examples]), 2
-        )
-        return np.mean(
-            [bool(set(e.right) & set(row)) for e, row in zip(examples, ids.tolist(), strict=True)]
-        ), encoder.sha256()
-
-    (trained, first), (again, second) = found(40), found(40)
-    assert trained > 0.9 > 0.6 > found(1)[0] and (trained, first) == (again, second)
-
-
 # ------------------------------------------------------------------------------ through the scripts
 
 
 def test_the_retriever_travels_from_the_warm_up_to_ppo_and_evaluation(encoder):
-    """sft with a bi-encoder of its own; ppo and evaluate take it from run.json, while it exists."""
+    """ppo and evaluate take it from run.json, while the encoder is the same."""
     from tests.test_scripts import SFT, SHORT, call, message
 
     def recorded(checkpoint: str) -> dict:
         made = json.loads(Path(checkpoint, "run.json").read_text())["open_retriever"]
         return {name: value for name, value in made.items() if value}
 
-    assert call("sft", *SFT, *SHORT, "--retriever", "hybrid", "--out", "sft").code == 0
+    shutil.copytree(encoder, "encoder")
+    dense = ["--retriever", "hybrid", "--encoder", "encoder"]
+    assert call("sft", *SFT, *SHORT, *dense, "--out", "sft").code == 0
     made = recorded("sft")
     assert made.keys() == {"retriever", "encoder", "encoder_sha256"}
-    assert made["retriever"] == "hybrid" and made["encoder"].startswith("runs/cache/encoder-")
-    assert Path(made["encoder"], "config.json").exists()
+    assert (made["retriever"], made["encoder"]) == ("hybrid", "encoder")
     short = ["--iterations", 1, "--value-warmup", 0, "--episodes", 4, "--eval-rows", 8]
     result = call("ppo", "--init", "sft", *short, "--out", "ppo")
     assert result.code == 0 and recorded("ppo") == made
-    assert "training a bi-encoder" not in result.out
     question = ["--rows", 8, "--force", "question"]
     for flags, settings in (([], made), (["--retriever", "bm25"], {"retriever": "bm25"})):
         assert call("evaluate", "--checkpoint", "ppo", *question, *flags).code == 0
         result = Path("ppo/eval/tiny.popqa.test.force-question.json").read_text()
         assert json.loads(result)["retriever"] == settings
-    SentenceEncoder.load(encoder).save(Path(made["encoder"]))
+    Path("encoder/tokenizer_config.json").write_text('{"model_max_length": 20}')
     assert message("evaluate", "--checkpoint", "ppo") == (
-        f"{made['encoder']} is not the encoder that the checkpoint was made with; "
-        f"to search with it all the same, give --encoder {made['encoder']}"
+        "encoder is not the encoder that the checkpoint was made with; "
+        "to search with it all the same, give --encoder encoder"
     )
-    Path(made["encoder"], "config.json").unlink()
-    assert (
-        message("evaluate", "--checkpoint", "ppo")
-        == f"{made['encoder']}: no encoder here (config.json not found)"
-    )
+    Path("encoder/config.json").unlink()
+    problem = "encoder: no encoder here (config.json not found)"
+    assert message("evaluate", "--checkpoint", "ppo") == problem
 
 
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
@@ -419,16 +322,3 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
         == remote.INSTALL
     )
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_world_whose_passages_answer_nothing(tmp_path):
-    (tmp_path / "questions").mkdir()
-    (tmp_path / "corpus.jsonl").write_text('{"id": "1", "title": "", "text": "nothing"}\n')
-    (tmp_path / "questions/popqa.train.jsonl").write_text(
-        '{"id": "1", "question": "Who?", "answers": ["Ada"]}\n'
-    )
-    with pytest.raises(
-        UsageError,
-        match=r"no passage answers a question of popqa.train, so no encoder can be trained on them",
-    ):
-        open_world(str(tmp_path), arguments(retriever="dense"))

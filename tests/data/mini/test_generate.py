@@ -16,7 +16,8 @@ from benchmarks import mini_world
 from data import World, WorldError, contains_answer
 from data.mini import generate as mini
 from data.mini import text as mini_text
-from data.mini.facts import POORLY_COVERED, SCALES, TAIL_POPULARITY
+from data.mini.facts import POORLY_COVERED, TAIL_POPULARITY
+from data.mini.generate import SCALES
 from retrieval_cpp import BM25Index
 from tests.shared import ROOT
 
@@ -137,7 +138,7 @@ def test_only_popular_entities_are_asked_about_in_several_splits(any_world):
         where for entity, where in splits.items() if entity not in popular and where != {"train"}
     ]
     scale = SCALES[any_world.name.partition("-")[0]]
-    assert Counter(map(min, unseen)) == {"dev": scale.unseen_dev, "test": scale.unseen_test}
+    assert Counter(map(min, unseen)) == {"dev": scale["unseen_dev"], "test": scale["unseen_test"]}
 
 
 def test_slices_and_gold_passages_agree_with_the_corpus(any_world):
@@ -191,7 +192,7 @@ def test_questions_with_the_same_words_ask_for_the_same_fact(world):
     """Every wording of every fact, asked or not: no two facts share one."""
     facts = {}
     for fact in world.facts:
-        for wording in mini.popqa_forms(fact):
+        for wording in mini_text.questions_about(fact.entity.mention(), fact.wording):
             assert facts.setdefault(wording, fact) is fact
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks import mini_world
 from data import World, contains_answer, hit
-from data.files import choice
 from data.mini import text
-from data.mini.facts import SCALES
+from data.mini.generate import SCALES
+from data.prepare.formats import choice
+from data.records import Record
 from data.world import MULTI_HOP
 
 WORLDS = ["mini", "mini:1", "tiny", "tiny:1", "tiny:2"]
@@ -88,12 +89,13 @@ def test_rows(world):
     for set_name, split, _ in asked(world):
         rows[split][set_name] = rows[split].get(set_name, 0) + 1
     assert rows == {
-        split: sizes["rows"] for split, sizes in SCALES[world.name.partition("-")[0]].groups.items()
+        split: sizes["rows"]
+        for split, sizes in SCALES[world.name.partition("-")[0]]["groups"].items()
     }
 
 
 def test_mini_is_large_enough_for_intervals():
-    rows = {split: sizes["rows"] for split, sizes in SCALES["mini"].groups.items()}
+    rows = {split: sizes["rows"] for split, sizes in SCALES["mini"]["groups"].items()}
     assert rows["train"]["ambignq"] >= 1500 and rows["train"]["hotpotqa"] >= 4000
     assert all(rows["test"][name] >= 300 for name in ("ambignq", "hotpotqa", *TEST_ONLY))
 
@@ -400,7 +402,7 @@ def test_openbookqa_has_four_options_as_the_published_set(world):
         assert (
             question.answers
             == (shown[question.answers[1]], question.answers[1])
-            == choice("", stem, shown, question.answers[1], "").answers
+            == choice(Record({}, ""), "", stem, shown, question.answers[1]).answers
         )
     assert set(letters) == set("ABCD") and max(letters.values()) < 0.5 * letters.total()
 

@@ -72,7 +72,7 @@ def test_a_folder(tmp_path):
         Passage("a.md#1", "The Title", "intro text Part more"),
         Passage("b/user-guide_2.txt#1", "user guide 2", "Plain text."),
         Passage("c.html#1", "A page", "Head One & two. Three four"),
-        Passage("d.HTM#1", "Only head", "Only head body"),
+        Passage("d.HTM#1", "Only head", "body"),
     ]
     assert [p.text for _, p in read_corpus(tmp_path / "c.html", words=2)] == [
         "Head",

@@ -3,21 +3,25 @@ files.
 """
 
 import gzip
-import json
 import re
 import string
 from collections import Counter
 
 import pytest
 
-from data import contains_answer
+from data import World, contains_answer
 from data.prepare import popqa
+from data.prepare.build import normalise, read_splits
 from data.world import Question, WorldError
 from tests.shared import shared_path
 
 
 def ask(id, question, *answers, popularity=None, relation=None):
     return Question(id, question, answers, popularity=popularity, relation=relation)
+
+
+def read(file):
+    return read_splits("popqa", [("", file)])[0][""]
 
 
 # --------------------------------------------------------------------------------- templates
@@ -139,7 +143,7 @@ def test_read_tsv(tmp_path, name):
         tmp_path / name,
         HEADER + RANKIN + '2\t"""Them"""\tgenre\trock\t\t9\t"What genre is ""Them""?"\t["rock"]\n',
     )  # no s_pop, no quoting
-    assert popqa.read(file) == [
+    assert read(file) == [
         ask(
             "4222362",
             "What is George Rankin's occupation?",
@@ -157,14 +161,14 @@ def test_read_tsv_without_popularity(tmp_path):
         tmp_path / "popqa.tsv",
         'possible_answers\tid\tquestion\n["rock"]\t7\tWhat genre is Reach?\n',
     )
-    assert popqa.read(file) == [ask("7", "What genre is Reach?", "rock")]
+    assert read(file) == [ask("7", "What genre is Reach?", "rock")]
 
 
 def test_read_jsonl(tmp_path):
     rows = '{"id": "a", "question": "What genre is Reach?", "answers": ["rock", "pop"]}\n\n'
     assert (
-        popqa.read(write(tmp_path / "a.jsonl", rows))
-        == popqa.read(write(tmp_path / "a.jsonl.gz", rows))
+        read(write(tmp_path / "a.jsonl", rows))
+        == read(write(tmp_path / "a.jsonl.gz", rows))
         == [ask("a", "What genre is Reach?", "rock", "pop")]
     )
 
@@ -191,7 +195,7 @@ def test_read_jsonl(tmp_path):
         (
             "x.tsv",
             HEADER + RANKIN.replace("\t142\t", "\tmany\t"),
-            ":2: 's_pop' must be a whole number",
+            ":2: 's_pop' must be a number of at least 0",
         ),
         *[
             (
@@ -216,7 +220,7 @@ def test_read_jsonl(tmp_path):
 def test_bad_input(tmp_path, name, text, problem):
     file = write(tmp_path / name, text)
     with pytest.raises(WorldError) as error:
-        popqa.read(file)
+        read(file)
     assert str(error.value) == f"{file}{problem}".replace("{file}", str(file))
 
 
@@ -228,7 +232,7 @@ def test_damaged_and_missing_files(tmp_path):
         (tmp_path / "none.tsv", "No such file or directory"),
     ]:
         with pytest.raises(WorldError) as error:
-            popqa.read(file)
+            read(file)
         assert str(error.value) == f"{file}:1: cannot be read: {problem}"
 
 
@@ -258,37 +262,32 @@ TEST = [
 
 @pytest.fixture(scope="module")
 def small():
-    return popqa.build(TRAIN, TEST)
+    return popqa.close({"train": TRAIN, "test": TEST})
 
 
 def test_overlap_is_removed_and_counted(small):
-    world, report = small
-    assert report["overlap"] == {"unique_test_questions": 3, "also_in_train": 1}
-    train_and_dev = world.questions("popqa", "train") + world.questions("popqa", "dev")
+    splits, _corpus, report = small
+    assert report["overlap_dropped"] == {"train in test": 1}
+    train_and_dev = splits["train"] + splits["dev"]
     assert sorted(q.id for q in train_and_dev) == ["t0", "t4", "t6"]
-    assert [q.id for q in world.questions("popqa", "test")] == ["s0", "s1", "s2"]
-    assert report["splits"] == {"train": 2, "dev": 1, "test": 3}
+    assert [q.id for q in splits["test"]] == ["s0", "s1", "s2"]
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "dev": 1, "test": 3}
 
 
 def test_rows_that_do_not_invert_are_listed(small):
-    world, report = small
-    assert report["not_inverted"] == [
+    splits, _corpus, report = small
+    assert report["fit_no_template"] == [
         "train t2 'who was the director of  pilot?'",
         "train t7 'Who is the mother of ?'",
         "test s2 'What is the capital of ?'",
     ]
-    assert report["read"] == {"train": 8, "test": 3}
-    assert report["inverted"] == {"train": 6, "test": 2}
-    kept = world.questions("popqa", "test")[2]
+    kept = splits["test"][2]
     assert (kept.relation, kept.gold_passages) == (None, ())
 
 
 def test_duplicates_are_merged(small):
-    world, report = small
-    assert report["unique"] == {"train": 4, "test": 3}
-    questions = {
-        q.id: q for split in ("train", "dev", "test") for q in world.questions("popqa", split)
-    }
+    splits, _corpus, _report = small
+    questions = {q.id: q for split in ("train", "dev", "test") for q in splits[split]}
     assert questions["t0"].answers == ("Ann Ash", "A. Ash", "Bob Birch")
     assert questions["t4"].answers == ("Dee Dale", "Ed Elm")
     assert (questions["t4"].popularity, questions["t4"].slice) == (
@@ -300,11 +299,9 @@ def test_duplicates_are_merged(small):
 
 
 def test_gold_passages_state_the_answers(small):
-    world, _ = small
-    text = {p.id: p.text for p in world.corpus}
-    questions = {
-        q.id: q for split in ("train", "dev", "test") for q in world.questions("popqa", split)
-    }
+    splits, corpus, _ = small
+    text = {p.id: p.text for p in corpus}
+    questions = {q.id: q for split in ("train", "dev", "test") for q in splits[split]}
     gold = [text[id] for id in questions["t0"].gold_passages]
     assert len(gold) == 2 and [
         sum(name in t for t in gold) for name in ("Ann Ash", "Bob Birch")
@@ -313,21 +310,17 @@ def test_gold_passages_state_the_answers(small):
     # question
     (gold,) = questions["s0"].gold_passages
     assert "Bangkok" in text[gold]
-    assert sum(p.title == "Nan" and "Bangkok" not in p.text for p in world.corpus) == 1
+    assert sum(p.title == "Nan" and "Bangkok" not in p.text for p in corpus) == 1
     (gold,) = questions["s1"].gold_passages  # braces in a name are not a field of the wording
     assert "{o}" in text[gold] and "red" in text[gold]
 
 
 def test_nothing_left():
-    with pytest.raises(
-        WorldError,
-        match=r"^0 training questions are left without those of the test set; 2 are needed$",
-    ):
-        popqa.build(TEST, TEST)
-    with pytest.raises(
-        WorldError, match=r"^none of the 1 test questions fits one of PopQA's 16 templates$"
-    ):
-        popqa.build(TRAIN, [ask("x", "Who wrote Glas?", "Dee Dale")])
+    """A training set that is all in the test set; questions that fit no template."""
+    assert list(popqa.close({"train": TEST, "test": TEST})[0]) == ["test"]
+    strange = [ask("x", "Who wrote Glas?", "Dee Dale")]
+    with pytest.raises(WorldError, match=r"^none of the questions fits one of PopQA's 16 templ"):
+        popqa.close({"train": strange, "test": strange})
 
 
 def test_distractors_name_the_subject_and_give_nothing_away():
@@ -336,13 +329,11 @@ def test_distractors_name_the_subject_and_give_nothing_away():
         for i, relation in enumerate(["director", "author", "genre"])
     ]
     facts += [popqa.Fact(f"Name{i}", "author", f"Writer{i}") for i in range(60)]
-    corpus, passage_of, kinds = popqa.write_passages(
-        facts + facts, seed=0
-    )  # a fact given twice is one passage
-    assert kinds["fact"] == len(passage_of) == len(facts)
-    assert kinds["name page"] == 1 and kinds["index"] >= 1
+    corpus, passage_of = popqa.write_passages(facts + facts)  # a fact given twice is one passage
+    assert len(passage_of) == len(facts)
     others = [p for p in corpus if p.id not in passage_of.values()]
-    assert len(others) == kinds["name page"] + kinds["index"]
+    assert [p.title for p in others if not p.title.startswith("Index of ")] == ["Pilot"]
+    assert len(others) > 1
     assert [p.text for p in others if p.title == "Pilot"] == [
         "Pilot is a name of several entries: see under director, author and genre."
     ]
@@ -359,14 +350,10 @@ def test_distractors_name_the_subject_and_give_nothing_away():
         assert p.title == fact.subject and fact.object in p.text and fact.subject in p.text
 
 
-def test_deterministic():
-    worlds = [popqa.build(TRAIN, TEST, seed)[0] for seed in (0, 0, 1)]
-    assert worlds[0].corpus == worlds[1].corpus != worlds[2].corpus
-    # pinned: the same files give the same world in every Python, on every machine
-    assert (
-        worlds[0].corpus_sha256
-        == "c6c62d77524abd25f2e45087c6e26255a3d3938e62471eebf6955c7472a4c346"
-    )
+def test_deterministic(small):
+    """Pinned: the same files give the same world in every Python, on every machine."""
+    world = World(name="w", corpus=small[1], questions={})
+    assert world.corpus_sha256 == "c6c62d77524abd25f2e45087c6e26255a3d3938e62471eebf6955c7472a4c346"
 
 
 # ------------------------------------------------------------------------ the official files
@@ -375,49 +362,48 @@ def test_deterministic():
 @pytest.fixture(scope="module")
 def official():
     train, test = (
-        popqa.read(shared_path(f"datasets/popqa.{split}.jsonl.gz")) for split in ("train", "test")
+        read(shared_path(f"datasets/popqa.{split}.jsonl.gz")) for split in ("train", "test")
     )
-    return train, test, *popqa.build(train, test)
+    return train, test, *popqa.close({"train": train, "test": test})
 
 
 def test_official_counts(official):
-    _, _, _world, report = official
-    assert report["read"] == {"train": 13_554, "test": 713}
-    assert report["overlap"] == {"unique_test_questions": 710, "also_in_train": 111}
-    assert [row.partition(" '")[2] for row in report["not_inverted"]] == [
+    train, test, splits, corpus, report = official
+    assert (len(train), len(test)) == (13_554, 713)
+    assert report["overlap_dropped"] == {"train in test": 111}
+    assert [row.partition(" '")[2] for row in report["fit_no_template"]] == [
         "Who was the screenwriter for ?'",
         "Who is the author of ?'",
         "What is the capital of ?'",
     ]  # no names
-    assert report["splits"] == {"train": 11_854, "dev": 500, "test": 710}
-    assert report["unique"]["train"] == 11_854 + 500 + 111  # train, dev, those that are in test
-    assert sum(report["relations"]["test"].values()) - report["relations"]["test"]["unknown"] == 709
-    assert 13_000 <= report["passages"] <= 15_000
-    assert report["passage_kinds"]["fact"] == 13_757
+    rows = {split: len(questions) for split, questions in splits.items()}
+    assert rows == {"train": 11_854, "dev": 500, "test": 710}
+    assert sum(question.relation is not None for question in splits["test"]) == 709
+    assert 13_000 <= len(corpus) <= 15_000
+    assert report["facts"] == 13_757
 
 
 def test_official_questions_are_disjoint_and_complete(official):
-    train, test, world, _ = official
+    train, test, splits, *_ = official
     asked = {
-        split: {popqa.normalise(q.question) for q in world.questions("popqa", split)}
-        for split in ("train", "dev", "test")
+        split: {normalise(q.question) for q in splits[split]} for split in ("train", "dev", "test")
     }
     assert not (
         asked["train"] & asked["test"]
         or asked["dev"] & asked["test"]
         or asked["train"] & asked["dev"]
     )
-    assert asked["test"] == {popqa.normalise(q.question) for q in test}
-    given = {popqa.normalise(q.question) for q in train if popqa.invert(q.question)}
+    assert asked["test"] == {normalise(q.question) for q in test}
+    given = {normalise(q.question) for q in train if popqa.invert(q.question)}
     assert asked["train"] | asked["dev"] == given - asked["test"]
 
 
 def test_official_gold_passages_hold_the_subject_and_an_answer(official):
-    world = official[2]
-    passages = {p.id: p for p in world.corpus}
+    splits, corpus = official[2:4]
+    passages = {p.id: p for p in corpus}
     without = []
     for split in ("train", "dev", "test"):
-        for question in world.questions("popqa", split):
+        for question in splits[split]:
             subject, _ = popqa.invert(question.question) or (None, None)
             for p in map(passages.get, question.gold_passages):
                 assert p.title.casefold() == subject.casefold()
@@ -431,25 +417,8 @@ def test_official_gold_passages_hold_the_subject_and_an_answer(official):
 
 
 def test_official_passages_are_short(official):
-    corpus = official[2].corpus
+    corpus = official[3]
     words = sorted(len(p.text.split()) for p in corpus)
     assert 10 <= sum(words) / len(words) <= 14
     assert words[len(words) * 99 // 100] <= 20
     assert max(Counter(p.text for p in corpus).values()) == 1  # each fact is stated once
-
-
-def test_official_world_survives_its_files(official, tmp_path):
-    from data import World
-
-    world = official[2]
-    world.save(tmp_path)
-    again = World.open(tmp_path)
-    assert again.corpus_sha256 == world.corpus_sha256 and (again.k, again.quota, again.license) == (
-        4,
-        1,
-        "MIT",
-    )
-    for split in ("train", "dev", "test"):
-        assert again.questions("popqa", split) == world.questions("popqa", split)
-    with open(tmp_path / "world.json", encoding="utf-8") as file:
-        assert "closed world" in json.load(file)["description"]

@@ -27,6 +27,14 @@ def test_a_collapsed_decision():
     assert len(alarms([0.0, 0.01], HEALTHY | {"kl": -100, "malformed": 0.9})) == 3
 
 
+@pytest.mark.parametrize(
+    "rates, alarm",
+    [([0.96, 1.0], True), ([0.0, 0.04], True), ([0.0, 1.0], False), ([0.94, 1.0], False)],
+)
+def test_one_slice_on_which_it_differs_is_no_collapse(rates, alarm):
+    assert bool(alarms(rates, HEALTHY)) == alarm
+
+
 def test_the_line_of_a_dev_evaluation():
     greedy = {"reward": 1.0, "em": 0.5, "hit": 0.25, "retrieval": 0.5, "malformed": 0.4}
     dev = {"greedy": greedy, "greedy_slices": {"tail": {"retrieval": 0.75}}}

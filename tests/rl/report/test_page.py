@@ -2,14 +2,18 @@
 
 import json
 import re
+from xml.etree.ElementTree import tostring
 
 import pytest
 
+from data import Question
+from rl import Episode
 from rl.report import page
-from rl.report.charts import Axis, Line, chart, interval, thin, ticks
-from rl.report.curves import calibration_charts, share_interval, sweep_charts, training
-from rl.report.page import browsed, comparison, embedded
-from rl.report.results import DIRECT, RETRIEVE, Group, Result
+from rl.report.charts import Line, calibration_charts, chart, sweep_charts, thin, ticks, training
+from rl.report.evaluation import DIRECT, OWN, RETRIEVE, Result
+from rl.report.page import browsed, embedded
+
+ABOUT = {"world": "w", "set": "s", "split": "test", "rows": 3, "slices": {}}
 
 
 def record(number: int, **values) -> dict:
@@ -17,25 +21,16 @@ def record(number: int, **values) -> dict:
         "id": f"q{number}",
         "question": f"Who is {number}?",
         "answers": ["x"],
-        "slice": "tail",
-        "relation": None,
-        "popularity": 1.0,
         "p_retrieve": 0.25,
-        "calls": 1,
         "turns": [],
-        "answer": "x",
         "em": 1.0,
-        "f1": 1.0,
-        "hit": False,
-        "malformed": False,
         "reward": 2.0,
         "tokens": [["[ANSWER]", 0.0], [" x", 0.0], ["<eos>", 2.0]],
     } | values
 
 
-def group(records: list[dict]) -> Group:
-    about = {"world": "w", "set": "s", "split": "test", "rows": len(records)}
-    return Group(about, {("runs/a", "own decision"): Result(about, records)})
+def drawn(*charts) -> list[str]:
+    return [tostring(svg, encoding="unicode") for svg in charts]
 
 
 @pytest.mark.parametrize(
@@ -52,109 +47,62 @@ def test_ticks(low, high, expected):
 
 
 def test_a_chart_puts_points_where_its_axes_say():
-    svg = chart(
-        "T",
-        [Line("a", [(0, 0), (10, 50), (20, float("nan")), (20, None)], 2)],
-        Axis("x", least=0, most=20),
-        Axis("y", " %", least=0, most=100),
-    )
-    (x0, y0), (x1, y1) = [
-        map(float, p.split(",")) for p in re.search('points="([^"]*)"', svg)[1].split()
-    ]
-    tick = {
-        text: float(y)
-        for y, text in re.findall(r'text-anchor="end" x="[^"]*" y="([^"]*)">([^<]*)', svg)
-    }  # text stands 3.5 below its line
-    assert y0 == pytest.approx(tick["0"] - 3.5, abs=0.1) and y1 == pytest.approx(
-        (tick["0"] + tick["100"]) / 2 - 3.5, abs=0.1
-    )
-    assert x1 - x0 == pytest.approx((360 - 46 - 12) / 2, abs=0.1)
-    assert "<b>50.0 %</b>" in svg and "nan" not in svg
-    assert chart("T", [Line("a", [(0, None)], 0)], Axis("x"), Axis("y")) == "", "nothing to draw"
+    lines = [Line("a", [(0, 0), (10, 50)])]
+    [svg] = drawn(chart("T", lines, "x", "y"))
+    path = re.search('points="([^"]*)"', svg)[1]
+    (x0, y0), (x1, y1) = [map(float, p.split(",")) for p in path.split()]
+    ends = re.findall('text-anchor="end" x="[^"]*" y="([^"]*)">([^<]*)', svg)
+    tick = {text: float(y) - 3.5 for y, text in ends}  # text stands 3.5 below its line
+    assert y0 == pytest.approx(tick["0"], abs=0.1)
+    assert y1 == pytest.approx(tick["0"] + (tick["40"] - tick["0"]) * 50 / 40, abs=0.2)
+    assert x1 - x0 == pytest.approx((360 - 46 - 12) / 1.12, abs=0.1), "margins of 6 %"
+    assert "<title>a: 50 at 10</title>" in svg
 
 
 def test_labels_are_escaped():
-    line = Line('"<i>', [(0, 1)], 0, mark="<u>")
-    svg = chart("<b>", [line], Axis("&x"), Axis("<y>"), "<s>")
-    assert not re.search("<(?!b>1.0</b>)[biuys]>", svg)
-    assert all(text in svg for text in ("&quot;&lt;i&gt;", "&lt;u&gt;", "&lt;s&gt;", "&amp;x"))
+    [svg] = drawn(chart("<b>", [Line('"<i>', [(0, 1)], "dots")], "&x", "<y>"))
+    assert not re.search("<[biy]>", svg)
+    assert all(text in svg for text in ('"&lt;i&gt;', "&lt;b&gt;", "&amp;x", "&lt;y&gt;"))
 
 
 def test_thin_keeps_means():
-    assert thin([(i, 2.0 * i) for i in range(10)], 5) == [
-        (i + 0.5, 2 * i + 1.0) for i in range(0, 10, 2)
-    ]
+    halves = [(i + 0.5, 2 * i + 1.0) for i in range(0, 10, 2)]
+    assert thin([(i, 2.0 * i) for i in range(10)], 5) == halves
     assert thin([(1, 2), (3, 4)]) == [(1, 2), (3, 4)]
 
 
-def test_an_interval_is_green_only_without_zero():
-    cells = ((0.2, 0.1, 0.3), (0.1, -0.1, 0.3), (-0.2, -0.3, -0.1))
-    shown = [re.search('class="(\\w+)"', interval(*cell, str))[1] for cell in cells]
-    assert shown == ["up", "even", "down"]
-    assert interval(2, 1, 3, str).endswith("<b>2</b> [1, 3]</span>")
-
-
-def test_wilson_interval():
-    """Newcombe (1998), table I: 0 of 20 -> [0, .1611] and 15 of 148 -> [.0624, .1605]."""
-    assert share_interval(15, 148)[1:] == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    assert share_interval(0, 20) == pytest.approx((0, 0, 0.1611), abs=5e-5)
-    assert share_interval(20, 20)[2] == 1.0
-
-
-def test_the_browser_gets_every_passage_once_and_a_sample_when_there_is_too_much(monkeypatch):
-    turns = [{"query": "x", "passages": [{"id": "p", "title": "t", "text": "u", "score": 1.0}]}]
-    few = group([record(i, turns=turns) for i in range(6)])
-    data = browsed(few)
-    assert (
-        data["passages"] == [["t", "u"]]
-        and data["sets"][0]["step"] == 1
-        and len(data["sets"][0]["questions"]) == 6
-    )
-    [first] = data["sets"][0]["questions"][0]["episodes"]
-    assert first["turns"] == [{"query": "x", "passages": [[0, 1.0]]}]
-    assert first["tokens"] == ["[ANSWER]", " x", ["<eos>", 2.0]]
-    assert data["checkpoints"] == ["runs/a"]
-    monkeypatch.setattr(page, "BROWSER_BYTES", len(json.dumps(few.own["runs/a"].records)) // 4)
-    sampled = browsed(few)["sets"][0]
-    assert (sampled["step"], sampled["rows"], [q["id"] for q in sampled["questions"]]) == (
-        2,
-        6,
-        ["q0", "q2", "q4"],
-    )
+def test_the_browser_gets_every_question_or_an_even_sample(monkeypatch):
+    records = [record(i) for i in range(6)]
+    few = {("runs/a", OWN): Result(ABOUT | {"rows": 6}, records, [])}
+    expected = {
+        "checkpoints": ["runs/a"],
+        "rows": 6,
+        "step": 1,
+        "questions": [[r] for r in records],
+    }
+    assert browsed(few) == expected
+    size = sum(len(json.dumps(r)) for r in records)
+    monkeypatch.setattr(page, "BROWSER_BYTES", size // 2)
+    sampled = browsed(few)
+    assert (sampled["step"], sampled["rows"]) == (2, 6)
+    assert [q[0]["id"] for q in sampled["questions"]] == ["q0", "q2", "q4"]
 
 
 def test_embedded_json_holds_no_markup():
     value = {"a": "</script><!--&\u2028\u2029", "b": [1, None]}
-    assert (
-        not re.search("[<>&\u2028\u2029]", embedded(value)) and json.loads(embedded(value)) == value
-    )
-
-
-def test_differences_are_the_last_policys_own_minus_each_row():
-    """Rewards 2 and 0 against 1 and -1: a difference of 1 in every question has no width."""
-    about = {"world": "w", "set": "s", "split": "test", "rows": 2, "seconds": 0.5, "slices": {}}
-    names = ("em", "f1", "retrieval", "queries", "calls", "malformed")
-    metrics = dict.fromkeys(names, 0.5)
-    about["metrics"] = {**metrics, "hit": None, "reward": 1.0}
-    first = Result(about, [record(0, reward=1.0, em=0.0), record(1, reward=-1.0, em=0.0)])
-    last = Result(about, [record(0, reward=2.0, em=1.0), record(1, reward=0.0, em=0.0)])
-    html = comparison(Group(about, {("a", "own decision"): first, ("b", "own decision"): last}))
-    rows = dict(re.findall("<code>(.)</code> own decision</th>(.*?)</tr>", html))
-    assert "<b>+1.000</b> [+1.000, +1.000]" in rows["a"] and "<b>+50.0</b>" in rows["a"]
-    assert rows["b"].endswith("<td>-</td><td>-</td>") and "<td>250.0 ms</td>" in rows["b"]
+    text = embedded(value)
+    assert not re.search("[<>&\u2028\u2029]", text) and json.loads(text) == value
 
 
 def test_a_sweep_has_its_curve_and_its_points():
-    sweep = {
-        "curve": [
-            {"retrieval": 0.0, "em": 0.2, "reward": 0.4},
-            {"retrieval": 1, "em": 0.4, "reward": 0.5},
-        ],
-        "points": {"own decision": {"retrieval": 0.5, "em": 0.45, "reward": 0.7}},
-    }
-    em, reward = sweep_charts("runs/a", sweep)
-    assert "own decision: 45.0 % at retrieval, % 50.0 %" in em
-    assert "own decision: 0.700 at retrieval, % 50.0 %" in reward and "<polyline" in reward
+    ends = [
+        {"retrieval": 0.0, "em": 0.2, "reward": 0.4},
+        {"retrieval": 1, "em": 0.4, "reward": 0.5},
+    ]
+    points = {"own decision": {"retrieval": 0.5, "em": 0.45, "reward": 0.7}}
+    em, reward = drawn(*sweep_charts("runs/a", {"curve": ends, "points": points}))
+    assert "own decision: 0.45 at 0.5" in em
+    assert "own decision: 0.7 at 0.5" in reward and "<polyline" in reward
 
 
 def test_training_curves_of_a_run_and_of_its_best(tmp_path):
@@ -165,27 +113,29 @@ def test_training_curves_of_a_run_and_of_its_best(tmp_path):
     log = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(log)
     html = training(tmp_path / "best")
-    assert f"{tmp_path}: joint PPO" in html and "dev, tail: 75.0 % at iteration 2" in html
+    assert f"<h3>{tmp_path}</h3>" in html and "dev tail: 0.750 at the end" in html
     assert "Value head" not in html, "nothing was logged of it"
     assert training(tmp_path / "best/eval") == ""
 
 
+def test_the_loss_of_a_warm_up(tmp_path):
+    lines = [{"phase": "read", "step": i, "loss": 4.0 - i} for i in range(3)]
+    log = "".join(json.dumps(line) + "\n" for line in [*lines, {"phase": "read", "dev": {"em": 1}}])
+    (tmp_path / "metrics.jsonl").write_text(log)
+    assert "loss: 2.000 at the end" in training(tmp_path)
+
+
 def test_calibration_needs_both_branches():
-    """Retrieving earns more for one of two questions at .2, for the only one at .8."""
-    about = {"world": "w", "set": "s", "split": "test", "rows": 3}
-    shares = (0.2, 0.2, 0.8)
-    direct, retrieved = (
-        Result(about, [record(i, p_retrieve=p, reward=r) for i, (p, r) in enumerate(pairs)])
-        for pairs in (
-            zip(shares, (2.0, 0.0, 0.0), strict=True),
-            zip(shares, (1.8, 1.8, 1.8), strict=True),
-        )
-    )
-    results = {("a", "own decision"): direct, ("a", DIRECT): direct}
-    assert calibration_charts(Group(about, results)) == []
-    results["a", RETRIEVE] = retrieved
-    share, gain = calibration_charts(Group(about, results))
-    assert "a: 50.0 % [9.5 %, 90.5 %] at" in share and "a: 100.0 % [20.7 %, 100.0 %] at" in share
-    assert re.search(r"a: 0\.80 at [^<]* 0\.20<", gain) and re.search(
-        r"a: 1\.80 at [^<]* 0\.80<", gain
-    )
+
+    def played(*rewards: float) -> Result:
+        pairs = zip((0.2, 0.2, 0.8), rewards, strict=True)
+        question = Question("q", "?", ("x",))
+        return Result(ABOUT, [], [Episode(question, rewards=[r], p_retrieve=p) for p, r in pairs])
+
+    direct, retrieved = played(2.0, 0.0, 0.0), played(1.8, 1.8, 1.8)
+    results = {("a", OWN): direct, ("a", DIRECT): direct}
+    assert calibration_charts(results) == []
+    [svg] = drawn(*calibration_charts({**results, ("a", RETRIEVE): retrieved}))
+    half = 1.96 * 1.0 / 2**0.5  # gains of -.2 and 1.8
+    assert f"a: 0.8 at 0.2, interval {0.8 - half:.3g} to {0.8 + half:.3g}" in svg
+    assert "a: 1.8 at 0.8, interval 1.8 to 1.8" in svg

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rl import Decoding, rollout
-from rl.report.results import episode_of, episode_record, questions_sha256
+from rl.report.evaluation import Evaluation, episode_of, episode_record
 from rl.report.summary import summarize
 from rl.report.text import as_text
 from tests.rl.tiny import QUESTIONS, TOKENIZER, environment, random_policy
@@ -34,11 +34,12 @@ def test_rewards_stand_beside_the_tokens_of_actions(episodes):
 
 
 def test_a_hash_of_questions_sees_every_change():
-    first = questions_sha256(QUESTIONS)
-    assert first != questions_sha256(QUESTIONS[:3])
-    assert first != questions_sha256([QUESTIONS[1], QUESTIONS[0], *QUESTIONS[2:]])
+    evaluation = Evaluation(random_policy(), TOKENIZER, environment(), {}, "cpu", "fp32")
     changed = replace(QUESTIONS[0], answers=("x",))
-    assert first != questions_sha256([changed, *QUESTIONS[1:]])
+    lists = [QUESTIONS, QUESTIONS[:3], [QUESTIONS[1], QUESTIONS[0], *QUESTIONS[2:]]]
+    lists.append([changed, *QUESTIONS[1:]])
+    about = [evaluation.depends_on(("popqa", "test"), questions) for questions in lists]
+    assert len({one["questions_sha256"] for one in about}) == 4
 
 
 def test_no_control_character_reaches_a_terminal(episodes):

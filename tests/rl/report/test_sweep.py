@@ -6,7 +6,7 @@ import pytest
 
 from data import Question
 from rl import Episode, Turn
-from rl.report.sweep import SHOWN, mixed, sweep
+from rl.report.summary import THRESHOLDS, mixed, sweep
 
 
 def episode(p: float, reward: float, retrieves: bool) -> Episode:
@@ -20,7 +20,7 @@ RETRIEVED = [episode(0.1, 1.8, True), episode(0.6, 1.8, True), episode(0.9, -0.2
 
 def test_each_threshold_picks_a_branch():
     at = mixed(DIRECT, RETRIEVED)
-    assert {0.1, 0.6, 0.9, *SHOWN} <= at.keys() and list(at) == sorted(at)
+    assert {0.1, 0.6, 0.9, *THRESHOLDS} <= at.keys() and list(at) == sorted(at)
     retrieves = {t: [e.retrievals for e in episodes] for t, episodes in at.items()}
     assert retrieves[0.0] == [1, 1, 1] and retrieves[1.0] == [0, 0, 0]
     assert retrieves[0.1] == [0, 1, 1], "not above its own value"
@@ -46,4 +46,4 @@ def test_a_larger_quota_plays_each_threshold():
         return DIRECT
 
     swept = sweep({"d": DIRECT, "r": RETRIEVED}, "d", "r", replay)
-    assert played == SHOWN == [m["threshold"] for m in swept["curve"]]
+    assert played == THRESHOLDS == [m["threshold"] for m in swept["curve"]]

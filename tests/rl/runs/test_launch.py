@@ -187,3 +187,10 @@ def test_one_rank_is_this_process(start, tmp_path):
     launcher = start("", 1)
     assert launcher.communicate(timeout=120) == ("sum 1\n", "")
     assert pids(tmp_path, 1) == [launcher.pid]
+
+
+def test_ranks_give_large_tensors_back(start):
+    """What the C library is told about memory, unless the user says something else."""
+    body = "if ranks.rank() == 0: print(os.environ['GLIBC_TUNABLES'])"
+    out, _ = start(body).communicate(timeout=120)
+    assert "glibc.malloc.mmap_threshold=4194304" in out

@@ -4,7 +4,7 @@ import pytest
 
 from data.world import Passage, Question, World, WorldError
 from rl.runs.flags import UsageError
-from rl.runs.questions import train_and_dev
+from rl.runs.questions import answer_budget, train_and_dev
 
 
 def questions(prefix: str, count: int) -> list[Question]:
@@ -45,3 +45,18 @@ def test_nothing_to_train_on():
         train_and_dev(world(a_train=[], a_dev=questions("a", 3)), "a")
     with pytest.raises(WorldError, match=r"has no questions 'b.train'"):
         train_and_dev(world(a_train=questions("a", 3)), "b")
+
+
+@pytest.mark.parametrize(
+    ("answers", "budget"),
+    [
+        (["x"], 16),  # never fewer
+        (["x" * 60] * 100, 21),
+        (["x"] * 99 + ["x" * 60], 16),  # one of a hundred may be cut
+        (["x"] * 98 + ["x" * 60] * 2, 21),
+        (["\u00e9" * 30], 21),  # bytes, not letters
+        (["x" * 3000], 64),  # never more
+    ],
+)
+def test_the_answer_budget_is_what_the_training_answers_need(answers, budget):
+    assert answer_budget([Question("i", "?", (answer,)) for answer in answers]) == budget

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from data import Question
-from rl.runs.questions import QuestionSampler
+from rl.runs.questions import QuestionSampler, typed
 
 
 def pool(popular: int, others: int) -> list[Question]:
@@ -82,3 +82,13 @@ def test_a_world_of_one_kind_is_drawn_whole(questions):
     sampler = QuestionSampler([questions], 0.4, 0)
     drawn = ids(sampler.draw(400, 0, 0))
     assert len(drawn) == 400 and set(drawn) == set(ids(questions))
+
+
+def test_a_share_of_the_questions_is_typed_in_lower_case():
+    asked = [Question(str(i), "Who wrote The Salt Road?", ("Ada Quill",)) for i in range(400)]
+    assert typed(asked, 0.0, 0, 5) == asked
+    made = typed(asked, 0.25, 0, 5)
+    assert made == typed(asked, 0.25, 0, 5) != typed(asked, 0.25, 0, 6)
+    lower = [q for q in made if q.question == "who wrote the salt road"]
+    assert 70 < len(lower) < 130 and {q.id for q in lower} < {q.id for q in asked}
+    assert all(q.answers == ("Ada Quill",) for q in made)

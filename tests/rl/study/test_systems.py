@@ -1,6 +1,5 @@
-"""What the study trains, in which order, with which flags; what its logs add up to."""
+"""What the study trains, in which order, with which flags."""
 
-import json
 from pathlib import Path
 
 import train_ppo
@@ -8,59 +7,59 @@ import train_sft
 from rl import Decoding
 from rl.runs.flags import parse
 from rl.study import modules
-from rl.study.jobs import Job
+from rl.study.study import StudyArgs
 from rl.study.systems import (
-    COSTS,
     JOINT,
+    RECIPES,
     SYSTEMS,
     TRAINED,
     UNSEEN,
-    Plan,
-    compute,
-    jobs_of,
+    commands_of,
     needed,
     systems_of,
 )
 
-PLAN = Plan(1500, 500)
-JOBS = jobs_of(3, Path("runs/study/seed-3"), "mini", TRAINED, PLAN)
+FOLDER = Path("runs/study/seed-3")
 
 
-def test_every_job_comes_after_what_it_needs():
+def commands(**args) -> dict[str, list[str]]:
+    found = commands_of(3, FOLDER, "mini", TRAINED, StudyArgs(**args))
+    assert {folder.parent for folder in found} == {FOLDER}
+    return {folder.name: command for folder, command in found.items()}
+
+
+def parsed(command: list[str]):
+    script, *flags = command
+    if script == "-m":
+        name, kind, *flags = flags
+        assert name == "rl.study.modules" and kind in modules.LEARNS
+        return parse(modules.Args, "", flags)
+    scripts = {"train_sft.py": train_sft.Args, "train_ppo.py": train_ppo.Args}
+    return parse(scripts[Path(script).name], "", flags)
+
+
+def test_every_role_is_a_run_and_every_run_plays_a_role():
+    assert {role for system in SYSTEMS for role in system.roles} == RECIPES.keys()
+    assert list(commands()) == list(RECIPES)
+
+
+def test_every_command_is_one_that_its_script_understands_after_what_it_needs():
     there = set()
-    for name, job in JOBS.items():
-        assert job.out == Path("runs/study/seed-3") / name and there.issuperset(job.needs)
-        there.add(job.out)
-    assert {role for system in SYSTEMS for role in system.roles} == JOBS.keys(), "all play a role"
-
-
-def test_every_command_is_one_that_its_script_understands():
-    for name, job in JOBS.items():
-        script, *flags = job.command
-        if script == "-m":
-            (module, kind, *flags), cls = flags, modules.Args
-            assert module == "rl.study.modules" and kind in modules.LEARNS
-        else:
-            cls = {"train_sft.py": train_sft.Args, "train_ppo.py": train_ppo.Args}[
-                Path(script).name
-            ]
-        args = parse(cls, "", [*flags, "--out", str(job.out), "--ranks", "1"])
+    for name, command in commands().items():
+        args = parsed([*command, "--out", str(FOLDER / name), "--ranks", "1"])
         assert (args.dataset, args.quota, args.seed) == ("popqa,ambignq,hotpotqa", 2, 3), name
         paths = [getattr(args, flag, "") for flag in ("init", "query", "reader")]
-        read = [path for path in paths if path]
-        assert read == list(map(str, job.needs)), "what a job reads is what it waits for"
+        assert {path for path in paths if path} <= there
+        assert name == "warm-up" or args.init == f"{FOLDER}/warm-up"
+        there.add(str(FOLDER / name))
 
 
 def test_flags_that_make_the_ablations():
-    args = {
-        name: parse(train_ppo.Args, "", list(job.command[1:]))
-        for name, job in JOBS.items()
-        if job.command[0].endswith("train_ppo.py")
-    }
-    joint = args["joint"]
+    ppo = {name: parsed(c) for name, c in commands().items() if c[0].endswith("train_ppo.py")}
+    joint = ppo["joint"]
     differs = {
         name: {k: v for k, v in vars(a).items() if v != getattr(joint, k)}
-        for name, a in args.items()
+        for name, a in ppo.items()
     }
     assert differs == {
         "joint": {},
@@ -76,28 +75,21 @@ def test_flags_that_make_the_ablations():
             "learn": "query",
             "force": "retrieve",
             "iterations": 50,
-            "reader": "runs/study/seed-3/reader",
+            "reader": f"{FOLDER}/reader",
         },
     }
     assert (joint.iterations, joint.episodes, joint.retrieval_cost) == (150, 384, 0.2)
 
 
 def test_everything_after_the_warm_up_asks_the_same_questions_under_new_names():
-    for name, job in JOBS.items():
-        words = list(job.command)
-        if name == "warm-up":
-            assert "--rename" not in words
-        else:
-            start = words.index("--popular-share")
-            assert words[start : start + 4] == ["--popular-share", "0.45", "--rename", "1.0"]
+    ours = (modules.POPULAR_SHARE, modules.RENAME)
+    joint = parsed(commands()["joint"])
+    assert (joint.popular_share, joint.rename) == ours == (0.45, 1.0)
+    assert (joint.lr, joint.decision_weight, joint.price_warmup) == (4e-4, 4.0, 0.5)
 
 
 def test_only_what_a_choice_needs_is_trained():
-    def names(choice: str) -> list[str]:
-        roles = [role for s in systems_of(choice) for role in s.roles]
-        return [job.out.name for job in needed(JOBS, roles)]
-
-    assert names("main") == [
+    assert list(commands(systems="main")) == [
         "warm-up",
         "reader",
         "joint",
@@ -107,16 +99,24 @@ def test_only_what_a_choice_needs_is_trained():
         "decision-reward",
         "decision-reward-rs",
     ]
-    assert names("costs") == ["warm-up", "joint", "no-cost", "cost-.1", "cost-.4"]
-    assert set(names("all")) == set(JOBS)
-    chain = [job.out.name for job in needed(JOBS, ["decision-reward"])]
+    chain = needed(["decision-reward"])
     assert chain == ["warm-up", "reader", "rewriter-ppo", "decision-reward"]
 
 
-def test_names_that_tables_look_up_exist():
-    names = [s.name for s in systems_of("all")]
+def test_more_flags_and_another_scale():
+    flags = {"sft_flags": "--layers 2 --mix-steps 7", "ppo_flags": "--lr 0.01"}
+    flags["module_flags"] = "--lower-case 0.5"
+    found = commands(scale=0.02, **flags)
+    warm_up, joint, reader = (parsed(found[name]) for name in ("warm-up", "joint", "reader"))
+    assert (warm_up.read_steps, warm_up.mix_steps, warm_up.layers) == (50, 7, 2)
+    assert (joint.iterations, joint.lr) == (3, 0.01)
+    assert (reader.steps, reader.lower_case) == (4, 0.5)
+    assert parsed(found["rewriter-ppo"]).iterations == 1
+
+
+def test_names_are_given_once():
+    names = [system.name for system in SYSTEMS]
     assert len(names) == len(set(names))
-    assert {*COSTS, "joint, N = 1", "joint, N = 3", "confidence"} <= set(names)
     assert [s.quota for s in SYSTEMS if s.name == JOINT] == [2]
 
 
@@ -130,33 +130,3 @@ def test_the_sweep_is_part_of_main_and_of_all():
             sets = (*TRAINED, *UNSEEN)
             same = s._replace(name=JOINT, group="main", decoding=Decoding(), sets=sets)
             assert same in SYSTEMS, "but for the threshold it is joint"
-    for choice in ("ablations", "costs"):
-        assert not any(s.group == "sweep" for s in systems_of(choice))
-
-
-def test_a_scaled_plan():
-    plan = Plan(1500, 500, sft_flags="--layers 2").scaled(0.02)
-    assert plan == Plan(30, 10, 3, 1, 4, "--layers 2", "") and PLAN.scaled(1.0) == PLAN
-
-
-def test_compute_is_read_from_the_logs(tmp_path):
-    logs = {
-        "sft": [
-            {"step": 0, "tokens": 100},
-            {"step": 1, "tokens": 50},
-            {"phase": "read", "dev": {}},
-        ],
-        "ppo": [
-            {"iteration": 0, "dev": {}, "episode": '"tokens": 3'},
-            {"iteration": 0, "tokens": 7},
-            {"iteration": 1, "tokens": 9, "optimizer_steps": 6},
-            {"iteration": 2, "tokens": 9, "optimizer_steps": 2},
-        ],
-    }
-    for name, lines in logs.items():
-        (tmp_path / name).mkdir()
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (tmp_path / name / "metrics.jsonl").write_text(text)
-    jobs = [Job(tmp_path / name, ("x",)) for name in logs]
-    assert compute(jobs) == {"steps": 2 + 6 + 2, "tokens": 175}
-    assert compute([]) == {"steps": 0, "tokens": 0}

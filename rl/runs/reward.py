@@ -1,0 +1,40 @@
+"""One's own reward of an answer, from a file of Python: --reward FILE.py:function.
+
+    def function(question: str, answers: tuple[str, ...], episode: Episode) -> float
+
+It replaces EM + F1 at the last token of an answer; episode.answer, .exact_match and .f1 are set.
+Prices of retrievals and malformed actions stay. The file is run: never take one from a checkpoint.
+"""
+
+import math
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+from rl.episode import Episode
+from rl.runs.flags import UsageError
+
+
+def load_reward(spec: str) -> Callable[[Episode], float]:
+    """The function of "FILE.py:function". UsageError; when called, too, for what is no number."""
+    file, _, name = spec.rpartition(":")
+    if not Path(file).is_file():
+        raise UsageError(f"--reward {spec}: FILE.py:function is wanted, and {file!r} is no file")
+    try:
+        function = runpy.run_path(file)[name]
+    except KeyError:
+        raise UsageError(f"--reward {spec}: {file} defines no {name!r}") from None
+    except Exception as error:
+        raise UsageError(f"--reward {spec}: {type(error).__name__}: {error}") from None
+
+    def reward(episode: Episode) -> float:
+        question = episode.question
+        try:
+            value = float(function(question.question, question.answers, episode))
+        except Exception as error:
+            raise UsageError(f"--reward {spec}: {type(error).__name__}: {error}") from None
+        if not math.isfinite(value):
+            raise UsageError(f"--reward {spec}: {value} for the answer {episode.answer!r:.80}")
+        return value
+
+    return reward
