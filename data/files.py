@@ -9,6 +9,7 @@ Left out on purpose: other compressions (each is a dependency), encodings other 
 
 import gzip
 import io
+import math
 import os
 import re
 import struct
@@ -37,50 +38,32 @@ _LFS = b"version https://git-lfs"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
 
 
-class _Unpacked(io.RawIOBase):
-    """What a packed stream holds, as long as it is no bomb. size: bytes on disk."""
-
-    def __init__(self, stream: BinaryIO, size: int, file: Path):
-        self.stream, self.file = stream, file
-        self.left = max(LIMIT * MB, RATIO * size)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        count = self.stream.readinto1(buffer)  # before an error, all that is whole
-        self.left -= count
-        if self.left < 0:
-            problem = f"unpacks to more than {LIMIT} MB and {RATIO} times its size"
-            raise WorldError(f"{self.file}: {problem}")
-        return count
-
-
-def _unpacked(stream: io.BufferedReader, size: int, file: Path) -> io.BufferedReader:
+def _unpacked(stream: BinaryIO) -> BinaryIO:
     """The stream, unpacked where its first bytes say gzip."""
-    if not stream.peek(2).startswith(b"\x1f\x8b"):
-        return stream
-    return io.BufferedReader(_Unpacked(gzip.GzipFile(fileobj=stream), size, file))
+    return gzip.GzipFile(fileobj=stream) if stream.peek(2)[:2] == b"\x1f\x8b" else stream
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[io.BufferedReader]:
-    """The bytes of a file or of an archive's member, unpacked. Raises UNREADABLE, WorldError."""
+def opened(file: Path) -> Iterator[tuple[BinaryIO, float]]:
+    """The bytes of a file or of an archive's member, unpacked, and how many they may be.
+
+    Raises UNREADABLE, WorldError.
+    """
     archive = next((p for p in file.parents if p.name.endswith(ARCHIVES) and p.is_file()), None)
-    with open(archive or file, "rb") as stream, ExitStack() as stack:
-        size = os.fstat(stream.fileno()).st_size
-        if stream.peek(len(_LFS)).startswith(_LFS):
+    with open(archive or file, "rb") as on_disk, ExitStack() as stack:
+        if on_disk.peek(len(_LFS)).startswith(_LFS):
             problem = "a Git LFS pointer, not the file itself: run git lfs pull"
             raise WorldError(f"{archive or file}: {problem}")
+        stream = on_disk
         if archive:
             if archive.suffix == ".zip":
-                packed = stack.enter_context(zipfile.ZipFile(stream))
+                packed = stack.enter_context(zipfile.ZipFile(on_disk))
             else:
-                unpacked = _unpacked(stream, size, archive)
-                packed = stack.enter_context(tarfile.open(fileobj=unpacked, mode="r|"))
-            member = _member(packed, archive, file.relative_to(archive).as_posix())
-            stream = io.BufferedReader(_Unpacked(member, size, file))
-        yield _unpacked(stream, size, file)
+                packed = stack.enter_context(tarfile.open(fileobj=_unpacked(on_disk), mode="r:"))
+            stream = _member(packed, archive, file.relative_to(archive).as_posix())
+        stream = _unpacked(stream)
+        size = os.fstat(on_disk.fileno()).st_size
+        yield stream, math.inf if stream is on_disk else max(LIMIT * MB, RATIO * size)
 
 
 def _member(packed: zipfile.ZipFile | tarfile.TarFile, archive: Path, wanted: str) -> BinaryIO:
@@ -101,11 +84,15 @@ def text_lines(file: Path, megabytes: int | None = None) -> Iterator[tuple[int, 
     limit = LIMIT if megabytes is None else megabytes
     number = 1
     try:
-        with opened(file) as stream:
+        with opened(file) as (stream, left):
             text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape")
             while line := text.readline(limit * MB + 1):
+                left -= len(line)
                 if len(line) > limit * MB:
                     raise WorldError(f"{file}:{number}: a line of more than {limit} MB")
+                if left < 0:
+                    problem = f"unpacks to more than {LIMIT} MB and {RATIO} times its size"
+                    raise WorldError(f"{file}: {problem}")
                 if not line.isascii() and (bad := _ESCAPED.search(line)):
                     place = f"byte 0x{ord(bad[0]) - 0xDC00:02x} at character {bad.start() + 1}"
                     raise WorldError(f"{file}:{number}: not UTF-8 text: {place}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data import files
 from data.mini.generate import generate
-from data.records import Record, claim, json_lines, parse_json
+from data.records import Record, collect, json_lines, parse_json
 from data.world import Passage, Question, World, WorldError, printable
 
 GENERATED = ("mini", "tiny")
@@ -85,33 +85,29 @@ def _read_metadata(directory: Path) -> dict:
 
 
 def _read_corpus(file: Path) -> list[Passage]:
-    corpus, places, long = [], {}, []
-    for row in json_lines(file):
-        whole = passage_of(row)
-        claim(whole.id, row.where, places)
-        corpus.append(Passage(whole.id, *map(files.cut_words, whole[1:])))
-        if corpus[-1] != whole:
-            long.append(row.where)
-    if not corpus:
-        raise WorldError(f"{file}: the corpus is empty")
+    rows = ((row.where, passage_of(row)) for row in json_lines(file))
+    corpus, long = collect(rows, f"{file}: the corpus is empty"), []
+    for i, passage in enumerate(corpus):
+        corpus[i] = Passage(passage.id, *map(files.cut_words, passage[1:]))
+        if corpus[i] != passage:
+            long.append(passage.id)
     if long:
         about = f"a word of more than {files.LONGEST_WORD:,} characters is cut"
-        print(printable(f"{long[0]}: {about}; so in {len(long)} passages"), file=sys.stderr)
+        problem = f"{file}: passage {long[0]!r}: {about}; so in {len(long)} passages"
+        print(printable(problem), file=sys.stderr)
     return corpus
 
 
 def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
-    questions, places = [], {}
-    for row in json_lines(file):
+    def question(row: Record) -> Question:
         question = question_of(row, row.identity(needed=True))
-        claim(question.id, row.where, places)
         for id in question.gold_passages or ():
             if id not in passage_ids:
                 raise row.error(f"'gold_passages' names {id!r}, which is not in the corpus")
-        questions.append(question)
-    if not questions:
-        raise WorldError(f"{file}: holds no questions")
-    return questions
+        return question
+
+    rows = ((row.where, question(row)) for row in json_lines(file))
+    return collect(rows, f"{file}: holds no questions")
 
 
 def passage_of(row: Record) -> Passage:
@@ -164,14 +160,11 @@ def save_world(world: World, directory: str | os.PathLike) -> None:
     try:
         files.make_directory(folder)
         for file, questions in questions_of.items():
-            files.write_lines(file, (_json(_given_fields(question)) for question in questions))
+            given = ({k: v for k, v in asdict(q).items() if v is not None} for q in questions)
+            files.write_lines(file, map(_json, given))
         files.write_lines(directory / "world.json", [_json(metadata, indent=1)])
         passages = (_json(passage._asdict()) for passage in world.corpus)
         files.write_lines(directory / "corpus.jsonl", passages)
     except OSError as error:
         place = error.filename or directory
         raise WorldError(f"{place}: cannot be written: {error.strerror}") from None
-
-
-def _given_fields(question: Question) -> dict:
-    return {name: value for name, value in asdict(question).items() if value is not None}

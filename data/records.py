@@ -4,11 +4,14 @@ Left out on purpose: a schema language; fields that nobody asks for are ignored.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from data.files import nfc, text_lines
-from data.world import WorldError
+from data.world import Passage, Question, WorldError
+
+Item = TypeVar("Item", Passage, Question)
 
 
 class Record(dict):
@@ -107,11 +110,21 @@ class Record(dict):
         return [Record(value, self.where) for value in values]
 
 
-def claim(id: str, where: str, places: dict[str, str]) -> None:
-    """Note where an id stands. Raises WorldError where it stood somewhere before."""
-    first = places.setdefault(id, where)
-    if first is not where:
-        raise WorldError(f"{where}: duplicate id {id!r}, first at {first}")
+def collect(items: Iterable[tuple[str, Item]], empty: str) -> list[Item]:
+    """The items of ("FILE:LINE", question or passage).
+
+    Raises WorldError where two have one id, and where there is none: `empty`.
+    """
+    places: dict[str, str] = {}
+    collected = []
+    for where, item in items:
+        first = places.setdefault(item.id, where)
+        if first is not where:
+            raise WorldError(f"{where}: duplicate id {item.id!r}, first at {first}")
+        collected.append(item)
+    if not collected:
+        raise WorldError(empty)
+    return collected
 
 
 def parse_json(text: str, file: Path, line: int = 1) -> object:

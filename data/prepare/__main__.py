@@ -16,13 +16,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from data.files import sync_directory, write_lines
 from data.load import save_world
 from data.prepare import build, popqa
-from data.prepare.sets import CORPORA, SETS, Inputs, is_address, split_of
+from data.prepare.sets import CORPORA, NO_PASSAGES, SETS, Inputs, is_address, split_of
 from data.world import FEW, World, WorldError, printable
 
 DOWNLOADS = "runs/downloads"
@@ -41,53 +40,42 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """One subcommand for each question set, and `mine`."""
-    parser = Parser(
-        prog="python -m data.prepare",
-        description="Turn a real data set into a world directory, which train_sft.py,\n"
-        "train_ppo.py and evaluate.py open with --world DIR.",
-    )
+    """One subcommand for each question set."""
+    about = "Turn a question set and a corpus into a world, which all scripts open (--world DIR)."
+    parser = Parser(prog="python -m data.prepare", description=about)
     parser.set_defaults(train=None, test=None)
     sets = parser.add_subparsers(dest="set", required=True, metavar="SET", title="question sets")
     for name, known in SETS.items():
-        addresses = [f"  {source.url or source.page}" for source in known.sources]
-        about = [f"{known.title}. {known.citation}", f"Licence: {known.license}.", "Published as:"]
-        one = sets.add_parser(name, help=known.title, description="\n".join(about + addresses))
-        add_flags(one, "--from", "--corpus", required=False)
+        about = f"{known['title']}. {known['citation']}\nLicence: {known['license'] or 'yours'}."
+        one = sets.add_parser(name, help=known["title"], description=about)
+        add_flags(one, required=name == "mine")
         if name == "popqa":
             closed = one.add_argument_group("closed world: passages generated from the answers")
             for split in ("train", "test"):
                 about = f"official {split} questions"
                 closed.add_argument(f"--{split}", metavar="FILE", help=about)
-    about = (
-        "Questions: .csv, .tsv or .jsonl with question and answer or answers (several with |\n"
-        "between them, or a JSON list). Documents: a folder of .txt, .md and .html files, or a\n"
-        "corpus in a known layout."
-    )
-    mine = sets.add_parser(
-        "mine", help="your own questions about your own documents", description=about
-    )
-    add_flags(mine, "--questions", "--documents", required=True)
     args = parser.parse_args(argv)
     if bool(args.train) != bool(args.test):
         parser.error("popqa: --train and --test go together")
     return args
 
 
-def add_flags(parser: Parser, questions: str, corpus: str, required: bool) -> None:
+def add_flags(parser: Parser, required: bool) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="world directory to create")
     many = {"nargs": "+", "default": [], "required": required}
     about = (
-        "question files, as published or in our, FlashRAG's or a table's layout; without a known"
-        " split (train=FILE dev=FILE test=FILE) they are split by a hash of the question"
+        "question files, as published, in our or FlashRAG's layout, or .csv, .tsv, .jsonl with"
+        " question and answer or answers (several with | between them, or a JSON list); without a"
+        " known split (train=FILE dev=FILE test=FILE) they are split by a hash of the question"
     )
-    add(questions, dest="source", metavar="[SPLIT=]FILE_OR_URL", help=about, **many)
+    source = "[SPLIT=]FILE_OR_URL"
+    add("--from", "--questions", dest="source", metavar=source, help=about, **many)
     about = (
         f"passages: {', '.join(CORPORA)} (DPR's Wikipedia, 4.7 GB), an address, a file (ours,"
         " BEIR's, FlashRAG's, DPR's), or a folder of .txt, .md and .html files"
     )
-    add(corpus, dest="corpus", metavar="FILE_OR_FOLDER", help=about, **many)
+    add("--corpus", "--documents", metavar="FILE_OR_FOLDER", help=about, **many)
     add("--words", type=words, default=100, help="longest passage of a document (default: 100)")
     for flag in ("--dev-share", "--test-share"):
         add(flag, type=share, default=0.1, help="of questions without a split (default: 0.1)")
@@ -109,57 +97,35 @@ def words(text: str) -> int:
 
 def prepare(args: argparse.Namespace) -> tuple[World, dict]:
     """Read or download, and build: the world and what is reported about it. Raises WorldError."""
-    known, inputs = SETS.get(args.set), Inputs(args.downloads)
+    known, inputs = SETS[args.set], Inputs(args.downloads)
     if args.train:
         files = [("train", Path(args.train)), ("test", Path(args.test))]
         read, _ = build.read_splits(args.set, files)
         splits, corpus, report = popqa.close(read)
-        origin = "generated from the answers: figures do not compare with those over Wikipedia"
+        passages = "generated from the answers: figures do not compare with those over Wikipedia"
     else:
-        choices = f"{', '.join(CORPORA)}, a file or a folder"
-        problem = f"no passages come with these questions: name a corpus with --corpus ({choices})"
-        if not args.corpus and not known.passages:  # before a download that leads nowhere
-            raise WorldError(problem)
+        if not args.corpus and not known.get("passages"):  # before a download that leads nowhere
+            raise WorldError(NO_PASSAGES)
         files = inputs.questions(args.set, args.source)
         sources = [inputs.corpus(name) for name in args.corpus]
-        read, corpus = build.read_splits(args.set, files)
-        if not sources and not corpus:
-            raise WorldError(problem)
-        splits, dropped = build.arrange(read, args.dev_share, args.test_share)
-        report = {"overlap_dropped": dropped}
-        if sources and corpus:  # the gold passages are in the corpus that was not taken
-            for questions in splits.values():
-                questions[:] = [replace(question, gold_passages=None) for question in questions]
-        if sources:
-            corpus, report["remarks"] = build.read_corpora(sources, args.words)
-        build.check_gold(splits, corpus)
-        origin = ", ".join(source.name for source in sources) or "published with the questions"
-    origins = [("questions", known)] if known else []
+        read, published = build.read_splits(args.set, files)
+        splits, report = build.arrange(read, args.dev_share, args.test_share)
+        corpus = build.choose_corpus(splits, published, sources, args.words, report)
+        passages = ", ".join(source.name for source in sources) or "published with the questions"
+    origins = [("questions", known)]
     origins += [("passages", CORPORA[name]) for name in args.corpus if name in CORPORA]
+    origins = [(what, origin) for what, origin in origins if origin["license"]]
     world = World(
         name=printable(args.out.resolve().name)[:100] or "world",
         corpus=corpus,
         questions={f"{args.set}.{split}": questions for split, questions in splits.items()},
-        license="; ".join(f"{what}: {origin.license}" for what, origin in origins),
-        source="; ".join(origin.citation for _, origin in origins),
-        description=f"{known.title if known else 'Own questions'}; corpus: {origin}",
+        license="; ".join(f"{what}: {origin['license']}" for what, origin in origins),
+        source="; ".join(origin["citation"] for _, origin in origins),
+        description=f"{known['title']}; corpus: {passages}",
     )
-    report = {
-        "set": args.set,
-        "files": [str(file) for _, file in files],
-        "corpus": args.corpus,
-        "sha256": inputs.sha256,
-        "read": {split or "all": len(questions) for split, questions in read.items()},
-        "contradicting_duplicates": build.contradictions(read),
-        **report,
-        "splits": {split: len(questions) for split, questions in splits.items()},
-        "with_gold_passages": {
-            split: sum(bool(q.gold_passages) for q in splits[split]) for split in splits
-        },
-        "passages": len(corpus),
-        "words_per_passage": build.word_counts(corpus),
-    }
-    return world, report
+    files = [str(file) for _, file in files]
+    before = {"set": args.set, "files": files, "corpus": args.corpus, "sha256": inputs.sha256}
+    return world, before | build.counts(read, splits, corpus) | report
 
 
 def check_paths(out: Path, inputs: Iterable[Path]) -> None:

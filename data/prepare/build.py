@@ -10,7 +10,7 @@ passage that holds an answer for a hit, which is all that such labels could say.
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +19,13 @@ from tqdm import tqdm
 from data.files import tidy
 from data.metrics import normalize_answer
 from data.prepare.formats import read_corpus, read_questions
-from data.prepare.sets import SPLITS
-from data.records import claim
-from data.world import Passage, Question, WorldError, printable
+from data.prepare.sets import NO_PASSAGES, SPLITS
+from data.records import collect
+from data.world import Passage, Question, WorldError
 
 DEV_ROWS = 500  # carved from a training set that has no dev set; a tenth of it where that is less
 Splits = dict[str, list[Question]]
-Rank = Callable[[str], object]  # of a normalised question: the lowest go into test and dev
+Rank = Callable[[str], object]
 
 
 def normalise(question: str) -> str:
@@ -38,31 +38,32 @@ def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Split
 
     Raises WorldError.
     """
-    splits: Splits = {}
-    places: dict[str, dict[str, str]] = {}
     passages: dict[str, Passage] = {}  # by id: the same paragraph comes with several questions
+    by_split: dict[str, list[Path]] = {}
     for split, file in files:
-        questions = splits.setdefault(split, [])
-        for where, (question, with_it) in read_questions(file):
-            if not question.id:
-                prefix = f"{set_name}_{split}" if split else set_name
-                question = replace(question, id=f"{prefix}:{len(questions)}")
-            claim(question.id, where, places.setdefault(split, {}))
-            questions.append(question)
-            passages |= {passage.id: passage for passage in with_it}
-        if not questions:
-            raise WorldError(f"{file}: holds no questions")
+        by_split.setdefault(split, []).append(file)
+
+    def numbered(split: str) -> Iterator[tuple[str, Question]]:
+        prefix = f"{set_name}_{split}" if split else set_name
+        rows = (row for file in by_split[split] for row in read_questions(file))
+        for number, (where, (question, with_it)) in enumerate(rows):
+            passages.update({passage.id: passage for passage in with_it})
+            yield where, replace(question, id=question.id or f"{prefix}:{number}")
+
+    splits = {
+        split: collect(numbered(split), f"{', '.join(map(str, of_split))}: holds no questions")
+        for split, of_split in by_split.items()
+    }
     return splits, list(passages.values())
 
 
-def sha256(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
-
-
 def arrange(
-    splits: Splits, dev_share: float, test_share: float, rank: Rank = sha256
-) -> tuple[Splits, dict[str, int]]:
-    """Train, dev, test, as far as there are questions; how many were dropped: "train in test"."""
+    splits: Splits, dev_share: float, test_share: float, rank: Rank | None = None
+) -> tuple[Splits, dict]:
+    """Train, dev, test, as far as there are questions, and for the report what was dropped.
+
+    rank: of a normalised question; the lowest go into test and dev. Default: a hash.
+    """
     splits, dropped = dict(splits), {}
     for less, more in (("train", "test"), ("dev", "test"), ("train", "dev")):
         if less in splits and more in splits:
@@ -72,7 +73,7 @@ def arrange(
             splits[less] = kept
     whole = "" if "" in splits else "train"
     questions = splits.pop(whole, [])
-    order = sorted({normalise(question.question) for question in questions}, key=rank)
+    order = sorted({normalise(question.question) for question in questions}, key=rank or _sha256)
     shares = {"test": test_share, "dev": dev_share}
     if whole == "" and len(order) > 2:
         counts = {part: max(1, round(shares[part] * len(order))) for part in shares if shares[part]}
@@ -85,46 +86,55 @@ def arrange(
     for question in questions:
         part = part_of.get(normalise(question.question), "train")
         splits.setdefault(part, []).append(question)
-    return {split: splits[split] for split in SPLITS if splits.get(split)}, dropped
+    splits = {split: splits[split] for split in SPLITS if splits.get(split)}
+    return splits, {"overlap_dropped": dropped}
 
 
-def contradictions(splits: Splits) -> int:
-    """How many questions come several times with no answer that is right each time."""
-    common: dict[str, set[str]] = {}
-    for question in itertools.chain(*splits.values()):
-        answers = set(map(normalize_answer, question.answers))
-        common.setdefault(normalise(question.question), answers).intersection_update(answers)
-    return sum(not answers for answers in common.values())
+def _sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
-def read_corpora(sources: Iterable[Path], words: int) -> tuple[list[Passage], dict[str, int]]:
-    """The passages of all these files and folders; what was left out or cut, and how often.
+def choose_corpus(
+    splits: Splits, published: list[Passage], sources: list[Path], words: int, report: dict
+) -> list[Passage]:
+    """The passages of these files and folders, or else the published ones.
 
-    Raises WorldError.
+    In another corpus the gold passages are not known. What was left out or cut is reported. Raises
+    WorldError, also where a gold passage is in no corpus.
     """
-    passages, places, remarks = [], {}, Counter()
-    for source in sources:
-        rows = read_corpus(source, words, remarks)
-        for where, passage in tqdm(rows, printable(source.name), unit="passage", unit_scale=True):
-            claim(passage.id, where, places)
-            passages.append(passage)
-    if not passages:
-        raise WorldError(f"{', '.join(map(str, sources))}: the corpus is empty")
-    return passages, dict(sorted(remarks.items()))
-
-
-def check_gold(splits: Splits, corpus: Iterable[Passage]) -> None:
-    """Raises WorldError where a gold passage is not in the corpus."""
+    if not (sources or published):
+        raise WorldError(NO_PASSAGES)
+    remarks = Counter()
+    rows = (row for source in sources for row in read_corpus(source, words, remarks))
+    bar = tqdm(rows, "passages", unit="", unit_scale=True, disable=not sources or None)
+    empty = f"{', '.join(map(str, sources))}: the corpus is empty"
+    corpus = collect(bar, empty) if sources else published
+    report["remarks"] = dict(sorted(remarks.items()))
     ids = {passage.id for passage in corpus}
     for questions in splits.values():
+        if sources and published:
+            questions[:] = [replace(question, gold_passages=None) for question in questions]
         for question in questions:
-            for id in question.gold_passages or ():
-                if id not in ids:
-                    problem = f"its gold passage {id!r} is not in the corpus"
-                    raise WorldError(f"question {question.id!r}: {problem}")
+            if lost := [id for id in question.gold_passages or () if id not in ids]:
+                problem = f"its gold passage {lost[0]!r} is not in the corpus"
+                raise WorldError(f"question {question.id!r}: {problem}")
+    return corpus
 
 
-def word_counts(corpus: list[Passage]) -> dict[str, float]:
-    """Words of a passage, title and text."""
+def counts(read: Splits, splits: Splits, corpus: list[Passage]) -> dict:
+    """For the report; contradicting duplicates: questions that come several times with no answer
+    that is right each time."""
+    common: dict[str, set[str]] = {}
+    for question in itertools.chain(*read.values()):
+        answers = set(map(normalize_answer, question.answers))
+        common.setdefault(normalise(question.question), answers).intersection_update(answers)
     words = [len(passage.full_text.split()) for passage in corpus]
-    return {"mean": round(sum(words) / len(words), 1), "max": max(words)}
+    gold = {split: sum(bool(q.gold_passages) for q in splits[split]) for split in splits}
+    return {
+        "read": {split or "all": len(questions) for split, questions in read.items()},
+        "contradicting_duplicates": sum(not answers for answers in common.values()),
+        "splits": {split: len(questions) for split, questions in splits.items()},
+        "with_gold_passages": gold,
+        "passages": len(corpus),
+        "words_per_passage": {"mean": round(sum(words) / len(words), 1), "max": max(words)},
+    }

@@ -65,16 +65,15 @@ def _documents(folder: Path, remarks: Counter[str]) -> list[Path]:
         else:
             remarks[f"left out: {file.suffix.lower() or 'no ending'}"] += 1
     if not files:
-        others = ", ".join(f"{count} {what}" for what, count in remarks.items())
-        about = f" ({others})" if others else ""
-        raise WorldError(f"{folder}: no {', '.join(SUFFIXES)} file in this folder{about}")
+        others = ", ".join(f"{count} {what}" for what, count in remarks.items()) or "empty"
+        raise WorldError(f"{folder}: no {', '.join(SUFFIXES)} file in this folder ({others})")
     return files
 
 
 def _is_binary(file: Path) -> bool:
     """Whether it begins as no text of any encoding does."""
     try:
-        with opened(file) as stream:
+        with opened(file) as (stream, _):
             head = stream.peek(8192)
     except UNREADABLE:  # reading it will say why
         return False

@@ -31,6 +31,13 @@ class Example(NamedTuple):
     passages: tuple[Passage, ...] = ()
 
 
+def example(row: Record, answers: Iterable[str], passages: Iterable[Passage] = (), **fields):
+    """Its id and question are the row's unless `fields`, those of a Question, say otherwise."""
+    id = fields.pop("id", None) or row.identity()
+    question = fields.pop("question", None) or row.text("question")
+    return Example(Question(id, question, unique(answers), **fields), tuple(passages))
+
+
 def unique(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
@@ -40,51 +47,50 @@ def paragraph(title: str, text: str) -> Passage:
     return Passage(hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()[:16], title, text)
 
 
-def choice(row: Record, id: str, stem: str, options: dict[str, str], key: str) -> Question:
-    """A multiple-choice question, options lettered in order; the text and its letter are right."""
+def choice(
+    row: Record, stem: str, options: dict[str, str], key: str
+) -> tuple[str, tuple[str, str]]:
+    """A multiple-choice question, options lettered in order; right are the text and its letter."""
     letters = dict(zip(options, "ABCDEFGHIJ", strict=False))
     if key not in letters:
-        there_are = ", ".join(options)
-        raise row.error(f"the answer key {key!r} is none of the options {there_are}")
+        raise row.error(f"the answer key {key!r} is none of the options {', '.join(options)}")
     options = Record(options, row.where)
     texts = {label: options.text(label).strip() for label in letters}
     shown = [f"({letter}) {texts[label]}" for label, letter in letters.items()]
-    return Question(id, " ".join([stem.strip(), *shown]), (texts[key], letters[key]))
+    return " ".join([stem.strip(), *shown]), (texts[key], letters[key])
 
 
 def plain(row: Record) -> Iterator[Example]:
     """Ours, FlashRAG's (golden_answers), NQ-open's (answer, a list), somebody's own.
 
     answers, or answer, is a list, one text, a number, or text with "|" between several. Optional:
-    id, relation, slice, type, popularity, gold_passages; options {letter: text} with answer_key.
+    id and the other fields of a world's questions; options {letter: text} with answer_key.
     """
     names = [name for name in ("answers", "golden_answers", "answer") if name in row]
-    name = (names or ["answer"])[0]
-    cell = row.get(name)
-    if type(cell) in (int, float) and abs(cell) < 1e300:  # nor nan
-        answers = [json.dumps(cell)]
-    elif isinstance(cell, str):
-        several = name == "answers" or isinstance(row, Row)
-        answers = aliases(row, name) if several else [row.text(name)]
+    name, is_cell = (names or ["answer"])[0], isinstance(row, Row)
+    value = row.get(name)
+    if type(value) in (int, float) and abs(value) < 1e300:  # nor nan
+        answers = [json.dumps(value)]
+    elif isinstance(value, str):
+        answers = aliases(row, name) if is_cell or name == "answers" else [row.text(name)]
     else:
         answers = row.texts(name)
-    labels = ("question", "relation", "slice", "type", "popularity", "gold_passages")
-    fields = {label: row[label] for label in labels if label in row}
-    if isinstance(row, Row):  # whose cells hold no lists
-        fields.pop("gold_passages", None)
-    fields["answers"] = list(unique(answer.strip() for answer in answers))
+    gold = None if is_cell else row.get("gold_passages")
+    fields = {**row, "answers": [answer.strip() for answer in answers], "gold_passages": gold}
     question = question_of(Record(fields, row.where), row.identity())
+    question = replace(question, answers=unique(question.answers))
     if row.get("options") is not None:
         options, key = row.object("options"), row.text("answer_key")
-        lettered = choice(row, question.id, question.question, options, key)
-        question = replace(question, question=lettered.question, answers=lettered.answers)
+        text, answers = choice(row, question.question, options, key)
+        question = replace(question, question=text, answers=answers)
     yield Example(question)
 
 
 def answer_list(row: Record, name: str) -> tuple[str, ...]:
     """A list of one answer or more, or such a list in JSON."""
+    values = row.field(name, object, "a list")
     try:
-        values = json.loads(row[name]) if isinstance(row[name], str) else row[name]
+        values = json.loads(values) if isinstance(values, str) else values
         answers = Record({name: values}, row.where).texts(name)
     except (ValueError, RecursionError):  # also texts' own error
         answers = ()
@@ -100,11 +106,10 @@ def aliases(row: Record, name: str) -> Iterable[str]:
     text = row.text(name)
     if re.match(r"\s*\[\s*[\"'\]]", text):
         return answer_list(row, name)
-    parts = [part.strip() for part in text.split("|")]
-    while parts and not parts[-1]:
-        parts.pop()
+    parts = re.sub(r"[|\s]+$", "", text).split("|")
     torn = any(part.count(a) != part.count(b) for part in parts for a, b in ("()", "[]", "{}"))
-    return [text] if torn or "" in parts else parts
+    blank = any(not part.strip() for part in parts)
+    return [text] if len(parts) > 1 and (torn or blank) else parts
 
 
 def popqa(row: Record) -> Iterator[Example]:
@@ -115,8 +120,7 @@ def popqa(row: Record) -> Iterator[Example]:
     known = row.get("possible_answers") or not row.get("obj")
     answers = answer_list(row, "possible_answers") if known else (row.text("obj"),)
     relation, popularity = row.optional("prop").strip() or None, row.number("s_pop")
-    id, question = row.identity(), row.text("question")
-    yield Example(Question(id, question, answers, relation=relation, popularity=popularity))
+    yield example(row, answers, relation=relation, popularity=popularity)
 
 
 def ambignq(row: Record) -> Iterator[Example]:
@@ -124,7 +128,7 @@ def ambignq(row: Record) -> Iterator[Example]:
 
     Where annotators wrote the same question, the answers of all of them are right.
     """
-    merged: dict[str, tuple[str, ...]] = {}
+    merged: dict[str, list[str]] = {}
     for note in row.objects("annotations"):
         if note.get("type") == "singleAnswer":
             pairs = [Record({**note, "question": row.get("question")}, row.where)]
@@ -134,13 +138,12 @@ def ambignq(row: Record) -> Iterator[Example]:
             wanted = f"'singleAnswer' or 'multipleQAs', not {note.get('type')!r}"
             raise row.error(f"an annotation's type must be {wanted}")
         for pair in pairs:
-            question, answers = pair.text("question"), pair.texts("answer")
-            if not answers:
+            if not (answers := pair.texts("answer")):
                 raise row.error("'answer' is empty")
-            merged[question] = unique((*merged.get(question, ()), *answers))
-    id = row.identity()
+            merged.setdefault(pair.text("question"), []).extend(answers)
     for i, (question, answers) in enumerate(merged.items()):
-        yield Example(Question(f"{id}:{i}" if len(merged) > 1 else id, question, answers))
+        id = f"{row.identity()}:{i}" if len(merged) > 1 else None
+        yield example(row, answers, id=id, question=question)
 
 
 def hotpotqa(row: Record) -> Iterator[Example]:
@@ -152,9 +155,8 @@ def hotpotqa(row: Record) -> Iterator[Example]:
     facts = row.objects("supporting_facts", ("title", "sentence number"))
     titles = {fact.optional("title") for fact in facts}
     gold = unique(passage.id for passage in passages if passage.title in titles)
-    question, answers = row.text("question"), (row.text("answer"),)
-    id, kind = row.identity(), row.optional("type").strip() or None
-    yield Example(Question(id, question, answers, type=kind, gold_passages=gold), tuple(passages))
+    kind = row.optional("type").strip() or None
+    yield example(row, [row.text("answer")], passages, type=kind, gold_passages=gold)
 
 
 def musique(row: Record) -> Iterator[Example]:
@@ -166,9 +168,8 @@ def musique(row: Record) -> Iterator[Example]:
         passages.append(paragraph(one.optional("title"), one.text("paragraph_text")))
         if one.get("is_supporting"):
             gold.append(passages[-1].id)
-    answers = unique((row.text("answer"), *row.texts("answer_aliases")))
-    id, question = row.identity(), row.text("question")
-    yield Example(Question(id, question, answers, gold_passages=unique(gold)), tuple(passages))
+    answers = row.text("answer"), *row.texts("answer_aliases")
+    yield example(row, answers, passages, gold_passages=unique(gold))
 
 
 def triviaqa(row: Record) -> Iterator[Example]:
@@ -179,8 +180,7 @@ def triviaqa(row: Record) -> Iterator[Example]:
     if first == "<unk>":  # the test set
         raise row.error("its answer is not published")
     others = (alias for alias in answer.texts("aliases", blank=True) if alias.strip())
-    answers = unique((first, *others))
-    yield Example(Question(row.text("questionid"), row.text("question"), answers))
+    yield example(row, [first, *others], id=row.text("questionid"))
 
 
 def _lower(row: Record) -> Record:
@@ -197,18 +197,18 @@ def openbookqa(row: Record) -> Iterator[Example]:
     asked, stem = (row, "question") if "choices" in row else (row.object("question"), "stem")
     stem = "question_stem" if "question_stem" in asked else stem
     options = {one.text("label"): one.text("text") for one in asked.objects("choices")}
-    question = choice(row, row.identity(), asked.text(stem), options, row.text("answerKey"))
-    if row.get("fact1") is None:
-        yield Example(question)
-    else:
-        fact = paragraph("", row.text("fact1", blank=True))
-        yield Example(replace(question, gold_passages=(fact.id,)), (fact,))
+    question, answers = choice(row, asked.text(stem), options, row.text("answerKey"))
+    known = row.get("fact1") is not None
+    facts = [paragraph("", row.text("fact1", blank=True))] if known else []
+    gold = tuple(fact.id for fact in facts) or None
+    yield example(row, answers, facts, question=question, gold_passages=gold)
 
 
 def medqa(row: Record) -> Iterator[Example]:
     """MedQA (USMLE), five options or four: question, options {letter: text}, answer_idx."""
     options, key = row.object("options"), row.text("answer_idx")
-    yield Example(choice(row, row.identity(), row.text("question"), options, key))
+    question, answers = choice(row, row.text("question"), options, key)
+    yield example(row, answers, question=question)
 
 
 LAYOUTS = {  # a field that only this layout has -> its reader; the first that a row has decides

@@ -25,21 +25,13 @@ from data.world import Passage, Question, WorldError
 
 POPULAR = 10_000  # monthly page views of the subject (s_pop) from which on it is "popular"
 
-
-class Relation(NamedTuple):
-    """question: the PopQA template; passages: its wordings, {s} the subject and {o} the object."""
-
-    question: str
-    passages: list[str]
-
-
+# Relation -> {"question": the PopQA template, "passages": its wordings}; {s}: subject, {o}: object.
 # Subjects are of any kind (a "genre" belongs to a film, a band or a book), so no wording says what
 # the subject is. Each relation has wordings with the key word of its question and without. Some
 # hold "who" or "what", as prose does: else the question word is a rare word, and titles such as "So
 # What" win (hit@4 of the raw question: .90, not .94). None ends in a name, which may itself end in
 # "." or "?"; none begins with an object that is a common noun.
-_FILE = json.loads(Path(__file__).with_name("popqa.json").read_text(encoding="utf-8"))
-RELATIONS = {name: Relation(**fields) for name, fields in _FILE.items()}
+RELATIONS = json.loads(Path(__file__).with_name("popqa.json").read_text(encoding="utf-8"))
 
 
 class Fact(NamedTuple):
@@ -54,8 +46,8 @@ def invert(question: str) -> tuple[str, str] | None:
     Where two fit ("What is the capital of X's occupation?"), the one with more fixed text is meant.
     """
     fitting = []
-    for relation, (template, _) in RELATIONS.items():
-        prefix, suffix = template.split("{s}")
+    for relation, known in RELATIONS.items():
+        prefix, suffix = known["question"].split("{s}")
         subject = question[len(prefix) : -len(suffix)]
         if question == prefix + subject + suffix and subject.strip():
             fitting.append((subject, relation))
@@ -96,7 +88,7 @@ def write_passages(facts: Iterable[Fact]) -> tuple[list[Passage], dict[Fact, str
     drafts = []  # title, text, fact
     relations_of, subjects_of = defaultdict(dict), defaultdict(dict)  # dicts as ordered sets
     for fact in dict.fromkeys(facts):
-        wordings = RELATIONS[fact.relation].passages
+        wordings = RELATIONS[fact.relation]["passages"]
         wording = wordings[_hash("wording", *fact) % len(wordings)]
         drafts.append((fact.subject, wording.format(s=fact.subject, o=fact.object), fact))
         relations_of[fact.subject][fact.relation] = None
@@ -135,10 +127,10 @@ def close(read: Splits) -> tuple[Splits, list[Passage], dict]:
         raise WorldError("none of the questions fits one of PopQA's 16 templates")
     corpus, passage_of = write_passages(fact for facts in facts_of.values() for fact in facts)
     merged = {"train": merge(fitting), "test": merge(read["test"])}
-    splits, dropped = arrange(merged, 1, 0, rank=lambda key: _hash("dev", key))
+    splits, report = arrange(merged, 1, 0, rank=lambda key: _hash("dev", key))
     for questions in splits.values():
         questions[:] = [_finish(question, facts_of, passage_of) for question in questions]
-    report = {"overlap_dropped": dropped, "fit_no_template": others, "facts": len(passage_of)}
+    report |= {"fit_no_template": others, "facts": len(passage_of)}
     return splits, corpus, report
 
 

@@ -14,7 +14,7 @@ from data import Question, World
 from data.metrics import contains_answer
 from data.prepare import __main__ as prepare
 from data.prepare.build import arrange
-from data.prepare.sets import CORPORA, SETS, SOURCES, source_name
+from data.prepare.sets import CORPORA, FILES, SETS
 from tests.data.prepare.test_formats import HOTPOT, OPENBOOK
 from tests.data.prepare.test_main import fails, tree
 
@@ -144,7 +144,7 @@ def test_a_set_with_its_own_passages(tmp_path, out, capsys, monkeypatch):
     carved from train.
     """
     facts = ["the sun warms", "rain falls", "the sun warms"]
-    monkeypatch.setitem(SOURCES, OPENBOOK_ZIP, SOURCES[OPENBOOK_ZIP]._replace(sha256=None))
+    monkeypatch.delitem(FILES[OPENBOOK_ZIP], "sha256")
     with zipfile.ZipFile(tmp_path / OPENBOOK_ZIP, "w") as archive:
         for split in ("train", "dev", "test"):
             text = "".join(
@@ -281,13 +281,10 @@ def test_dev_is_carved_from_train_without_its_test_questions():
         "train": 27,
         "dev": 3,
         "test": 10,
-    } and dropped == {"train in test": 10}
+    } and dropped == {"overlap_dropped": {"train in test": 10}}
     assert not {q.id for q in splits["train"]} & {q.id for q in splits["dev"]}
-    assert arrange({"test": questions}, 0.1, 0.1) == ({"test": questions}, {})
-    assert arrange({"": questions[:2]}, 0.1, 0.1) == (
-        {"train": questions[:2]},
-        {},
-    )  # too few to share out
+    assert arrange({"test": questions}, 0.1, 0.1)[0] == {"test": questions}
+    assert arrange({"": questions[:2]}, 0.1, 0.1)[0] == {"train": questions[:2]}  # too few
 
 
 def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
@@ -302,7 +299,7 @@ def test_a_set_from_its_address(tmp_path, out, corpus, capsys, monkeypatch):
 
     monkeypatch.setattr("data.prepare.sets.download", download)
     assert run("nq", "--corpus", corpus, "--downloads", tmp_path / "down", "--out", out) == 0
-    assert fetched == [source.url for source in SETS["nq"].sources]
+    assert fetched == [FILES[path]["url"] for path in SETS["nq"]["splits"].values()]
     assert (
         '\nsha256: {"NQ-open.train.jsonl": "00ff", "NQ-open.dev.jsonl": "00ff"}\n'
     ) in capsys.readouterr().out
@@ -352,21 +349,17 @@ def test_a_known_corpus(tmp_path, out, monkeypatch):
 
 
 def test_published_addresses():
-    """Every set says where it is; a checksum is 64 hex digits or absent; what needs a browser names
-    its page.
-    """
-    for known in SETS.values():
-        assert (
-            known.license
-            and known.citation
-            and (set(known.splits) == {""} or {"train", "test"} <= set(known.splits))
-        )
-        assert all(source_name(path) in SOURCES for path in known.splits.values())
-    assert all(corpus.license and corpus.file in SOURCES for corpus in CORPORA.values())
-    for source in SOURCES.values():
-        assert (source.url or source.page).startswith(("http://", "https://"))
-        assert 1 <= source.megabytes <= 5000
-        assert source.sha256 is None or (len(source.sha256) == 64 and int(source.sha256, 16))
+    """Every set says where it is; a checksum is 64 hex digits or absent."""
+    for name, known in SETS.items():
+        if name != "mine":
+            assert known["license"] and known["citation"]
+            assert set(known["splits"]) == {""} or {"train", "test"} <= set(known["splits"])
+        assert all(path.partition("/")[0] in FILES for path in known["splits"].values())
+    assert all(corpus["license"] and corpus["file"] in FILES for corpus in CORPORA.values())
+    for file in FILES.values():
+        assert file["url"].startswith(("http://", "https://"))
+        assert 1 <= file["megabytes"] <= 5000
+        assert "sha256" not in file or (len(file["sha256"]) == 64 and int(file["sha256"], 16))
 
 
 # --------------------------------------------------------------------------------- bad input
@@ -454,8 +447,8 @@ def test_bad_input_leaves_nothing(argv, problem, tmp_path, corpus, out, capsys):
     [
         (
             ["mine", "--out", "x"],
-            "the following arguments are required: --questions, --documents (see python -m"
-            " data.prepare mine --help)",
+            "the following arguments are required: --from/--questions, --corpus/--documents"
+            " (see python -m data.prepare mine --help)",
         ),
         (
             ["nq", "--out", "x", "--dev-share", ".9"],

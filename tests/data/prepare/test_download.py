@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from data import WorldError
-from data.prepare import download
+from data.prepare import sets as download
 
 DATA = bytes(range(256)) * 4000  # 1.024 MB
 SHA = hashlib.sha256(DATA).hexdigest()

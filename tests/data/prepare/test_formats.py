@@ -370,7 +370,7 @@ def test_multiple_choice_in_metrics_and_teacher(write):
         ),
         ("x.csv", "question,response\nWho?,Ann\n", ":2: lacks the field 'answer'"),
         ("x.csv", "question,answer\nWho?,Ann\nWhere?,\n", ":3: 'answer' is blank"),
-        ("x.csv", "question,answer\nWho?,|\n", ":2: 'answers' is empty"),
+        ("x.csv", "question,answer\nWho?,|\n", ":2: 'answers[0]' is blank"),
         (
             "x.csv",
             "question,answer\nWho?,Ann,Bo\n",

@@ -112,6 +112,10 @@ def test_exported_paragraphs_of_hotpotqa(write):
     "row, problem",
     [
         ({**POPQA_HF, "s_pop": -1}, "'s_pop' must be a number of at least 0"),
+        (
+            {name: POPQA_HF[name] for name in ("question", "s_pop")},
+            "lacks the field 'possible_answers'",
+        ),
         ({**POPQA_HF, "prop": 3}, "'prop' must be a string"),
         (
             {**ARC_HF, "choices": {"text": ["cork"], "label": ["1", "2"]}},

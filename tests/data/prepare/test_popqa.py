@@ -80,7 +80,7 @@ def test_invert(question, subject, relation):
 def test_all_16_templates_invert_what_they_make():
     assert len(popqa.RELATIONS) == 16
     for name, relation in popqa.RELATIONS.items():
-        assert popqa.invert(relation.question.format(s="Ann O. Nym")) == ("Ann O. Nym", name)
+        assert popqa.invert(relation["question"].format(s="Ann O. Nym")) == ("Ann O. Nym", name)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_wordings(relation):
     """Five or more, each with both names inside, plain ASCII; some hold the question's key word and
     some do not.
     """
-    _question, wordings = popqa.RELATIONS[relation]
+    wordings = popqa.RELATIONS[relation]["passages"]
     assert len(set(wordings)) == len(wordings) >= 5
     key = {"place of birth": "born", "capital of": "capital"}.get(relation, relation)
     assert {f" {key} " in f" {wording} " for wording in (w.lower() for w in wordings)} == {

@@ -1,0 +1,137 @@
+"""Pretrained policies on several ranks (gloo, real processes), whole and with adapters.
+
+Losses, gradients and trained weights are those of one rank, and what goes on from a saved state
+gives the same bits. Everything is computed once per number of ranks and compared here.
+"""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+import train_sft
+from model.pretrained import trained_modules, without_adapters
+from rl import Decoding, PPOConfig, ppo_update, ranks, rollout, score_rollout
+from rl.experience import penalised_rewards, with_advantages
+from rl.runs.state import load_state, save_state
+from tests.model.foreign import write_foreign
+from tests.rl.test_ranks import close
+from tests.rl.tiny import QUESTIONS, environment
+
+SIZES = (2, 4)
+FAMILIES = ("Llama", "Mistral", "Qwen2.5", "Qwen3")
+CASES = [(family, rank) for family in FAMILIES for rank in (0, 4)]
+KEEN = Decoding(temperature=1.0, sample_decision=True, explore=0.9)
+
+
+def small() -> train_sft.Args:
+    args = train_sft.Args(world="tiny", passage_tokens=20, episodes=6, micro_batch=2, dtype="fp32")
+    args.read_steps, args.probe = 20, 8
+    return args
+
+
+def trained(warm_up: train_sft.WarmUp, folder: Path) -> dict:
+    """Four steps of the warm-up; the last two once more from what was saved after two."""
+    warm_up.build()
+    warm_up.policy.train()
+    figures = [warm_up.step(i) for i in (0, 1)]
+    if ranks.rank() == 0:
+        save_state(folder, trained_modules(warm_up.policy), warm_up.optimizers, {}, {})
+    figures += [warm_up.step(i) for i in (2, 3)]
+    found = {
+        "figures": figures,
+        "gradient": [p.grad for p in warm_up.policy.trunk_parameters()],
+        "weights": [p.detach() for p in warm_up.policy.trunk_parameters()],
+    }
+    warm_up.build()
+    warm_up.policy.train()
+    load_state(folder, trained_modules(warm_up.policy), warm_up.optimizers)
+    found["figures again"] = figures[:2] + [warm_up.step(i) for i in (2, 3)]
+    return found | {"weights again": [p.detach() for p in warm_up.policy.trunk_parameters()]}
+
+
+def updated(warm_up: train_sft.WarmUp) -> dict:
+    """One update of PPO; the reference of adapters is the policy without them."""
+    warm_up.build()
+    policy, tokenizer = warm_up.policy.eval(), warm_up.tokenizer
+    reference = copy.deepcopy(policy)
+    if warm_up.args.lora_rank:
+        reference = without_adapters(policy)
+    random = torch.Generator().manual_seed(3)
+    for parameter in policy.trunk_parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=random)
+    config = PPOConfig(minibatch=6, micro_batch=5, max_grad_norm=1e9, target_kl=1e9)
+    questions = QUESTIONS * 3
+    episodes = rollout(policy, tokenizer, environment(), questions, KEEN, random, batch_size=4)
+    experience = score_rollout(policy, reference, episodes, tokenizer, config)
+    experience = with_advantages(experience, penalised_rewards(experience, 0.1), config)
+    optimizer = torch.optim.SGD(policy.trunk_parameters(), lr=0.01)
+    figures = ppo_update(policy, optimizer, experience, tokenizer, config, random)
+    return {
+        "figures": [figures],
+        "gradient": [p.grad for p in policy.trunk_parameters()],
+        "weights": [p.detach() for p in policy.trunk_parameters()],
+    }
+
+
+def everything(inits: Path, folder: Path) -> dict:
+    """(family, LoRA rank, stage) -> what it came to."""
+    warm_up, found = train_sft.WarmUp(small()), {}
+    for family, rank in CASES:
+        warm_up.args.init, warm_up.args.lora_rank = str(inits / family), rank
+        found[family, rank, "warm-up"] = trained(warm_up, folder)
+        found[family, rank, "ppo"] = updated(warm_up)
+    return found
+
+
+def work(rank: int, size: int, inits: Path, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
+    torch.save(everything(inits, folder), folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[int, list[dict]]:
+    """Number of ranks -> what each of them computed."""
+    inits = tmp_path_factory.mktemp("inits")
+    for family in FAMILIES:
+        write_foreign(inits / family, family, 304)
+    found = {1: [everything(inits, tmp_path_factory.mktemp("ranks1"))]}
+    for size in SIZES:
+        folder = tmp_path_factory.mktemp(f"ranks{size}")
+        multiprocessing.spawn(work, (size, inits, folder), nprocs=size)
+        files = [folder / f"{rank}.pt" for rank in range(size)]
+        found[size] = [torch.load(file, weights_only=False) for file in files]
+    return found
+
+
+@pytest.mark.parametrize("stage", ["warm-up", "ppo"])
+@pytest.mark.parametrize("family, rank", CASES)
+@pytest.mark.parametrize("size", SIZES)
+def test_losses_gradients_and_weights_are_those_of_one_rank(results, size, family, rank, stage):
+    [one] = [result[family, rank, stage] for result in results[1]]
+    for result in results[size]:
+        several = result[family, rank, stage]
+        for field in ("gradient", "weights"):
+            close(several[field], one[field], 1e-5)
+        for mine, theirs in zip(several["figures"], one["figures"], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-7)
+    assert max(g.abs().max() for g in one["gradient"]) > 1e-3
+
+
+@pytest.mark.parametrize("family, rank", CASES)
+@pytest.mark.parametrize("size", (1, *SIZES))
+def test_a_run_that_goes_on_from_its_state_gives_the_same_bits(results, size, family, rank):
+    for result in results[size]:
+        found = result[family, rank, "warm-up"]
+        assert found["figures again"] == found["figures"]
+        for a, b in zip(found["weights again"], found["weights"], strict=True):
+            assert torch.equal(a, b)
