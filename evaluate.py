@@ -20,7 +20,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main: imports take seconds
 
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from data.world import Question
@@ -63,9 +63,7 @@ class Args(RetrieverArgs, StudyArgs):
     sweep: bool = arg(False, "figures of every threshold on P([RETRIEVE])", "output")
     report: str = arg("", "write this HTML file", "output")
     show: int = arg(3, "episodes to print at the end", "output")
-    ask: str | None = field(
-        default=None, metadata={"help": "a question, or - for lines of stdin", "type": str}
-    )
+    ask: str | None = arg(None, "a question, or - for lines of stdin")
     json: bool = arg(False, "with --ask: one JSON object per question and nothing else")
     batch_size: int = arg(512, "questions per batch", "machine", least=1)
     dtype: str = arg("auto", "of multiplications", choices=DTYPES)

@@ -32,17 +32,17 @@ from rl.experience import penalised_rewards, score_rollout, with_advantages
 from rl.ppo import adapt_beta, ppo_update, update_value_head
 from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_statistics
 from rl.report.summary import by_slice, summarize
-from rl.runs.checks import check_branches, check_ppo, describe, next_evaluation
+from rl.runs.checks import check_ppo, describe, next_evaluation
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, RunInfo, run_info
 from rl.runs.launch import launch
-from rl.runs.polyak import PolyakMean
 from rl.runs.precision import DTYPES, precision
 from rl.runs.progress import Clock, say
 from rl.runs.questions import QuestionSampler, Stream, train_and_dev, typed
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.reward import load_reward
 from rl.runs.run import Run, settle_dtype
+from rl.runs.state import PolyakMean
 from rl.study.roles import LEARN, assemble
 from rl.warmup.renaming import Renamer, RenamingEnv
 
@@ -113,8 +113,6 @@ class Trainer:
         self.policy, self.tokenizer, recorded = open_policy(args.init, args.device)
         self.open_environment(run_info(recorded, args.init))
         self.both = args.both and "decision" in args.learn.split(",")
-        if self.both:
-            check_branches(self.world, self.env)
         explore = args.explore if "decision" in args.learn else 0.0  # a frozen decision: as it is
         self.training_decoding = Decoding(
             args.temperature, True, explore=explore, both=self.both, force=args.force or None

@@ -21,7 +21,7 @@ import torch
 import torch._dynamo  # what the first optimizer of a process imports: a second, here paid once
 
 import train_sft
-from rl.runs.polyak import PolyakMean
+from rl.runs.state import PolyakMean
 from tests.shared import ROOT
 from tests.test_scripts import call
 

@@ -6,7 +6,6 @@ Left out: what can only be known by playing (rl/warmup/curriculum.py, rl/report)
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from data.metrics import gold_passage, stated
@@ -16,22 +15,25 @@ from model.checkpoint import existing
 from rl import ranks
 from rl.environment import RagEnv
 from rl.runs.flags import UsageError, flag
+from rl.runs.info import ADDRESSES
 from rl.runs.progress import say
 
 NEW_POLICY = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "weight_decay")
 PRETRAINED = ("lora_rank", "merge", "weights_dtype", "lr")
 
 
+def changed(args, *names: str) -> list[str]:
+    """Which of these flags have another value than their default."""
+    return [name for name in names if getattr(args, name) != getattr(type(args), name)]
+
+
 def check_sft(args) -> None:
     """Raises UsageError for flags of a new policy beside --init, and the other way round."""
     check_init(args)
-    for f in fields(args):
-        if getattr(args, f.name) == f.default:
-            continue
-        if args.init and f.name in NEW_POLICY:
-            raise UsageError(f"{flag(f.name)} is for a new policy; --init brings its own")
-        if not args.init and f.name in PRETRAINED:
-            raise UsageError(f"{flag(f.name)} needs --init")
+    if args.init and (wrong := changed(args, *NEW_POLICY)):
+        raise UsageError(f"{flag(wrong[0])} is for a new policy; --init brings its own")
+    if not args.init and (wrong := changed(args, *PRETRAINED)):
+        raise UsageError(f"{flag(wrong[0])} needs --init")
 
 
 def check_ppo(args) -> None:
@@ -49,28 +51,20 @@ def check_init(args) -> None:
         raise UsageError("--merge needs --lora-rank")
 
 
-def check_branches(world: World, env: RagEnv) -> None:
-    """Raises UsageError where no question can be played on both branches."""
-    if env.quota < 1:
-        raise UsageError(
-            f"world {world.name!r} allows no retrieval (quota 0), so there are no two branches to"
-            " play; give --quota 1 or --no-both"
-        )
-
-
 def describe(script: str, trainer, plan: str) -> None:
     """Say what is about to happen, and what to expect of it. trainer: has args, world, env,
-    questions, policy and tokenizer. Raises ContextError."""
+    questions, policy and tokenizer. Raises ContextError, UsageError."""
     args, world, env, policy = trainer.args, trainer.world, trainer.env, trainer.policy
-    vocabulary = len(trainer.tokenizer)
+    if getattr(trainer, "both", False) and env.quota < 1:
+        none = f"world {world.name!r} allows no retrieval (quota 0), so there are no two branches"
+        raise UsageError(f"{none} to play; give --quota 1 or --no-both")
     say(
         f"{script}: world {world.name}, {len(world.corpus):,} passages, k = {env.k}, quota"
         f" {env.quota}; {args.dataset}.train, {len(trainer.questions):,} questions;"
-        f" {policy.parameter_count():,} parameters, vocabulary {vocabulary:,}; {args.dtype},"
-        f" {ranks.size()} ranks; {plan}; out {args.out}"
+        f" {policy.parameter_count():,} parameters, vocabulary {len(trainer.tokenizer):,};"
+        f" {args.dtype}, {ranks.size()} ranks; {plan}; out {args.out}"
     )
-    context = policy.config.max_position_embeddings
-    say_misfits(trainer.questions, trainer.tokenizer, env, context)
+    say_misfits(trainer.questions, trainer.tokenizer, env, policy.config.max_position_embeddings)
     generated = args.world.partition(":")[0] in ("mini", "tiny")
     if len(trainer.questions) < FEW and not args.init and not generated:
         say(
@@ -82,8 +76,8 @@ def describe(script: str, trainer, plan: str) -> None:
 def say_misfits(
     questions: Sequence[Question], tokenizer: Tokenizer, env: RagEnv, context: int
 ) -> None:
-    """Say how many questions are cut, how many answers do not fit the answer budget, and how many
-    are not stated by their gold passages. Raises ContextError."""
+    """Say how many questions are cut, how many answers do not fit, and how many are not stated by
+    their gold passages. Raises ContextError."""
     limit, total = env.question_limit(context), len(questions)
     encoded = tokenizer.encode_batch([q.question for q in questions])
     answers = tokenizer.encode_batch([q.answers[0] for q in questions])
@@ -95,11 +89,8 @@ def say_misfits(
             " never demonstrated as a whole, never right; give --answer-tokens"
         )
     rows = {passage.id: row for row, passage in enumerate(env.corpus)}
-    silent = 0
-    for question in questions:
-        row = gold_passage(question, rows)
-        silent += row is not None and not question.type and not stated([env.corpus[row]], question)
-    if silent:
+    gold = [(gold_passage(q, rows), q) for q in questions if not q.type]
+    if silent := sum(i is not None and not stated([env.corpus[i]], q) for i, q in gold):
         say(f"{silent} of {total} training answers are not stated by their gold passage")
 
 
@@ -112,8 +103,8 @@ def next_training(args) -> str:
 
 
 def next_evaluation(args, world: World) -> str:
-    """What follows train_ppo.py: one evaluation for each of its question sets, on the split that is
-    furthest from training."""
+    """What follows train_ppo.py: an evaluation for each question set, on its split that is furthest
+    from training."""
     commands = []
     for name in (name.strip() for name in args.dataset.split(",")):
         splits = (split for split in ("test", "dev") if f"{name}.{split}" in world.splits)
@@ -124,9 +115,5 @@ def next_evaluation(args, world: World) -> str:
 
 def repeated(args) -> list[str]:
     """What no checkpoint decides: an address, a device."""
-    found = []
-    for f in fields(args):
-        value = getattr(args, f.name)
-        if f.name in ("milvus_uri", "retriever_url", "device") and value != f.default:
-            found += [flag(f.name), value]
-    return found
+    found = changed(args, *ADDRESSES, "device")
+    return [word for name in found for word in (flag(name), getattr(args, name))]

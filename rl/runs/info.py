@@ -1,33 +1,77 @@
 """What a checkpoint's run.json may decide when the checkpoint is opened: a short list, every entry
-checked.
-
-A checkpoint can come from anyone. It decides which world is read, how the environment cuts and
-counts, and how the retriever searches; it never decides an address, a token's way, or a path that
-something is written to: those come from the command line.
+checked, for a checkpoint can come from anyone. It decides which world is read, how the environment
+cuts and counts, and how the retriever searches; an address, a token's way, or a path that something
+is written to come from the command line alone.
 """
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 from model import CheckpointError
 from rl.environment import Reward
-from rl.runs.flags import arg, problem
+from rl.runs.flags import UsageError, arg, flag, problem
 
-KINDS = ("bm25", "dense", "hybrid", "milvus", "http")
+WORDS = ("stemmer", "stopwords")
+VECTORS = ("encoder", "query_prefix", "passage_prefix")
+KINDS = {  # of retrievers, with their flags
+    "bm25": WORDS,
+    "dense": VECTORS,
+    "hybrid": WORDS + VECTORS,
+    "milvus": ("milvus_uri", *VECTORS),
+    "http": ("retriever_url",),
+}
+ADDRESSES = ("milvus_uri", "retriever_url")
 TOKENS = 100_000
 
 
-@dataclass(frozen=True)
+@dataclass
 class RetrieverInfo:
     """How the passages are searched; "" where the kind of retriever has no such thing."""
 
-    retriever: str = arg("bm25", "kind", choices=KINDS)
-    encoder: str = arg("", "directory of a sentence encoder, which is read")
-    encoder_sha256: str = arg("", "hash of its weights", most=64)
-    query_prefix: str = arg("", "what the encoder wants before a query", most=1000)
-    passage_prefix: str = arg("", "what the encoder wants before a passage", most=1000)
-    stemmer: str = arg("", "Snowball stemmer of words", most=40)
-    stopwords: str = arg("", "words that are left out", choices=("english",))
+    retriever: str = arg(
+        "", "what searches; empty: the checkpoint's, or bm25", "retriever", choices=tuple(KINDS)
+    )
+    encoder: str = arg(
+        "", "directory of a sentence encoder: MiniLM, E5, BGE, GTE (needs transformers)"
+    )
+    query_prefix: str = arg("", "what the encoder wants before a query; for E5 'query: '")
+    passage_prefix: str = arg("", "what the encoder wants before a passage; for E5 'passage: '")
+    stemmer: str = arg("", "bm25, hybrid: search for stems; english, german, ... (PyStemmer)")
+    stopwords: str = arg("", "bm25, hybrid: english leaves common words out", choices=("english",))
+    encoder_sha256: str = ""  # of its weights; no flag
+
+
+@dataclass
+class RetrieverArgs(RetrieverInfo):
+    """The flags that the scripts share."""
+
+    milvus_uri: str = arg(
+        "",
+        "http://HOST:19530 of a Milvus, or FILE.db for an embedded one; a login goes into the "
+        "environment's MILVUS_TOKEN",
+    )
+    retriever_url: str = arg("", "with --retriever http: http://HOST:8000/retrieve, this world's")
+
+
+def choose(args: RetrieverArgs, recorded: RetrieverInfo) -> RetrieverInfo:
+    """The checkpoint's retriever where the command line does not say otherwise. Raises UsageError
+    for flags that do not go together."""
+    given = {f.name: getattr(args, f.name) for f in fields(RetrieverArgs)}
+    given = {name: value for name, value in given.items() if value}
+    recorded = replace(recorded, retriever=recorded.retriever or "bm25")
+    kind = given.pop("retriever", recorded.retriever)
+    for name in given:
+        if name not in KINDS[kind]:
+            raise UsageError(f"{flag(name)} does not go with --retriever {kind}")
+    for name in set(ADDRESSES).intersection(KINDS[kind]):
+        if not given.pop(name, ""):
+            raise UsageError(f"--retriever {kind} needs {flag(name)}")
+    known = asdict(recorded) if kind == recorded.retriever else {}
+    if kind in ("dense", "hybrid") and not given.get("encoder", known.get("encoder")):
+        raise UsageError(f"--retriever {kind} needs --encoder")
+    if given.keys() & set(VECTORS):
+        known.pop("encoder_sha256", None)  # another encoder on purpose
+    return RetrieverInfo(**known | given | {"retriever": kind})
 
 
 @dataclass(frozen=True)
@@ -41,8 +85,8 @@ class RunInfo:
     answer_tokens: int = arg(16, "tokens of an answer at most", least=1, most=TOKENS)
     k: int = arg(0, "passages per retrieval", most=1000)
     quota: int = arg(0, "retrievals per question", most=1000)
-    reward: Reward = field(default=Reward())
-    open_retriever: RetrieverInfo = field(default=RetrieverInfo())
+    reward: Reward = field(default_factory=Reward)
+    open_retriever: RetrieverInfo = field(default_factory=RetrieverInfo)
 
     def record(self) -> dict:
         """The entries for run.json (the `info` of rl/runs/run.py: Run)."""
@@ -64,11 +108,9 @@ def checked(cls: type, values, where: str):
     for f in fields(cls):
         if f.name not in values:
             continue
-        value = values[f.name]
-        if is_dataclass(f.default):
-            chosen[f.name] = checked(type(f.default), value, f"{where}: {f.name}")
-        elif reason := problem(f, value):
+        chosen[f.name] = values[f.name]
+        if is_dataclass(f.type):
+            chosen[f.name] = checked(f.type, values[f.name], f"{where}: {f.name}")
+        elif reason := problem(f, values[f.name]):
             raise CheckpointError(f"{where}: {f.name} {reason}")
-        else:
-            chosen[f.name] = value
     return cls(**chosen)

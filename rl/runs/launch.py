@@ -1,9 +1,5 @@
 """Starting the ranks of a script: one process per core (or GPU), each running the same command.
 
-    launch(ranks, device)     returns in every rank, with torch.distributed ready; the process that
-                              was typed starts them, waits, and exits with their exit code
-    leave(code)               the end of a rank
-
 Under torchrun (its environment variables are there) nothing is started: the process is a rank
 already. A rank that dies ends the others within seconds, with one line; Ctrl-C reaches each rank
 once; ranks whose launcher is killed end themselves. Left out: several machines (torchrun's task).
@@ -16,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
 
 import torch
 import torch.distributed as dist
@@ -27,39 +22,39 @@ GRACE = 8.0  # seconds for a rank to end by itself before it is killed
 # Large tensors in huge pages, and given back when they are freed: half the memory of LoRA with
 # --checkpointing on a CPU. Other C libraries ignore it.
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304"
-WATCH = "SMARTRAG_LAUNCHER"  # environment: the pipe that closes when the launcher is gone
+LAUNCHER = "SMARTRAG_LAUNCHER"  # environment of a rank that was started here: whose child it is
 
 
 def launch(ranks: int, device: str) -> None:
-    """ranks: 0 = one per core, or per GPU. Call it before any work: this process may exit here."""
+    """Returns in every rank, with torch.distributed ready; the process that was typed starts them,
+    waits, and exits here with their exit code. ranks: 0 = one per core, or per GPU."""
     cuda = torch.device(device).type == "cuda"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if "RANK" in os.environ:
-        join(cuda)
-    else:
+    if "RANK" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         ranks = ranks or (torch.cuda.device_count() if cuda else cores)
         if ranks > 1:
             sys.exit(start(ranks))
+    elif not dist.is_initialized():
+        if LAUNCHER in os.environ:
+            threading.Thread(target=end_with_launcher, daemon=True).start()
+        if cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     if not cuda:  # small matmuls gain little by a second thread, and lose much on a busy machine
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
-def join(cuda: bool) -> None:
-    """Become the rank that the environment describes."""
-    if dist.is_initialized():
-        return
-    if WATCH in os.environ:
-        threading.Thread(target=end_with_launcher, daemon=True).start()
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+def end_with_launcher() -> None:
+    while os.getppid() == int(os.environ[LAUNCHER]):
+        time.sleep(0.5)
+    os._exit(PEER_LOST)
 
 
 def lost_peer(error: Exception) -> bool:
     """Whether a rank that `start` started failed only because another one is gone. It then ends
     with PEER_LOST, without a word: the other one says why."""
     said = "gloo" in str(error) or "NCCL" in str(error)
-    return WATCH in os.environ and (isinstance(error, dist.DistError) or said)
+    return LAUNCHER in os.environ and (isinstance(error, dist.DistError) or said)
 
 
 def leave(code: int) -> None:
@@ -71,50 +66,35 @@ def leave(code: int) -> None:
         os._exit(code)
 
 
-def end_with_launcher() -> None:
-    os.read(int(os.environ[WATCH]), 1)  # nothing is ever written: it returns when the pipe closes
-    os._exit(PEER_LOST)
-
-
 def start(count: int) -> int:
     """Run `count` ranks of this process's own command to their end; the exit code."""
     # The launcher is where the ranks meet: a port that was only looked up may be taken by now.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    watched, _kept_open = os.pipe()
     environment = {"GLIBC_TUNABLES": MALLOC} | os.environ
     environment |= {
         "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-        WATCH: str(watched),
+        LAUNCHER: str(os.getpid()),
     }
     processes: list[subprocess.Popen] = []
-    forwarded = {s: signal.signal(s, lambda s, _: send(processes, s)) for s in STOPS}
-    with ExitStack() as stack:
-        errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
-        for rank in range(count):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            first = rank == 0  # the only one that is heard while it runs
-            process = subprocess.Popen(
-                [sys.executable, *sys.orig_argv[1:]],
-                env=environment | own,
-                pass_fds=[watched],
-                start_new_session=True,  # a terminal's Ctrl-C comes here, and is sent on once
-                stdout=None if first else subprocess.DEVNULL,
-                stderr=None if first else errors[rank],
-            )
-            processes.append(process)
-        os.close(watched)
-        code = wait(processes, errors)
-    for number, handler in forwarded.items():
-        signal.signal(number, handler)
-    return code
-
-
-STOPS = (signal.SIGINT, signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: send(processes, number))
+    errors = [tempfile.TemporaryFile() for _ in range(count)]  # noqa: SIM115  this process ends soon
+    for rank in range(count):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        # Rank 0 alone is heard while it runs.
+        output = {"stdout": subprocess.DEVNULL, "stderr": errors[rank]} if rank else {}
+        process = subprocess.Popen(
+            [sys.executable, *sys.orig_argv[1:]],
+            env=environment | own,
+            start_new_session=True,  # a terminal's Ctrl-C comes here, and is sent on once
+            **output,
+        )
+        processes.append(process)
+    return wait(processes, errors)
 
 
 def send(processes: list[subprocess.Popen], number: int) -> None:
@@ -126,31 +106,25 @@ def send(processes: list[subprocess.Popen], number: int) -> None:
 def wait(processes: list[subprocess.Popen], errors: list) -> int:
     """Wait for all ranks; once one has failed, the others have GRACE seconds. The exit code of the
     rank that failed first for a reason of its own, which is said in one line if rank 0 did not."""
-    failed_at, asked = None, False
+    failed_at = None
     while any(process.poll() is None for process in processes):
         if failed_at is None and any(process.poll() for process in processes):
             failed_at = time.monotonic()
         waited = 0.0 if failed_at is None else time.monotonic() - failed_at
-        if waited > NOTICE and not asked:
-            send(processes, signal.SIGTERM)
-            asked = True
-        if waited > GRACE:
-            send(processes, signal.SIGKILL)
+        if waited > NOTICE:
+            send(processes, signal.SIGTERM if waited < GRACE else signal.SIGKILL)
         time.sleep(0.05)
     codes = [process.returncode for process in processes]
-    if not any(codes):
-        return 0
-    stopped = (0, PEER_LOST, -signal.SIGTERM)
-    own = [rank for rank, code in enumerate(codes) if code not in stopped]
-    killed = [rank for rank, code in enumerate(codes) if code == -signal.SIGTERM]
-    rank = (own or killed or [0])[0]
+    # Who failed for a reason of its own, else who was asked to end, else the first.
+    alike = (0, PEER_LOST, -signal.SIGTERM)
+    rank = min(range(len(codes)), key=lambda i: (codes[i] in alike, codes[i] != -signal.SIGTERM))
     code, which = codes[rank], f"rank {rank} of {len(codes)}"
     if code < 0:
         print(f"error: {which} was ended by {signal.Signals(-code).name}", file=sys.stderr)
         return 128 - code
     if code == PEER_LOST:
         print("error: the ranks lost each other", file=sys.stderr)
-    elif rank:
+    elif code and rank:
         errors[rank].seek(0)
         said = errors[rank].read().decode(errors="replace").strip()
         print(said or f"error: {which} ended with exit code {code}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Progress: a bar on a terminal; elsewhere (a log, a pipe) one line every half minute; nothing on
-ranks above 0."""
+"""Progress: a bar on a terminal; in a log or a pipe one line every half minute; on rank 0 alone."""
 
+import io
 import sys
 import time
 
@@ -12,18 +12,12 @@ SECONDS = 30.0  # between two lines where there is no terminal
 LINE = "{desc}: {n_fmt} of {total_fmt} {unit}s [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
-class Lines:
-    """A file for tqdm whose every update is a line of its own."""
-
-    def __init__(self, file):
-        self.file = file
+class Lines(io.TextIOBase):
+    """Standard error for tqdm: every update is a line of its own."""
 
     def write(self, text: str) -> None:
         if text.strip():
-            self.file.write(text.strip() + "\n")
-
-    def flush(self) -> None:
-        self.file.flush()
+            print(text.strip(), file=sys.stderr)
 
 
 def progress(total: int, desc: str, unit: str, initial: int = 0, leave: bool = True) -> tqdm:
@@ -31,10 +25,10 @@ def progress(total: int, desc: str, unit: str, initial: int = 0, leave: bool = T
     options = {"total": total, "initial": initial, "desc": desc, "unit": unit, "leave": leave}
     if ranks.rank():
         options["disable"] = True  # not given otherwise: the environment's TQDM_DISABLE counts then
-    if sys.stderr.isatty():
-        return tqdm(**options, dynamic_ncols=True)
-    options |= {"mininterval": SECONDS, "maxinterval": SECONDS, "delay": SECONDS, "miniters": 1}
-    return tqdm(**options, file=Lines(sys.stderr), bar_format=LINE)
+    if not sys.stderr.isatty():
+        options |= {"mininterval": SECONDS, "maxinterval": SECONDS, "delay": SECONDS, "miniters": 1}
+        options |= {"file": Lines(), "bar_format": LINE}
+    return tqdm(**options, dynamic_ncols=sys.stderr.isatty())
 
 
 def say(text: str) -> None:

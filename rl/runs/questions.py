@@ -27,7 +27,6 @@ class Stream(IntEnum):
     MIX = 3  # train_sft: branches and demonstrations of a mix step
     PROBE = 4  # train_sft: which questions are probed
     PPO_QUESTIONS = 5  # train_ppo: the questions of an iteration
-    CHECK = 6  # questions and queries of what is only measured or printed
     MODULES_QUESTIONS = 7  # rl/study/modules.py: the questions of a step
     RENAMING = 8  # train_ppo, rl/study/modules.py: new names
     TYPING = 9  # which questions are typed in lower case
@@ -66,16 +65,11 @@ def digest(question: Question) -> bytes:
 
 
 class QuestionSampler:
-    """Training questions of step t, a pure function of (seed, stream, t): a resumed run sees what
-    an uninterrupted one saw.
-
-    A share of each draw is popular questions, asked in proportion to their popularity; the others
-    are uniform, an equal part from each question set. Where a world has no slices there are only
-    others.
-    """
+    """Training questions of step t, a pure function of (seed, stream, t). A share of each draw is
+    popular questions, asked in proportion to their popularity; the others, in a world without
+    slices all, are uniform, an equal part from each question set."""
 
     def __init__(self, sets: Sequence[Sequence[Question]], popular_share: float, seed: int):
-        """sets: the questions of each question set."""
         self.questions = [q for questions in sets for q in questions]
         self.seed = seed
         popular = np.array([q.slice == "popular" for q in self.questions])

@@ -1,17 +1,13 @@
 """A training run on disk: its arguments, its log, and how it goes on after a kill.
 
-    run = Run("train_sft", args, info)  "new", "resume", "finished"; others: an error
-    run.loop("read", "step", first, total, step, save)   step(i) -> figures, a line of metrics.jsonl
-    run.save(modules, optimizers, ...)  one atomic state file, with the length of the log
-    run.finish(policy, tokenizer)       the inference checkpoint; the state file goes
-
 A step is a pure function of (arguments, state, step number), so a run that was killed and started
 again gives the bits of an uninterrupted one: steps after the last save are played again and their
 log lines rewritten. One process at a time works in a folder, and only in a new one, an empty one
-or one of a run. Every rank makes a Run and calls the same methods; rank 0 writes. Left out:
-several runs in one folder, logs to a server.
+or one of a run. Every rank makes a Run and calls the same methods; rank 0 writes. Left out: several
+runs in one folder, logs to a server, locks over several machines.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -19,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -27,89 +24,71 @@ from model.checkpoint import POLICY_FILES
 from model.pretrained import save_policy
 from rl import ranks
 from rl.runs.flags import UsageError
-from rl.runs.lock import is_ours, lock, unlock
+from rl.runs.info import ADDRESSES
 from rl.runs.precision import DTYPES, choose_dtype
 from rl.runs.progress import progress
-from rl.runs.state import STATE_FILE, load_state, peek_facts, save_state
+from rl.runs.state import STATE_FILE, load_state, read_state, save_state
 
+LOCK, MARK = "lock", "nano-smartrag, process "
 # What does not change what is learnt; --init is compared by content.
-STATELESS = (
-    "out",
-    "ranks",
-    "save_seconds",
-    "fresh",
-    "device",
-    "init",
-    "checkpointing",
-    "milvus_uri",
-    "retriever_url",
-)
+STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", "checkpointing", *ADDRESSES)
 
 
 class Run:
+    """status: "new", "resume" (load() comes first) or "finished"."""
+
     def __init__(self, script: str, args, info: dict):
         """args: the script's dataclass with at least out, fresh, save_seconds; info goes into
         run.json too: whatever else the run's bits depend on, and what its checkpoint is opened
-        with (rl/runs/info.py). Raises UsageError, CheckpointError."""
+        with (rl/runs/info.py). Raises UsageError, also where --out holds another run, or what no
+        run made; CheckpointError."""
         if not args.out.strip():
             raise UsageError("--out is empty; name a folder")
         kept = [f for f in fields(args) if f.name not in STATELESS]
         self.out, self.log_path = Path(args.out), Path(args.out) / "metrics.jsonl"
         arguments = {f.name: getattr(args, f.name) for f in kept}
         self.record = {"script": script, "arguments": arguments, **info}
-        self._defaults = {f.name: f.default for f in kept}
         self._save_seconds, self._last_save = args.save_seconds, time.monotonic()
         self._lock = self._log_bytes = None
         self.base: Path | None = None
+        self.status = "new"
         if self.out.exists():
-            self._take()
-        self.status = "finished"
-        try:
-            self.status = "new" if args.fresh else self._find()
-        finally:  # finished, or the folder of another run: it stays as it was
-            if self.status == "finished" and self._lock:
-                unlock(self.out, self._lock)
+            self.status = self._find(args.fresh, {f.name: f.default for f in kept})
+            if self.status != "finished" and ranks.rank() == 0:  # for its group
+                self._lock = lock(self.out)
 
-    def _take(self) -> None:
-        """Refuse a folder of somebody else, and lock it: rank 0 for its group."""
+    def _find(self, fresh: bool, defaults: dict) -> str:
         if not self.out.is_dir():
             raise UsageError(f"--out {self.out} is not a folder")
-        begun = self.log_path.exists() and (self.out / STATE_FILE).exists()  # even if damaged
-        begun = begun or (is_ours(self.out) and not is_checkpoint(self.out))
-        if not begun and recorded_in(self.out) is None and any(self.out.iterdir()):
-            raise UsageError(f"{self.out} is not empty, and no run made it; choose another --out")
-        if ranks.rank() == 0:
-            self._lock = lock(self.out)
-
-    def _find(self) -> str:
-        """ "new", "resume" or "finished". Raises UsageError where --out holds another run."""
+        mark = self.out / LOCK
+        locked = mark.is_file() and mark.read_bytes().startswith(MARK.encode())
+        begun = locked and not is_checkpoint(self.out)
+        if begun and fresh:  # its state may be damaged
+            return "new"
         recorded = recorded_in(self.out)
-        if recorded is None:
+        foreign = recorded is None and not begun and any(self.out.iterdir())
+        if foreign and ranks.rank() == 0:  # which may be locking it by now
+            raise UsageError(f"{self.out} is not empty, and no run made it; choose another --out")
+        if recorded is None or fresh:
             return "new"
         # Made before a flag existed: what it does by default.
-        arguments = self._defaults | recorded["arguments"]
-        if changed := differences({**recorded, "arguments": arguments}, self.record):
-            raise UsageError(
-                f"{self.out} holds a run with other arguments ({'; '.join(changed)}); "
-                "choose another --out, or --fresh to start over"
-            )
+        recorded["arguments"] = defaults | recorded["arguments"]
+        if changed := differences(recorded, self.record):
+            holds = f"{self.out} holds a run with other arguments ({'; '.join(changed)})"
+            raise UsageError(f"{holds}; choose another --out, or --fresh to start over")
         return "resume" if (self.out / STATE_FILE).exists() else "finished"
 
     def _begin(self) -> bool:
         """Whether this rank writes. A new run discards what --out holds here, not earlier."""
         if ranks.rank():
             return False
-        if self._log_bytes is not None:
-            return True
-        if self.status != "new":
-            raise RuntimeError("load() comes before the first write")
-        if self._lock is None:
-            self._lock = lock(self.out)
-            if len(list(self.out.iterdir())) > 1:
-                raise UsageError(f"{self.out}: another process began a run there; start again")
-        discard(self.out)
-        self.log_path.write_text("")
-        self._log_bytes = 0
+        if self._log_bytes is None:
+            if self.status != "new":
+                raise RuntimeError("load() comes before the first write")
+            self._lock = self._lock or lock(self.out)
+            discard(self.out)
+            self.log_path.write_text("")
+            self._log_bytes = 0
         return True
 
     @property
@@ -119,10 +98,9 @@ class Run:
             return "nothing had been saved yet"
         best = self.out / "best"
         other = f"go on from {best}, the best on dev, or " if is_checkpoint(best) else ""
-        return (
-            f"the last good state is kept in {self.out}; if the same command stops here again, it "
-            f"is ruined already: {other}start over (--fresh) with a lower learning rate"
-        )
+        again = "if the same command stops here again, it is ruined already"
+        advice = f"{other}start over (--fresh) with a lower learning rate"
+        return f"the last good state is kept in {self.out}; {again}: {advice}"
 
     def loop(
         self,
@@ -158,17 +136,16 @@ class Run:
             return
         self._check_log()
         with open(self.log_path, "a") as file:
-            file.write(as_json(line) + "\n")
+            file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
         self._log_bytes = self.log_path.stat().st_size
 
     def _check_log(self, more: bool = False) -> None:
         """The log has the bytes that were written; `more`, too, after a kill."""
         there = self.log_path.stat().st_size if self.log_path.exists() else 0
         if there < self._log_bytes or (there > self._log_bytes and not more):
-            raise UsageError(
-                f"{self.log_path} was changed or deleted: {there} bytes, {self._log_bytes} had "
-                "been written; put it back, or --fresh to start over"
-            )
+            sizes = f"{there} bytes, {self._log_bytes} had been written"
+            advice = "put it back, or --fresh to start over"
+            raise UsageError(f"{self.log_path} was changed or deleted: {sizes}; {advice}")
 
     def due(self) -> bool:
         """Whether it is time to save; the same on all ranks, which have to ask together."""
@@ -211,15 +188,42 @@ class Run:
     def finish(self, policy: Policy, tokenizer: Tokenizer, **info) -> None:
         self.export(self.out, policy, tokenizer, **info)
         if ranks.rank() == 0:
-            for name in (STATE_FILE, f"{STATE_FILE}.partial"):  # the second: of a kill while saving
+            # The second is of a kill while saving; the lock goes while it is held.
+            for name in (STATE_FILE, f"{STATE_FILE}.partial", LOCK):
                 (self.out / name).unlink(missing_ok=True)
-            unlock(self.out, self._lock)
+            self._lock.close()
+
+
+def lock(folder: Path) -> IO[str]:
+    """Make the folder where there is none, and hold it until the returned file is closed, at the
+    latest by the end of the process. Raises UsageError where another one holds it, OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    file = open(path, "a+")  # noqa: SIM115  the caller closes it
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read(100).strip().removeprefix(MARK)
+        file.close()
+        used = f"{folder} is in use by process {holder}"
+        raise UsageError(f"{used}; wait for it, or end it") from None
+    held = path.exists() and os.path.samefile(file.fileno(), path)
+    if not held:  # its last holder finished just now
+        file.close()
+        return lock(folder)
+    file.truncate(0)
+    file.write(f"{MARK}{os.getpid()}\n")
+    file.flush()
+    return file
 
 
 def recorded_in(out: Path) -> dict | None:
     """The record of the run in a folder, unfinished or finished; None where no run made it."""
-    record = (peek_facts(out) or {}).get("record")
-    if record is None and is_checkpoint(out) and (out / "run.json").exists():
+    record = None
+    if (out / STATE_FILE).exists():
+        record = read_state(out, with_tensors=False)[0].get("record")
+    elif is_checkpoint(out) and (out / "run.json").exists():
         record = read_json(out / "run.json")
     known = isinstance(record, dict) and "script" in record
     return record if known and isinstance(record.get("arguments"), dict) else None
@@ -235,40 +239,32 @@ def discard(out: Path) -> None:
 
 
 def settle_dtype(args) -> None:
-    """Replace args.dtype "auto": by what the run in --out began with, else by this machine's
-    choice (rl/runs/precision.py)."""
+    """Replace args.dtype "auto": by what the run in --out began with, else by this machine's."""
     recorded = None if args.fresh or not args.out else recorded_in(Path(args.out))
-    began = (recorded or {"arguments": {}})["arguments"].get("dtype")
+    began = recorded and recorded["arguments"].get("dtype")
     if args.dtype == "auto" and began in DTYPES:
         args.dtype = began
     args.dtype = choose_dtype(args.dtype, args.device)
 
 
 def differences(recorded: dict, wanted: dict) -> list[str]:
-    """Is what lies on disk what is wanted? Every entry of `wanted` that `recorded` has otherwise
-    or not at all, as "name old -> new"; [] means current. What `recorded` has beside them
-    (figures, seconds) does not count, but inside an entry (arguments, a retriever's settings)
-    everything does."""
+    """Every entry of `wanted` that `recorded` has otherwise or not at all, as "name old -> new"; []
+    means current. What `recorded` has beside them (figures, seconds) does not count, but inside an
+    entry (arguments, a retriever's settings) everything does."""
     wanted = json.loads(json.dumps(wanted))  # as a file gives it back: tuples are lists
     found = []
     for name, new in wanted.items():
         old = recorded.get(name)
+        pairs = {name: (old, new)}
         if isinstance(old, dict) and isinstance(new, dict):
-            both = [*new, *(key for key in old if key not in new)]
-            pairs = [(key, old.get(key), new.get(key)) for key in both]
-        else:
-            pairs = [(name, old, new)]
-        found += [f"{key} {a!r} -> {b!r}" for key, a, b in pairs if a != b]
+            pairs = {key: (old.get(key), new.get(key)) for key in {**new, **old}}
+        found += [f"{key} {a!r} -> {b!r}" for key, (a, b) in pairs.items() if a != b]
     return found
 
 
-def as_json(value) -> str:
-    """A line of JSON: NaN (hit without any retrieval) is null, floats have six decimals."""
-    return json.dumps(plain(value), allow_nan=False, ensure_ascii=False)
-
-
 def plain(value):
-    """The value with lists for tuples and None for NaN and infinities."""
+    """The value as JSON can say it: lists for tuples, None for NaN (hit@k without any retrieval)
+    and infinities, floats with six decimals."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,16 +1,17 @@
-"""The state of an unfinished training run: weights, optimizers, buffers and counters.
+"""The state of an unfinished training run: weights, optimizers, buffers and counters in a single
+safetensors file, replaced atomically; and the mean of its last policies. No pickle.
 
-A single safetensors file, replaced atomically: at no moment does a kill leave halves of two states
-behind. No pickle. Left out on purpose: what the state means (its owner knows).
+Left out: what the state means (its owner knows); exponential averages.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from model import CheckpointError, atomic_write
 from model.checkpoint import check_finite
@@ -19,11 +20,7 @@ STATE_FILE = "training.safetensors"
 
 
 def save_state(
-    directory: Path,
-    modules: dict[str, nn.Module],
-    optimizers: dict[str, torch.optim.Optimizer],
-    tensors: dict[str, Tensor],
-    facts: dict,
+    directory: Path, modules: dict, optimizers: dict, tensors: dict[str, Tensor], facts: dict
 ) -> None:
     """One atomic file with everything that training needs to go on; `facts` is any JSON value."""
     flat = {f"tensor/{name}": tensor for name, tensor in tensors.items()}
@@ -32,56 +29,41 @@ def save_state(
         flat |= {f"module/{name}/{key}": tensor for key, tensor in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
-            flat |= {
-                f"optimizer/{name}/{index}/{key}": torch.as_tensor(value)
-                for key, value in state.items()
-                if value is not None
-            }
+            state = {key: torch.as_tensor(x) for key, x in state.items() if x is not None}
+            flat |= {f"optimizer/{name}/{index}/{key}": tensor for key, tensor in state.items()}
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()}
     about = {"facts": json.dumps(facts)}
     atomic_write(directory / STATE_FILE, lambda path: save_file(flat, path, about))
 
 
-def load_state(
-    directory: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
-) -> tuple[dict[str, Tensor], dict]:
-    """Undo save_state: fills modules and optimizers in place, returns (tensors, facts).
+def load_state(directory: Path, modules: dict, optimizers: dict) -> tuple[dict[str, Tensor], dict]:
+    """Undo save_state: fills modules and optimizers in place, returns (tensors, facts). Raises
+    CheckpointError for a file that is none, or another model's."""
+    path = directory / STATE_FILE
+    facts, flat = read_state(directory, with_tensors=True)
 
-    Raises CheckpointError for a file that is none, or another model's.
-    """
-    path, tensors = directory / STATE_FILE, {}
-    facts, flat = _read(path, with_tensors=True)
-    states = {name: {} for name in optimizers}
-    weights = {name: {} for name in modules}
-    try:
-        for name, tensor in flat.items():
-            kind, owner, *rest = name.split("/", 3)
-            if kind == "tensor":
-                tensors[name.removeprefix("tensor/")] = tensor
-            elif kind == "module":
-                weights[owner][rest[0]] = tensor
-            else:
-                states[owner].setdefault(int(rest[0]), {})[rest[1]] = tensor
-    except (KeyError, ValueError, IndexError):
-        raise CheckpointError(f"{path}: not a readable training state ({name!r})") from None
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name[len(prefix) :]: x for name, x in flat.items() if name.startswith(prefix)}
+
     for name, module in modules.items():
-        fits = {key: x.shape for key, x in weights[name].items()}
-        if fits != {key: x.shape for key, x in module.state_dict().items()}:
+        weights, own = under(f"module/{name}/"), module.state_dict()
+        if {key: x.shape for key, x in weights.items()} != {key: x.shape for key, x in own.items()}:
             raise CheckpointError(f"{path}: its weights are not those of this {name}")
-        module.load_state_dict(weights[name])
+        module.load_state_dict(weights)
     for name, optimizer in optimizers.items():
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": states[name], "param_groups": groups})
-    return tensors, facts
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in under(f"optimizer/{name}/").items():
+            index, _, entry = key.partition("/")
+            if not index.isdecimal():
+                raise CheckpointError(f"{path}: not a readable training state ({key!r})")
+            states.setdefault(int(index), {})[entry] = tensor
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+    return under("tensor/"), facts
 
 
-def peek_facts(directory: Path) -> dict | None:
-    """The `facts` of an unfinished run in this directory, or None. Raises CheckpointError."""
-    path = Path(directory) / STATE_FILE
-    return _read(path, with_tensors=False)[0] if path.exists() else None
-
-
-def _read(path: Path, with_tensors: bool) -> tuple[dict, dict[str, Tensor]]:
+def read_state(directory: Path, with_tensors: bool) -> tuple[dict, dict[str, Tensor]]:
+    """(facts, tensors) as they are in the file. Raises CheckpointError."""
+    path = directory / STATE_FILE
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["facts"])
@@ -89,3 +71,23 @@ def _read(path: Path, with_tensors: bool) -> tuple[dict, dict[str, Tensor]]:
             return facts, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable training state ({error})") from None
+
+
+class PolyakMean:
+    """The running mean of `parameters` over iterations `first` to `last`. Greedy decisions, and
+    answers known by heart, differ more from one iteration to the next than rewards do."""
+
+    def __init__(self, parameters: Sequence[Tensor], first: int, last: int):
+        self.parameters, self.first, self.last = parameters, first, last
+        self.mean: list[Tensor] = []  # [] before `first`; part of the state of a run
+
+    @torch.no_grad()
+    def count(self, iteration: int) -> None:
+        """Count the parameters after an iteration in; in the end the mean takes their place."""
+        if iteration < self.first:
+            return
+        self.mean = self.mean or [torch.zeros_like(p) for p in self.parameters]
+        for mean, parameter in zip(self.mean, self.parameters, strict=True):
+            mean.lerp_(parameter, 1 / (iteration - self.first + 1))
+            if iteration == self.last:
+                parameter.copy_(mean)

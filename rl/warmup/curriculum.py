@@ -5,9 +5,8 @@
     probe   the policy answers training questions directly: the label is [ANSWER] where it is right
     mix     the probed label on an informed share, a random branch without label on the rest
 
-A step is a pure function of (seed, phase, step), the same on any number of ranks.
-`play(questions, force, update)` gives the policy's greedy episodes of questions whose first
-decision is `force`.
+A step is a pure function of (seed, phase, step), the same on any number of ranks. `play(questions,
+force, update)` gives the policy's greedy episodes whose first decision is `force`.
 """
 
 from collections.abc import Callable, Sequence

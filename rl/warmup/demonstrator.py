@@ -1,13 +1,12 @@
 """Warm-up demonstrations: training questions turned into episodes, with the real index and its
 mistakes.
 
-A demonstration answers directly, or asks what the teacher asks (rl/warmup/teacher.py) and copies
-the answer from what was found. A multi-hop question is asked about again, as long as the quota
-allows, where a gold passage is missing whose title has been read by then. Everything that makes a
-reader rely on the passages instead of its memory happens here: swapped answers and renamed bridge
-entities, shuffled passages, the gold passage put in where the query missed it, and no answer to
-learn where it could only be guessed. Left out: which branch a demonstration takes, and the loss
-(train_sft.py).
+A demonstration answers directly, or asks what the teacher asks (teacher.py) and copies the answer
+from what was found. A multi-hop question is asked about again, as long as the quota allows, where a
+gold passage is missing whose title has been read by then. Everything that makes a reader rely on
+the passages instead of its memory happens here: swapped answers and renamed bridge entities,
+shuffled passages, the gold passage put in where the query missed it, and no answer to learn where
+it could only be guessed. Left out: which branch a demonstration takes (curriculum.py).
 """
 
 import re
@@ -102,11 +101,8 @@ class Demonstrator:
 
     def turn(self, d: Demonstration, turn: Turn, left: int, forced: float) -> str | None:
         """Append a retrieval, after which `left` more are allowed, and what follows: the answer to
-        be learnt from it, or nothing where it could only be guessed (the episode then ends with its
-        query), or a follow-up query, which is returned. To learn guesses made readers of the same
-        700 steps copy worse: tail EM given a hit .71 with 30 % of the guesses, .77 with 10 %, .83
-        with none (dev, one seed).
-        """
+        be learnt from it, or nothing where it could only be guessed (to learn 30 % of the guesses
+        cost .12 tail EM given a hit; dev, one seed), or a follow-up query, which is returned."""
         episode, question = d.episode, d.branch.question
         self.choose_passages(d, turn, forced)
         words = self.tokenizer.encode(rename(turn.query, d.names))[: self.env.query_budget - 1]
@@ -127,8 +123,7 @@ class Demonstrator:
         return None
 
     def choose_passages(self, d: Demonstration, turn: Turn, forced: float) -> None:
-        """What the retriever found, changed in place: cut by the curriculum, with a gold passage,
-        shuffled."""
+        """Change in place what was found: cut by the curriculum, with a gold passage, shuffled."""
         missing = missing_gold(self.read(d.episode), d.branch.question)
         gold = self.rows.get(missing[0]) if missing else None
         if forced < 1.0:
@@ -151,38 +146,31 @@ class Demonstrator:
         return next((title for title in titles if title in text), None)
 
     def rename_bridge(self, d: Demonstration, title: str) -> None:
-        """Another name for a bridge entity: who wrote the book, too, must be copied, because it
-        cannot be remembered, nor its second word be guessed from its first. It keeps its name where
-        the answer shares a word."""
+        """Another name, that must be copied as well, except where the answer shares a word."""
         names: Names = {}
         self.renamer.exchange(title, names, d.rng)
-        if not names.keys() & {word for text in d.branch.question.answers for word in text.split()}:
+        if not names.keys() & set(" ".join(d.branch.question.answers).split()):
             d.names = names
 
     def show(self, d: Demonstration, turn: Turn) -> str:
-        """Append the observation, in which a passage may state another answer; the one to learn."""
+        """Append the observation; the answer to learn from it. Where a passage states an answer, it
+        may be made to state another one of the same relation behind its title: what is read must
+        be copied, because it cannot be remembered (Longpre et al., 2021)."""
         question = d.branch.question
         passages, answer = [self.corpus[row] for row in turn.passages], question.answers[0]
         texts = [rename(p.full_text, d.names) for p in passages]
         if found := stated(passages, question):
             position, answer = found
             if d.rng.random() < self.swap and question.type not in NO_SWAP:
-                title = len(rename(passages[position].title, d.names))
-                texts[position], answer = self.swapped(texts[position], title, d, answer)
+                others = self.answers[question.relation]
+                other = others[int(d.rng.integers(len(others)))]
+                text, title = texts[position], len(rename(passages[position].title, d.names))
+                word = rf"(?<!\w){re.escape(answer)}(?!\w)"
+                texts[position] = text[:title] + re.sub(word, lambda _: other, text[title:])
+                answer = other if texts[position] != text else answer
         tokens = self.env.encode(question, turn.passages, self.tokenizer)
         for i, (passage, text) in enumerate(zip(passages, texts, strict=True)):
             if text != passage.full_text:
                 tokens[i] = self.tokenizer.encode(text)[: self.env.passage_tokens]
         d.episode.append(observation(tokens, self.tokenizer), Part.STATE)
         return answer
-
-    def swapped(self, text: str, title: int, d: Demonstration, answer: str) -> tuple[str, str]:
-        """Put another answer of the same relation into the text of a passage that states it, and
-        return both: what is read must be copied, because it cannot be remembered (Longpre et al.,
-        2021, use such conflicts to test readers). Where the passage does not hold the answer word
-        for word behind its title, of `title` characters, nothing changes."""
-        answers = self.answers[d.branch.question.relation]
-        other = answers[int(d.rng.integers(len(answers)))]
-        pattern = rf"(?<!\w){re.escape(answer)}(?!\w)"
-        changed = text[:title] + re.sub(pattern, lambda _: other, text[title:])
-        return (changed, other) if changed != text else (text, answer)

@@ -1,11 +1,9 @@
 """New names for training questions: what a policy remembers about a subject is then of no use, and
 nothing about it can be learnt by heart.
 
-A question under new names is played in a renamed copy of the world: question and passages are
-renamed before the policy reads them, its queries and answers are renamed back. Words are exchanged
-in pairs, so that a namesake stays a namesake and renaming twice changes nothing. Popular questions
-keep their names, for they are to be remembered. Left out: new facts. Who reads a renamed passage
-still has to copy the answer that it states.
+Question and passages are renamed before the policy reads them, its queries and answers are renamed
+back. Words are exchanged in pairs, so that a namesake stays a namesake and renaming twice changes
+nothing. Popular questions keep their names, for they are to be remembered. Left out: new facts.
 """
 
 import re
@@ -48,9 +46,8 @@ class Renamer:
         for question in questions:
             if question.slice != "popular":
                 gold = [titles[i] for i in question.gold_passages or () if i in titles]
-                self.subjects[question] = list(dict.fromkeys(gold)) or [
-                    subject_of(question.question)
-                ]
+                named = list(dict.fromkeys(gold)) or [subject_of(question.question)]
+                self.subjects[question] = named
         # (number of words, position, word) -> names with that word there
         self.alike: dict[tuple[int, int, str], list[list[str]]] = {}
         for name in sorted({name for names in self.subjects.values() for name in names}):

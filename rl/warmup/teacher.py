@@ -1,10 +1,8 @@
 """The warm-up teacher: what a demonstration asks the retriever.
 
-The teacher is weak on purpose (the paper's warm-up is imperfect as well): it knows capitalised
-words and which words passages use where *training* questions are worded alike, not how the
-retriever scores, and most of its queries use no such word at all. PPO has to find out by itself
-which kind of query pays. Left out: token sequences (demonstrator.py) and decision labels
-(curriculum.py).
+It is weak on purpose (the paper's warm-up is imperfect as well): it knows capitalised words and
+which words passages use where *training* questions are worded alike, not how the retriever scores,
+and most of its queries use no such word at all. PPO has to find out by itself which kind pays.
 """
 
 import re
@@ -36,11 +34,8 @@ _WORD = re.compile(r"\w+(?:[-.]\w+)*", re.UNICODE)
 
 def subject_of(question: str) -> str:
     """The longest run of capitalised words, the first word aside: who or what a question is
-    probably about.
-
-    Small words inside a title ("The Mayor of Casterbridge") do not end the run; a question's
-    options ("... (A) one (B) other") are not looked at. "" where there is no such run.
-    """
+    probably about, "" where there is none. Small words inside a title ("The Mayor of Casterbridge")
+    do not end the run; options ("... (A) one (B) other") are not looked at."""
     words = _WORD.findall(question.partition(" (A) ")[0].replace("'s", ""))
     best, run = [], []
     for i, word in enumerate(words):
@@ -54,9 +49,8 @@ def subject_of(question: str) -> str:
 
 
 def template_of(question: Question) -> tuple[str, str]:
-    """What is asked, of what kind of subject: the relation where it is known, else the question
-    without its subject; and the word before the subject ("film", "city of"). Questions with the
-    same template are answered by like passages."""
+    """What is asked, the relation or else the question without its subject; and of what kind of
+    subject, the word before it ("film"). Questions alike in both are answered by like passages."""
     before, _, after = question.question.partition(subject_of(question.question) or "\0")
     kind = (_WORD.findall(before) or [""])[-1]
     return question.relation or f"{before}{{}}{after}", kind
@@ -78,9 +72,6 @@ def _parts(word: str) -> set[str]:
 
 
 class Teacher:
-    """Demonstration queries for training questions: deterministic up to the generator that is
-    passed in."""
-
     def __init__(self, questions: Sequence[Question], gold: Sequence[Passage | None]):
         """gold: a gold passage of each question, or None. A template's keywords are the MOST words
         that tell the gold passages of its questions best from all gold passages: by share x
@@ -105,11 +96,8 @@ class Teacher:
                 self.keywords[template] = best[:MOST], weights / weights.sum()
 
     def query(self, question: Question, rng: np.random.Generator, subject: str = "") -> str:
-        """One query. Where nobody asked in these words before, there are no keywords and the
-        subject stands alone.
-
-        subject: what a follow-up query is about, where that is not what the question names; it
-        never is the raw question."""
+        """One query. Where nobody asked in these words before, the subject stands alone. subject:
+        what a follow-up query is about, which never is the raw question."""
         kind = rng.choice([name for name, _ in TEACHER], p=[share for _, share in TEACHER])
         follows = bool(subject)
         subject = subject or subject_of(question.question)

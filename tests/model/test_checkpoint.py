@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from model import CheckpointError, Policy, load_policy, save_policy, write_json
 from model.pretrained import open_policy
 from rl.runs import state
-from rl.runs.state import load_state, peek_facts, save_state
+from rl.runs.state import load_state, read_state, save_state
 
 from .tiny import tiny_config, tiny_policy, tiny_tokenizer
 
@@ -430,7 +430,7 @@ def test_going_on_from_a_state_gives_the_bits_of_not_stopping(tmp_path):
     resumed = tiny_policy(seed=9)
     fresh = optimizers_of(resumed)
     tensors, facts = load_state(tmp_path, {"policy": resumed}, fresh)
-    assert facts == peek_facts(tmp_path) == {"step": 3, "beta": 0.1}
+    assert facts == read_state(tmp_path, False)[0] == {"step": 3, "beta": 0.1}
     assert tensors.keys() == replay.keys()
     assert all(
         torch.equal(tensors[name], replay[name]) and tensors[name].dtype == replay[name].dtype
@@ -505,7 +505,7 @@ def test_a_damaged_state_is_refused_by_name(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     for read in (
         lambda: load_state(tmp_path, {"policy": policy}, {}),
-        lambda: peek_facts(tmp_path),
+        lambda: read_state(tmp_path, False),
     ):
         with pytest.raises(CheckpointError) as error:
             read()
@@ -518,7 +518,7 @@ def test_a_damaged_state_is_refused_by_name(tmp_path, damage):
 def test_a_foreign_state_is_refused_by_name(tmp_path, metadata):
     path = tmp_path / state.STATE_FILE
     save_file({"a": torch.zeros(1)}, path, metadata)
-    for read in (lambda: load_state(tmp_path, {}, {}), lambda: peek_facts(tmp_path)):
+    for read in (lambda: load_state(tmp_path, {}, {}), lambda: read_state(tmp_path, False)):
         with pytest.raises(
             CheckpointError, match=f"{state.STATE_FILE}: not a readable training state"
         ):
@@ -535,7 +535,3 @@ def test_a_state_of_another_model_is_refused_by_name(tmp_path, shape):
         CheckpointError, match=f"{state.STATE_FILE}: its weights are not those of this policy"
     ):
         load_state(tmp_path, {"policy": tiny_policy()}, {})
-
-
-def test_no_state_is_none(tmp_path):
-    assert peek_facts(tmp_path) is None

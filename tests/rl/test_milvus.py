@@ -8,10 +8,9 @@ import pytest
 from data.world import World
 from retrieval_cpp import BM25Index, DenseIndex
 from rl import RagEnv, RetrieverError
-from rl.runs import milvus
+from rl.runs import remote
 from rl.runs.flags import UsageError
-from rl.runs.milvus import MilvusIndex, open_milvus
-from rl.runs.remote import persistently
+from rl.runs.remote import MilvusIndex, open_milvus
 
 WORLD = World.open("tiny")
 TEXTS = [p.full_text for p in WORLD.corpus]
@@ -57,7 +56,7 @@ def test_full_text_ranks_as_our_index(full_text):
     Lucene's old factor k1 + 1 on top."""
     ids, scores = full_text.search(QUESTIONS, 4)
     expected_ids, expected = BM25Index.build(TEXTS).search(QUESTIONS, 4)
-    assert np.allclose(scores / (1 + milvus.K1), expected, rtol=1e-4)
+    assert np.allclose(scores / (1 + remote.K1), expected, rtol=1e-4)
     clear = (
         np.diff(-BM25Index.build(TEXTS).search(QUESTIONS, 5)[1].astype(float)) > 1e-3
     )  # [Q, 4]: no tie with the next rank
@@ -77,7 +76,7 @@ def test_a_query_without_a_known_word_finds_nothing(full_text):
 
 
 def test_an_existing_collection_is_used(uri, full_text, dense, monkeypatch):
-    monkeypatch.setattr(milvus, "create", never)
+    monkeypatch.setattr(remote, "create", never)
     for index in (full_text, dense):
         monkeypatch.setattr(index.client, "upsert", never)
     again = open_milvus(uri, "vectors", TEXTS, encode, never)
@@ -89,7 +88,7 @@ def test_an_existing_collection_is_used(uri, full_text, dense, monkeypatch):
 
 
 def test_a_cut_off_load_goes_on_where_it_stopped(uri, dense, monkeypatch):
-    monkeypatch.setattr(milvus, "BATCH", 100)
+    monkeypatch.setattr(remote, "ROWS", 100)
     client, calls = dense.client, []
 
     def upsert(collection, rows, **options):
@@ -100,8 +99,8 @@ def test_a_cut_off_load_goes_on_where_it_stopped(uri, dense, monkeypatch):
 
     monkeypatch.setattr(client, "upsert", upsert)
     with pytest.raises(KeyboardInterrupt):
-        milvus.load(client, "cut", TEXTS, encode, lambda: VECTORS)
-    milvus.load(client, "cut", TEXTS, encode, lambda: VECTORS)
+        remote.load(client, "cut", TEXTS, encode, lambda: VECTORS)
+    remote.load(client, "cut", TEXTS, encode, lambda: VECTORS)
     batches = list(range(0, len(TEXTS), 100))
     assert calls == batches[:3] + batches[2:]
     assert np.array_equal(
@@ -114,14 +113,22 @@ def test_a_collection_of_something_else_is_refused(dense):
         RetrieverError,
         match=rf"collection vectors holds {len(TEXTS)} rows for 10 passages; drop it",
     ):
-        milvus.load(dense.client, "vectors", TEXTS[:10], encode, never)
+        remote.load(dense.client, "vectors", TEXTS[:10], encode, never)
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch) -> list[float]:
+    """Seconds that a retriever would have waited."""
+    waited = []
+    monkeypatch.setattr(remote, "sleep", waited.append)
+    return waited
 
 
 class Flaky:
     """A client whose first `failures` searches fail."""
 
     def __init__(self, failures: int):
-        self.failures, self.calls, self.waits = failures, 0, []
+        self.failures, self.calls = failures, 0
 
     def search(self, collection, data, limit, timeout, **_):
         self.calls += 1
@@ -132,29 +139,31 @@ class Flaky:
 
 
 @pytest.mark.parametrize("failures", [0, 1, 4])
-def test_a_search_is_tried_again_with_growing_waits(failures):
+def test_a_search_is_tried_again_with_growing_waits(failures, waits):
     client = Flaky(failures)
-    ids, scores = MilvusIndex(client, "c", sleep=client.waits.append).search(["a", "b"], 2)
+    ids, scores = MilvusIndex(client, "c").search(["a", "b"], 2)
     assert ids.tolist() == [[7, -1]] * 2 and scores.tolist() == [[1.5, -np.inf]] * 2
-    assert client.calls == failures + 1 and client.waits == [0.5, 1.0, 2.0, 4.0][:failures]
+    assert client.calls == failures + 1 and waits == [0.5, 1.0, 2.0, 4.0][:failures]
 
 
-def test_a_search_that_always_fails_raises_and_is_no_empty_observation():
+def test_a_search_that_always_fails_raises_and_is_no_empty_observation(waits):
     client = Flaky(failures=10**9)
-    env = RagEnv(WORLD, MilvusIndex(client, "c", sleep=client.waits.append))
+    env = RagEnv(WORLD, MilvusIndex(client, "c"))
     with pytest.raises(RetrieverError) as error:
         env.search(["a"])
     assert (
         str(error.value)
         == "Milvus: a search failed 5 times, at last with ConnectionError: the server went away (5)"
     )
-    assert client.calls == 5 and client.waits == [0.5, 1.0, 2.0, 4.0]
+    assert client.calls == 5 and waits == [0.5, 1.0, 2.0, 4.0]
 
 
 def test_fewer_results_than_queries_is_an_error():
     client = Flaky(0)
     client.search = lambda *_, **__: [[]]
-    with pytest.raises(RetrieverError, match=r"Milvus gave 1 results for 2 queries"):
+    with pytest.raises(
+        RetrieverError, match=r"Milvus gave 1 results of at most 0 hits for 2 queries"
+    ):
         MilvusIndex(client, "c").search(["a", "b"], 2)
 
 
@@ -165,21 +174,21 @@ def test_fewer_results_than_queries_is_an_error():
 def test_full_text_on_an_old_server_says_so_at_once(version, old):
     if old:
         with pytest.raises(UsageError, match=r"^full text needs Milvus 2.5, and http://x is v?2"):
-            milvus.check_version(version, "http://x")
+            remote.check_version(version, "http://x")
     else:
-        milvus.check_version(version, "http://x")
+        remote.check_version(version, "http://x")
 
 
 def test_more_hits_than_asked_for_is_an_error():
-    with pytest.raises(RetrieverError, match=r"Milvus gave 1 hits where 0 were asked for"):
+    with pytest.raises(
+        RetrieverError, match=r"Milvus gave 1 results of at most 1 hits for 1 queries with k = 0"
+    ):
         MilvusIndex(Flaky(0), "c").search(["a"], 0)
 
 
 def test_no_server(monkeypatch):
     """Nobody listens on port 1; pymilvus itself logs a traceback, which must not be seen."""
-    monkeypatch.setattr(
-        milvus, "persistently", lambda what, call: persistently(what, call, tries=2, wait=0)
-    )
+    monkeypatch.setattr(remote, "WAITS", (0.0,))
     with pytest.raises(
         RetrieverError,
         match=r"connecting to http://127.0.0.1:1 failed 2 times, at last with MilvusException: ",
@@ -204,5 +213,5 @@ def test_a_passage_that_milvus_cannot_hold(full_text):
         UsageError,
         match=r"passage 2 of the corpus has more than the 65,535 bytes that Milvus takes; split it",
     ):
-        milvus.load(full_text.client, "long", ["short", "é" * 40_000], None, None)
+        remote.load(full_text.client, "long", ["short", "é" * 40_000], None, None)
     assert not full_text.client.has_collection("long")

@@ -11,10 +11,10 @@ import pytest
 from data.world import World
 from model.pretrained import SentenceEncoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
-from rl.runs import encoders, milvus
+from rl.runs import remote, retrievers
 from rl.runs.flags import UsageError
-from rl.runs.info import RetrieverInfo
-from rl.runs.retrievers import RetrieverArgs, choose, open_world
+from rl.runs.info import RetrieverArgs, RetrieverInfo, choose, run_info
+from rl.runs.retrievers import open_world
 from tests.model.foreign import bert_directory
 
 WORLD = World.open("tiny")
@@ -134,7 +134,7 @@ def test_dense_and_hybrid_rank_by_the_encoders_vectors(encoder):
 
 
 def test_vectors_are_computed_once_and_a_kill_leaves_nothing_behind(encoder, monkeypatch):
-    monkeypatch.setattr(encoders, "CHUNK", 100)
+    monkeypatch.setattr(retrievers, "CHUNK", 100)
     calls, encode = [], SentenceEncoder.encode_passages
 
     def stopped(self, texts):
@@ -180,7 +180,7 @@ def test_stems_and_stop_words_find_more_and_travel_in_the_settings():
     expected = BM25Index.build(TEXTS, **flags).search(QUESTIONS, 4)
     plain = open_world("tiny", arguments())[1].search(QUESTIONS, 4)
     made = {"open_world": "tiny", "open_retriever": settings}
-    for found in (index, open_world("", arguments(), made)[1]):
+    for found in (index, open_world("", arguments(), run_info(made, "D"))[1]):
         assert same(found.search(QUESTIONS, 4), expected)
     assert not same(plain, expected), "another cache file"
 
@@ -196,16 +196,18 @@ def test_http_takes_its_address_from_the_command_line_alone():
         "open_retriever": {"retriever": "http", "retriever_url": "http://evil"},
     }
     with pytest.raises(UsageError, match=r"^--retriever http needs --retriever-url$"):
-        open_world("", arguments(), made)
-    _, index, settings = open_world("", arguments(retriever_url="http://mine:1/retrieve"), made)
-    assert index.url == "http://mine:1/retrieve" and settings == {"retriever": "http"}
+        open_world("", arguments(), run_info(made, "D"))
+    _, index, settings = open_world(
+        "", arguments(retriever_url="http://mine:1/retrieve"), run_info(made, "D")
+    )
+    assert index.name == "http://mine:1/retrieve" and settings == {"retriever": "http"}
 
 
 @pytest.mark.parametrize(
     "kind, spoil",
     [
         ("dense", lambda c: c.write_bytes(b"no array")),
-        ("dense", lambda c: np.save(c, np.zeros((len(TEXTS), 31), np.float32))),
+        ("dense", lambda c: c.write_bytes(c.read_bytes()[:-9])),
         ("bm25", lambda c: c.write_bytes(c.read_bytes()[:-9])),
     ],
 )
@@ -245,15 +247,15 @@ def test_a_checkpoint_never_chooses_the_address(monkeypatch):
     """Neither what it is connected to, nor who is sent the token: only --milvus-uri does."""
     called = []
     monkeypatch.setenv("MILVUS_TOKEN", "secret")
-    monkeypatch.setattr(milvus, "open_milvus", lambda uri, *rest: called.append(uri))
+    monkeypatch.setattr(remote, "open_milvus", lambda uri, *rest: called.append(uri))
     made = {
         "open_world": "tiny",
         "open_retriever": {"retriever": "milvus", "milvus_uri": "http://evil:1"},
     }
     with pytest.raises(UsageError, match=r"^--retriever milvus needs --milvus-uri$"):
-        open_world("", arguments(), made)
+        open_world("", arguments(), run_info(made, "D"))
     assert called == []
-    open_world("", arguments(milvus_uri="http://mine:1"), made)
+    open_world("", arguments(milvus_uri="http://mine:1"), run_info(made, "D"))
     assert called == ["http://mine:1"]
 
 
@@ -304,7 +306,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
     assert message("sft", "--retriever", "tf-idf").startswith(
         "argument --retriever: invalid choice: 'tf-idf'"
     )
-    monkeypatch.setattr(milvus.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(remote.importlib.util, "find_spec", lambda _: None)
     assert (
         message(
             "sft",
@@ -317,6 +319,6 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch):
             "--out",
             "out",
         )
-        == milvus.INSTALL
+        == remote.INSTALL
     )
     assert list(tmp_path.iterdir()) == []

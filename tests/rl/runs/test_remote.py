@@ -115,7 +115,7 @@ def test_a_retriever_that_fails_is_status_500():
 
     with running(make_server("127.0.0.1", 0, WORLD, Broken())) as url:
         status, reply = ask(url, b'{"queries": ["a"]}')
-    assert (status, reply["error"]) == (500, "RetrieverError: the disk is gone")
+    assert (status, reply["error"]) == (500, "the disk is gone")
 
 
 def test_a_connection_stays_open_for_the_next_request(url):
@@ -189,10 +189,17 @@ def reply(*results) -> tuple[int, bytes]:
     return 200, json.dumps({"result": results}).encode()
 
 
-def searched(replies: Replies, queries=("a",), k=2, waits=None):
-    waits = [] if waits is None else waits
+@pytest.fixture(autouse=True)
+def waits(monkeypatch) -> list[float]:
+    """Seconds that a retriever would have waited."""
+    waited = []
+    monkeypatch.setattr(remote, "sleep", waited.append)
+    return waited
+
+
+def searched(replies: Replies, queries=("a",), k=2):
     with running(replies.server) as url:
-        return HttpRetriever(url, WORLD.corpus, sleep=waits.append).search(list(queries), k)
+        return HttpRetriever(url, WORLD.corpus).search(list(queries), k)
 
 
 def test_the_request_is_what_search_r1_sends():
@@ -205,20 +212,18 @@ def test_the_request_is_what_search_r1_sends():
     assert scores.tolist() == [[1.5, -np.inf], [-np.inf, -np.inf]]
 
 
-def test_a_failure_is_tried_again_with_growing_waits():
-    waits = []
+def test_a_failure_is_tried_again_with_growing_waits(waits):
     replies = Replies((503, b"busy"), (200, b"{"), reply([hit()]))
-    assert searched(replies, waits=waits)[0].tolist() == [[3, -1]] and waits == [0.5, 1.0]
+    assert searched(replies)[0].tolist() == [[3, -1]] and waits == [0.5, 1.0]
 
 
-def test_a_server_that_always_fails_is_no_empty_observation():
-    waits = []
+def test_a_server_that_always_fails_is_no_empty_observation(waits):
     with running(Replies((500, b"the disk is gone")).server) as url:
-        env = RagEnv(WORLD, HttpRetriever(url, WORLD.corpus, sleep=waits.append))
+        env = RagEnv(WORLD, HttpRetriever(url, WORLD.corpus))
         with pytest.raises(RetrieverError) as error:
             env.search(["a"])
     assert str(error.value) == (
-        f"a search at {url} failed 5 times, at last with OSError: status 500: the disk is gone"
+        f"{url}: a search failed 5 times, at last with OSError: status 500: the disk is gone"
     )
     assert waits == [0.5, 1.0, 2.0, 4.0]
 
@@ -232,8 +237,8 @@ def test_nobody_listens():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(RetrieverError, match=rf"^a search at {url} failed 5 times, .*refused"):
-            HttpRetriever(url, WORLD.corpus, sleep=lambda _: None).search(["a"], 1)
+        with pytest.raises(RetrieverError, match=rf"^{url}: a search failed 5 times, .*refused"):
+            HttpRetriever(url, WORLD.corpus).search(["a"], 1)
 
 
 def test_a_silent_server_is_given_up(monkeypatch):
@@ -243,7 +248,7 @@ def test_a_silent_server_is_given_up(monkeypatch):
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(RetrieverError, match=r"TimeoutError: timed out$"):
-            HttpRetriever(url, WORLD.corpus, sleep=lambda _: None).search(["a"], 1)
+            HttpRetriever(url, WORLD.corpus).search(["a"], 1)
 
 
 def test_an_endless_answer_is_cut(monkeypatch):
@@ -255,27 +260,27 @@ def test_an_endless_answer_is_cut(monkeypatch):
 @pytest.mark.parametrize(
     "answer, reason",
     [
-        (reply(), "gave 0 results for 1 queries"),
-        (reply([], []), "gave 2 results for 1 queries"),
-        (reply([hit()] * 3), "gave 3 hits where 2 were asked for"),
-        (reply("x"), "has no lists of hits under 'result'"),
-        ((200, b"[]"), "has no lists of hits under 'result'"),
-        ((200, b'{"result": null}'), "has no lists of hits under 'result'"),
-        (reply([7]), "a hit is not"),
-        (reply([{"document": "text", "score": 1}]), "a hit is not"),
-        (reply([{"document": {"contents": "x"}, "score": 1}]), "a hit is not"),
-        (reply([hit(score=None)]), "a hit is not"),
-        (reply([hit(score=float("nan"))]), "has the score nan"),
-        (reply([hit(score=float("inf"))]), "has the score inf"),
-        (reply([hit(score=10**400)]), "a hit is not"),
+        (reply(), "gave 0 results of at most 0 hits for 1 queries with k = 2"),
+        (reply([], []), "gave 2 results of at most 0 hits for 1 queries with k = 2"),
+        (reply([hit()] * 3), "gave 1 results of at most 3 hits for 1 queries with k = 2"),
+        (reply("x"), "the answer is not"),
+        (reply({}), "the answer is not"),
+        ((200, b"[]"), "the answer is not"),
+        ((200, b'{"result": null}'), "the answer is not"),
+        (reply([7]), "the answer is not"),
+        (reply([{"document": "text", "score": 1}]), "the answer is not"),
+        (reply([{"document": {"contents": "x"}, "score": 1}]), "the answer is not"),
+        (reply([hit(score=None)]), "the answer is not"),
+        (reply([hit(score=float("nan"))]), "scores that are no numbers"),
+        (reply([hit(score=float("inf"))]), "scores that are no numbers"),
+        (reply([hit(score=10**400)]), "the answer is not"),
         (reply([hit(id="elsewhere")]), "no passage of this world has id 'elsewhere': it searches"),
         (reply([hit(id=-1)]), "no passage of this world has id '-1'"),
     ],
 )
-def test_what_is_no_answer_raises_at_once(answer, reason):
-    waits = []
-    with pytest.raises(RetrieverError) as error:
-        searched(Replies(answer), waits=waits)
+def test_what_is_no_answer_raises_at_once(answer, reason, waits):
+    with running(Replies(answer).server) as url, pytest.raises(RetrieverError) as error:
+        RagEnv(WORLD, HttpRetriever(url, WORLD.corpus), k=2).search(["a"])
     assert reason in str(error.value) and waits == []
 
 

@@ -13,7 +13,6 @@ def test_numbers_are_those_that_runs_were_made_with():
         ("MIX", 3),
         ("PROBE", 4),
         ("PPO_QUESTIONS", 5),
-        ("CHECK", 6),
         ("MODULES_QUESTIONS", 7),
         ("RENAMING", 8),
     ]
