@@ -20,14 +20,14 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main: imports take seconds
 
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from data.world import Question
 from model import is_checkpoint, read_json, weights_sha256, write_json
 from model.checkpoint import existing
 from model.pretrained import open_policy
-from rl import Decoding, Episode, RagEnv, Reward, ranks
+from rl import Decoding, Episode, ranks
 from rl.report import page
 from rl.report.evaluation import DIRECT, OWN, RETRIEVE, Evaluation, Result
 from rl.report.summary import sweep
@@ -92,10 +92,9 @@ class Checkpoint:
         world, index, retriever = open_world(args.world, args, info)
         costs = {cost: getattr(args, cost) for cost in ("retrieval_cost", "malformed_cost")}
         given = {cost: value for cost, value in costs.items() if value >= 0}
-        self.reward = Reward(**asdict(info.reward) | given)
-        tokens = info.passage_tokens, info.query_tokens, info.answer_tokens
-        k, quota = args.k or info.k, args.quota or info.quota or None
-        env = RagEnv(world, index, k, quota, self.reward, *tokens)
+        self.reward = replace(info.reward, **given)
+        shape = {"k": args.k or info.k, "quota": args.quota or info.quota}
+        env = replace(info, reward=self.reward, **shape).environment(world, index)
         about = {"retriever": retriever, "checkpoint": name, "weights_sha256": weights_sha256(name)}
         machine = args.device, args.dtype, args.batch_size, args.seed
         self.evaluation = Evaluation(policy, tokenizer, env, about, *machine)

@@ -46,6 +46,9 @@ from rl.runs.state import PolyakMean
 from rl.study.roles import LEARN, assemble
 from rl.warmup.renaming import Renamer, RenamingEnv
 
+LR_WARMUP = 4  # iterations of linear warm-up
+KL_HORIZON = 10_000  # episodes over which beta adapts
+
 
 @dataclass
 class Args(RetrieverArgs, PPOConfig):
@@ -74,14 +77,12 @@ class Args(RetrieverArgs, PPOConfig):
     malformed_cost: float = arg(1.0, "cost of a malformed action")
     price_warmup: float = share(0.0, "share of the iterations in which the retrieval cost rises")
     lr: float = arg(4e-4, "peak learning rate (AdamW); pretrained policies: 1e-5", "optimiser")
-    lr_warmup: int = arg(4, "iterations of linear warm-up; then linear decay to 10 %", least=1)
     average: float = share(0.25, "share of the iterations, the last, over which OUT is the mean")
     value_lr: float = arg(2e-3, "learning rate of the value head")
     value_warmup: int = arg(4, "first iterations that train the value head alone")
     replay: int = arg(10, "iterations whose value features are kept", least=1)
     kl: float = arg(0.01, "initial coefficient beta of the KL penalty")
     kl_target: float = arg(0.0, "adapt beta towards this KL per episode, in nats; 0: fixed")
-    kl_horizon: int = arg(10000, "episodes over which beta adapts", least=1)
     lora_rank: int = arg(0, "train LoRA adapters of this rank; 0: all weights", most=4096)
     merge: bool = arg(False, "with --lora-rank: write plain weights, no adapters over OUT/base")
     checkpointing: bool = arg(False, "keep only what lies between layers, compute the rest twice")
@@ -97,7 +98,7 @@ def learning_rate(iteration: int, args: Args) -> float:
     """Linear warm-up after the value head's own iterations, then linear decay to 10 %."""
     done = iteration - args.value_warmup
     left = (args.iterations - iteration) / max(1, args.iterations - args.value_warmup)
-    return args.lr * min(1.0, (done + 1) / args.lr_warmup, 0.1 + 0.9 * left)
+    return args.lr * min(1.0, (done + 1) / LR_WARMUP, 0.1 + 0.9 * left)
 
 
 def retrieval_cost_at(iteration: int, args: Args) -> float:
@@ -145,8 +146,7 @@ class Trainer:
         info = replace(info, open_world=name, dataset=args.dataset, reward=reward)
         info = replace(info, k=args.k or info.k, quota=args.quota or info.quota)
         self.info = replace(info, open_retriever=RetrieverInfo(**retriever))
-        budgets = (info.passage_tokens, info.query_tokens, info.answer_tokens)
-        self.env = RagEnv(self.world, index, info.k, info.quota or None, reward, *budgets)
+        self.env = self.info.environment(self.world, index)
         self.env.own_reward = load_reward(args.reward) if args.reward else None
         sets, dev = train_and_dev(self.world, args.dataset)
         rows = -(-args.eval_rows // len(dev))
@@ -221,7 +221,7 @@ class Trainer:
         args, beta = self.args, self.beta
         kl, k3 = (float(experience.per_episode(x).mean()) for x in (experience.k1, experience.k3))
         if args.kl_target:
-            self.beta = adapt_beta(beta, kl, args.kl_target, episodes, args.kl_horizon)
+            self.beta = adapt_beta(beta, kl, args.kl_target, episodes, KL_HORIZON)
         return {"kl": kl, "k3": k3, "beta": beta}
 
     def update_value(self, experience: Experience, generator: torch.Generator) -> float:

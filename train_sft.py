@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from data.world import Question
 from model import Config, Policy, Tokenizer, weights_sha256
 from model.pretrained import add_adapters, open_pretrained, trained_modules
-from rl import Decoding, Episode, RagEnv, Reward, collate, ranks, rollout
+from rl import Decoding, Episode, collate, ranks, rollout
 from rl.episode import Batch, Part
 from rl.report.summary import mean
 from rl.runs.checks import check_sft, describe, next_training
@@ -131,10 +131,9 @@ class WarmUp:
         sets, dev = train_and_dev(self.world, args.dataset)
         answer_tokens = args.answer_tokens or answer_budget([q for qs in sets for q in qs])
         budgets = (args.passage_tokens, args.query_tokens, answer_tokens)
-        retriever = RetrieverInfo(**retriever)
-        given = {"quota": args.quota, "open_retriever": retriever}
+        given = {"quota": args.quota, "open_retriever": RetrieverInfo(**retriever)}
         self.info = RunInfo(args.world, args.dataset, *budgets, **given)
-        self.env = RagEnv(self.world, index, 0, args.quota or None, Reward(), *budgets)
+        self.env = self.info.environment(self.world, index)
         self.curriculum = Curriculum(sets, args)
         self.questions = self.curriculum.questions
         self.dev = [q for questions in dev for q in questions]

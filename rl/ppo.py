@@ -12,6 +12,8 @@ Left out on purpose: a shared value trunk (the value head reads detached feature
 clipping, reward scaling. Shapes: N learnt tokens, episode by episode; D width.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -137,23 +139,20 @@ def update_value_head(
     with torch.no_grad():
         old = head(features.float())
     head.train()
-    parameters, losses = list(head.parameters()), []
-    for _ in range(config.value_steps):
+    losses = []
+    for _ in range(config.value_steps):  # every rank the same: less work than to share it
         rows = torch.randint(len(returns), (config.value_batch,), generator=generator)
-        own = rows[ranks.rank() :: ranks.size()].to(returns.device)
-        loss = value_loss(head(features[own].float()), old[own], returns[own], config.value_clip)
-        loss = loss * len(own) / len(rows)
+        rows = rows.to(returns.device)
+        loss = value_loss(head(features[rows].float()), old[rows], returns[rows], config.value_clip)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        ranks.reduce_gradients(parameters)
-        if not all(torch.isfinite(p.grad).all() for p in parameters):
-            raise FloatingPointError("the loss of the value head is NaN or infinite")
         optimizer.step()
         losses.append(loss.detach())
     head.eval()
-    total = torch.stack(losses).mean()
-    ranks.reduce([total])
-    return float(total)
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
+        raise FloatingPointError("the loss of the value head is NaN or infinite")
+    return mean
 
 
 def adapt_beta(beta: float, kl: float, target: float, episodes: int, horizon: int) -> float:

@@ -7,8 +7,9 @@ is written to come from the command line alone.
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
+from data.world import World
 from model import CheckpointError
-from rl.environment import Reward
+from rl.environment import RagEnv, Reward
 from rl.runs.flags import UsageError, arg, flag, problem
 
 WORDS = ("stemmer", "stopwords")
@@ -87,6 +88,10 @@ class RunInfo:
     quota: int = arg(0, "retrievals per question", most=1000)
     reward: Reward = field(default_factory=Reward)
     open_retriever: RetrieverInfo = field(default_factory=RetrieverInfo)
+
+    def environment(self, world: World, index) -> RagEnv:
+        budgets = self.passage_tokens, self.query_tokens, self.answer_tokens
+        return RagEnv(world, index, self.k, self.quota or None, self.reward, *budgets)
 
     def record(self) -> dict:
         """The entries for run.json (the `info` of rl/runs/run.py: Run)."""

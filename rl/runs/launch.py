@@ -19,9 +19,9 @@ import torch.distributed as dist
 PEER_LOST = 75  # exit code of a rank that only noticed that another one is gone
 NOTICE = 3.0  # seconds in which other ranks fail alike, or notice, before they are asked to
 GRACE = 8.0  # seconds for a rank to end by itself before it is killed
-# Large tensors in huge pages, and given back when they are freed: half the memory of LoRA with
-# --checkpointing on a CPU. Other C libraries ignore it.
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304"
+# Huge pages, and tensors above 16 MiB given back when they are freed: less memory for large
+# policies on a CPU. Other C libraries ignore it.
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=16777216"
 LAUNCHER = "SMARTRAG_LAUNCHER"  # environment of a rank that was started here: whose child it is
 
 

@@ -84,8 +84,8 @@ class Module:
         reader = open_with(args.reader, self.tokenizer, args, "--reader") if args.reader else frozen
         self.roles = Roles(frozen, query, reader, frozen, self.tokenizer.retrieve)
         self.world, index, retriever = open_world("", args, info)
-        budgets = info.passage_tokens, info.query_tokens, info.answer_tokens
-        self.env = RagEnv(self.world, index, info.k, args.quota or None, Reward(), *budgets)
+        played = replace(info, quota=args.quota, reward=Reward())
+        self.env = played.environment(self.world, index)
         sets = self.world.union(args.dataset, "train")
         self.sampler = QuestionSampler(sets, POPULAR_SHARE, args.seed)
         self.renamer = Renamer(self.sampler.questions, self.world.corpus)
