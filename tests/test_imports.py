@@ -27,7 +27,7 @@ DATA_CORE = ("data.world", "data.metrics")
 COMPILED = {"retrieval_cpp._core"}  # not of Python
 
 # Asked for are 9,000 and 2,400 lines; what has been reached may not grow.
-LINES, CORE_LINES, FILE_LINES, FUNCTION_LINES, README_LINES = 12_600, 3_250, 300, 50, 130
+LINES, CORE_LINES, FILE_LINES, FUNCTION_LINES, README_LINES = 10_750, 3_225, 300, 50, 130
 
 
 class Import(NamedTuple):

@@ -193,4 +193,4 @@ def test_ranks_give_large_tensors_back(start):
     """What the C library is told about memory, unless the user says something else."""
     body = "if ranks.rank() == 0: print(os.environ['GLIBC_TUNABLES'])"
     out, _ = start(body).communicate(timeout=120)
-    assert "glibc.malloc.mmap_threshold=4194304" in out
+    assert "glibc.malloc.mmap_threshold=16777216" in out
