@@ -12,8 +12,6 @@ Left out on purpose: a shared value trunk (the value head reads detached feature
 clipping, reward scaling. Shapes: N learnt tokens, episode by episode; D width.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -144,15 +142,14 @@ def update_value_head(
         rows = torch.randint(len(returns), (config.value_batch,), generator=generator)
         rows = rows.to(returns.device)
         loss = value_loss(head(features[rows].float()), old[rows], returns[rows], config.value_clip)
+        if not torch.isfinite(loss):
+            raise FloatingPointError("the loss of the value head is NaN or infinite")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
     head.eval()
-    mean = float(torch.stack(losses).mean())
-    if not math.isfinite(mean):
-        raise FloatingPointError("the loss of the value head is NaN or infinite")
-    return mean
+    return float(torch.stack(losses).mean())
 
 
 def adapt_beta(beta: float, kl: float, target: float, episodes: int, horizon: int) -> float:

@@ -224,7 +224,7 @@ def test_world_that_is_none(tmp_path, world):
         ("corpus.jsonl", "{", "not JSON"),
         ("corpus.jsonl", '{"title": "t", "text": "x"}', "lacks the field 'id'"),
         ("corpus.jsonl", '{"id": "new", "title": "t"}', "lacks the field 'text'"),
-        ("corpus.jsonl", "FIRST", "duplicate id '0', first on line 1"),
+        ("corpus.jsonl", "FIRST", "duplicate id '0', first at FILE:1"),
         ("questions/popqa.train.jsonl", "[1]", "not a JSON object"),
         (
             "questions/popqa.train.jsonl",
@@ -236,13 +236,14 @@ def test_world_that_is_none(tmp_path, world):
             '{"id": "new", "question": "Who?", "answers": []}',
             "'answers' is empty",
         ),
-        ("questions/popqa.train.jsonl", "FIRST", "duplicate id 'train0', first on line 1"),
+        ("questions/popqa.train.jsonl", "FIRST", "duplicate id 'train0', first at FILE:1"),
     ],
 )
 def test_bad_line_of_a_world(world, tmp_path, file, line, problem):
     lines = (world / file).read_text().splitlines()
     if line == "FIRST":
         problem = problem.replace("'0'", repr(json.loads(lines[0])["id"]))
+        problem = problem.replace("FILE", f"{world}/{file}")
     (world / file).write_text("\n".join([*lines, lines[0] if line == "FIRST" else line]) + "\n")
     assert (
         message("sft", "--world", world, "--out", tmp_path / "out")
@@ -481,7 +482,7 @@ def test_the_cost_rises_in_training_and_stays_in_dev_evaluations(trained, tmp_pa
 
 def test_the_cost_is_whole_from_the_first_iteration_unless_said_otherwise():
     args = train_ppo.Args(retrieval_cost=0.3)
-    assert [train_ppo.reward_at(i, args).retrieval_cost for i in (0, 1, 149)] == [0.3] * 3
+    assert [train_ppo.retrieval_cost_at(i, args) for i in (0, 1, 149)] == [0.3] * 3
 
 
 def test_training_questions_get_new_names_and_dev_questions_keep_theirs(

@@ -46,7 +46,7 @@ def launch(ranks: int, device: str) -> None:
 
 def end_with_launcher() -> None:
     while os.getppid() == int(os.environ[LAUNCHER]):
-        time.sleep(0.5)
+        time.sleep(0.1)
     os._exit(PEER_LOST)
 
 

@@ -15,6 +15,7 @@ def test_numbers_are_those_that_runs_were_made_with():
         ("PPO_QUESTIONS", 5),
         ("MODULES_QUESTIONS", 7),
         ("RENAMING", 8),
+        ("TYPING", 9),
     ]
 
 
