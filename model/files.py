@@ -21,7 +21,11 @@ class CheckpointError(ValueError):
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let write(temporary path) make a file and put it in the place of `path`. Raises OSError."""
+    """Let write(temporary path) make a file and put it in the place of `path`, or of what a link
+    points to; never in that of a device or a folder. Raises OSError."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: not a regular file")
     temporary = path.with_name(path.name + ".partial")
     try:
         write(temporary)
