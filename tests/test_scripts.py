@@ -294,6 +294,12 @@ def test_bad_flag(script, argv, expected):
     assert message(script, *argv) == f"{expected} (--help lists what there is)"
 
 
+def test_an_answer_of_one_token_is_none(tmp_path):
+    said = "--answer-tokens must be 0 or at least 2: an answer ends with <eos>"
+    assert message("sft", "--answer-tokens", "1", "--out", tmp_path / "out") == said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_study_needs_questions_to_train_on(world, tmp_path):
     for file in (world / "questions").glob("*.dev.jsonl"):
         file.unlink()

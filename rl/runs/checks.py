@@ -30,6 +30,8 @@ def changed(args, *names: str) -> list[str]:
 def check_sft(args) -> None:
     """Raises UsageError for flags of a new policy beside --init, and the other way round."""
     check_init(args)
+    if args.answer_tokens == 1:
+        raise UsageError("--answer-tokens must be 0 or at least 2: an answer ends with <eos>")
     if args.init and (wrong := changed(args, *NEW_POLICY)):
         raise UsageError(f"{flag(wrong[0])} is for a new policy; --init brings its own")
     if not args.init and (wrong := changed(args, *PRETRAINED)):
