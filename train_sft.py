@@ -129,13 +129,13 @@ class WarmUp:
         self.args = args
         self.world, index, retriever = open_world(args.world, args)
         sets, dev = train_and_dev(self.world, args.dataset)
-        answer_tokens = args.answer_tokens or answer_budget([q for qs in sets for q in qs])
+        self.curriculum = Curriculum(sets, args)
+        self.questions = self.curriculum.questions
+        answer_tokens = args.answer_tokens or answer_budget(self.questions)
         budgets = (args.passage_tokens, args.query_tokens, answer_tokens)
         given = {"quota": args.quota, "open_retriever": RetrieverInfo(**retriever)}
         self.info = RunInfo(args.world, args.dataset, *budgets, **given)
         self.env = self.info.environment(self.world, index)
-        self.curriculum = Curriculum(sets, args)
-        self.questions = self.curriculum.questions
         self.dev = [q for questions in dev for q in questions]
         self.phase, self.first = "read", 0  # the phase, and its first step that is still to do
 
