@@ -18,7 +18,7 @@ from data.metrics import answerable
 from data.world import Question
 from model import weights_sha256, write_json
 from model.pretrained import open_policy
-from rl import Episode, RagEnv, Reward, collate, ranks, score
+from rl import Episode, Reward, collate, ranks, score
 from rl.report.evaluation import DIRECT, RETRIEVE, Evaluation, read_lines
 from rl.report.summary import mean, stratified_interval, summarize
 from rl.runs.flags import DEVICES, arg, main, parse
@@ -118,8 +118,8 @@ class Player:
         if system.decoding is None:
             return self.by_confidence(set_name)
         roles = Roles(*map(self.policy, system.roles), self.tokenizer.retrieve)
-        budgets = self.info.passage_tokens, self.info.query_tokens, self.info.answer_tokens
-        env = RagEnv(self.world, self.index, 0, system.quota, Reward(), *budgets)
+        played = replace(self.info, k=0, quota=system.quota, reward=Reward())
+        env = played.environment(self.world, self.index)
         weights = [self.weights(role) for role in system.roles]
         about = {"system": system.name, "weights_sha256": weights}
         evaluation = Evaluation(
