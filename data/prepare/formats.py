@@ -106,7 +106,7 @@ def aliases(row: Record, name: str) -> Iterable[str]:
     text = row.text(name)
     if re.match(r"\s*\[\s*[\"'\]]", text):
         return answer_list(row, name)
-    parts = re.sub(r"[|\s]+$", "", text).split("|")
+    parts = re.sub(r"(?<![|\s])[|\s]+$", "", text).split("|")
     torn = any(part.count(a) != part.count(b) for part in parts for a, b in ("()", "[]", "{}"))
     blank = any(not part.strip() for part in parts)
     return [text] if len(parts) > 1 and (torn or blank) else parts
