@@ -179,10 +179,10 @@ def test_brackets_and_bars_that_are_text(write, cell, answers):
     assert questions(file) == [Question("", "What?", answers)]
 
 
-@pytest.mark.parametrize("filling", [" ", "|"])
+@pytest.mark.parametrize("filling", ["  ", "| "])
 def test_a_long_gap_in_a_cell_takes_no_longer(tmp_path, filling):
     """60,000 blanks took seconds: each was tried as the beginning of the last ones."""
-    (tmp_path / "x.csv").write_text(f"question,answer\nWho?,a{filling * 60_000}b\n")
+    (tmp_path / "x.csv").write_text(f"question,answer\nWho?,a{filling * 30_000}b\n")
     start = time.process_time()
     assert len(list(read_questions(tmp_path / "x.csv"))) == 1
     assert time.process_time() - start < 1
