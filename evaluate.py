@@ -52,8 +52,8 @@ class Args(RetrieverArgs, StudyArgs):
     rows: int = arg(0, "first questions only, 0 = all", "what")
     k: int = arg(0, "passages per retrieval, 0: the checkpoint's", "what")
     quota: int = arg(0, "retrievals per question, 0: the checkpoint's")
-    retrieval_cost: float = arg(-1.0, "of a retrieval; -1: the checkpoint's", "reward", least=-1)
-    malformed_cost: float = arg(-1.0, "of a malformed action; -1: the checkpoint's", least=-1)
+    retrieval_cost: float = arg(-1.0, "of a retrieval; -1: the checkpoint's", "reward", least=0)
+    malformed_cost: float = arg(-1.0, "of a malformed action; -1: the checkpoint's", least=0)
     force: str = arg(
         "", "first decision; question: as the query", "decoding", choices=("", *FORCED)
     )
@@ -86,15 +86,15 @@ class Checkpoint:
     def __init__(self, name: str, args: Args):
         """Raises UsageError, CheckpointError, WorldError."""
         self.name, self.args = name, args
-        self.label = name  # in tables; with its costs where they differ
+        self.label = name  # in tables; with the weights of its reward where they differ
         policy, tokenizer, made = open_policy(name, args.device)
         info = run_info(made, name)
         world, index, retriever = open_world(args.world, args, info)
         costs = {cost: getattr(args, cost) for cost in ("retrieval_cost", "malformed_cost")}
         given = {cost: value for cost, value in costs.items() if value >= 0}
-        self.reward = replace(info.reward, **given)
+        reward = replace(info.reward, **given)
         shape = {"k": args.k or info.k, "quota": args.quota or info.quota}
-        env = replace(info, reward=self.reward, **shape).environment(world, index)
+        env = replace(info, reward=reward, **shape).environment(world, index)
         about = {"retriever": retriever, "checkpoint": name, "weights_sha256": weights_sha256(name)}
         machine = args.device, args.dtype, args.batch_size, args.seed
         self.evaluation = Evaluation(policy, tokenizer, env, about, *machine)
@@ -156,6 +156,8 @@ def ask(evaluation: Evaluation, args: Args, decoding: Decoding) -> None:
 
 def check(args: Args) -> Decoding:
     """The decoding of a command line whose flags go together. Raises UsageError."""
+    if args.report and Path(args.report).exists() and not Path(args.report).is_file():
+        raise UsageError(f"--report {args.report} is not a regular file")
     if args.compare:
         studied = {"compare", *(f.name for f in fields(StudyArgs))}
         for f in fields(Args):
@@ -168,6 +170,8 @@ def check(args: Args) -> Decoding:
     decoding = Decoding(float(args.sample), args.sample, args.threshold, force=force)
     if args.json and args.ask is None:
         raise UsageError("--json goes with --ask")
+    if args.ask is not None and (args.sweep or args.report):
+        raise UsageError("--ask goes with neither --sweep nor --report")
     if (args.sweep or args.report) and decoding != GREEDY:
         alone = "they go with none of --force, --sample, --threshold"
         raise UsageError(f"--sweep and --report are about all decodings; {alone}")
@@ -194,10 +198,11 @@ def open_all(names: list[str], args: Args) -> list[Checkpoint]:
             pair = f"{names[0]} and {other.name}"
             advice = "give --world and --dataset"
             raise UsageError(f"{pair} were trained on different worlds or sets; {advice}")
-    if len({c.reward for c in checkpoints}) > 1:
-        for c in checkpoints:
-            costs = f"retrieval cost {c.reward.retrieval_cost:g}"
-            c.label += f" ({costs}, malformed cost {c.reward.malformed_cost:g})"
+    rewards = [c.about["reward"] for c in checkpoints]
+    if different := [name for name in rewards[0] if len({r[name] for r in rewards}) > 1]:
+        for c, reward in zip(checkpoints, rewards, strict=True):
+            shown = (f"{name.replace('_', ' ')} {reward[name]:g}" for name in different)
+            c.label += f" ({', '.join(shown)})"
     return checkpoints
 
 

@@ -59,7 +59,7 @@ class Args(RetrieverArgs):
     seed: int = arg(0, "seed of weights, demonstrations and probes")
     fresh: bool = arg(False, "discard what --out holds and start over")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
-    vocab_size: int = arg(4096, "entries of the tokenizer at most", "new policy", least=300)
+    vocab_size: int = arg(4096, "entries of the tokenizer", "new policy", least=300, most=1 << 20)
     hidden_size: int = arg(128, "width", least=1, most=8192)
     layers: int = arg(4, "layers", least=1, most=1000)
     heads: int = arg(4, "attention heads; half as many key/value heads", least=1)

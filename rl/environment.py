@@ -196,13 +196,13 @@ class RagEnv:
     def _ask(self, queries: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Whatever fails raises RetrieverError: training on without observations would be worse."""
         try:
-            ids, scores = self.index.search(queries, k=self.k)
+            ids, scores = map(np.atleast_1d, self.index.search(queries, k=self.k))
         except RetrieverError:
             raise
         except Exception as error:
             problem = f"{len(queries)} queries: {type(error).__name__}: {error}"
             raise RetrieverError(f"the retriever failed on {problem}") from error
-        return np.asarray(ids), np.asarray(scores)
+        return ids, scores
 
     def _check(self, queries: Sequence[str], ids: np.ndarray, scores: np.ndarray) -> None:
         """Raises RetrieverError unless ids and scores are k hits for every query. A lexical index
@@ -212,10 +212,11 @@ class RagEnv:
                 f"the retriever returned {len(ids)} results for {len(queries)} queries"
             )
         shaped = ids.ndim == 2 and ids.shape == scores.shape and ids.shape[1] <= self.k
-        if not shaped or ids.dtype.kind not in "iu":
+        if not shaped or ids.dtype.kind not in "iu" or scores.dtype.kind not in "fiu":
             raise RetrieverError(
                 f"the retriever returned ids {ids.dtype} {list(ids.shape)} and scores"
-                f" {list(scores.shape)}, expected two of [{len(queries)}, at most {self.k}]"
+                f" {scores.dtype} {list(scores.shape)}, expected two of [{len(queries)}, at most"
+                f" {self.k}]"
             )
         if ids.max(initial=-1) >= len(self.corpus) or ids.min(initial=-1) < -1:
             wrong = ids.max() if ids.max() >= len(self.corpus) else ids.min()
@@ -225,6 +226,9 @@ class RagEnv:
             )
         if not np.isfinite(scores[ids >= 0]).all():
             raise RetrieverError("the retriever returned scores that are no numbers")
+        ordered = np.sort(ids)
+        if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+            raise RetrieverError("the retriever returned a passage twice for one query")
         hits = (ids >= 0).sum(1)
         if getattr(self.index, "lexical", False):
             if len(queries) >= MANY and not hits.any() and not self._finds_passages():

@@ -134,9 +134,12 @@ def decide(
     """Which rows of the logits [B, V] retrieve (bool [B]), and whether they were free to.
 
     The decision is the softmax over the two action tokens alone, at temperature 1. A free
-    decision's probability, as it was sampled, is kept in its episode's `behaviour`.
+    decision's probability, as it was sampled, is kept in its episode's `behaviour`. Raises
+    FloatingPointError.
     """
     p = logits[:, [tokenizer.retrieve, tokenizer.answer]].softmax(-1)[:, 0]  # P([RETRIEVE]), [B]
+    if not torch.isfinite(p).all():
+        raise FloatingPointError("the policy's decision is NaN: its weights are ruined")
     first = not episodes[0].turns
     if first:
         for episode, value in zip(episodes, p.tolist(), strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from model.checkpoint import names_in
 from model.files import CheckpointError, read_json, weights_sha256
 
 POOLINGS = ("mean", "cls")
@@ -71,6 +72,16 @@ class SentenceEncoder:
         return digest.hexdigest()
 
 
+def check_layers(directory: Path) -> None:
+    """CheckpointError for more layers than there are weights for: each takes a quarter second."""
+    layers = read_json(directory / "config.json").get("num_hidden_layers")
+    tensors = set().union(*map(names_in, directory.glob("*.safetensors")))
+    stored = {part for name in tensors for part in name.split(".") if part.isdecimal()}
+    # One that is stored once may be used several times.
+    if type(layers) is int and layers > max(48, len(stored)):
+        raise CheckpointError(f"{directory}: {layers} layers, weights of {len(stored)}")
+
+
 def open_network(directory: Path):
     """transformers' model (float32) and tokenizer of a directory. Raises CheckpointError."""
     try:
@@ -81,6 +92,7 @@ def open_network(directory: Path):
         raise CheckpointError(f"{directory}: {need}") from None
     disable_progress_bar()
     set_verbosity_error()  # what it warns of is checked below
+    check_layers(directory)
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, **safe)

@@ -19,13 +19,8 @@ from model.files import CheckpointError, read_json
 from model.policy import Policy
 
 INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
-HINTS = {  # a name that tells how a file was saved
-    "embed_tokens.weight": "tensors without the prefix 'model.': saved from a model without its"
-    " head; save the AutoModelForCausalLM instead",
-    "_orig_mod.model.embed_tokens.weight": "tensors named '_orig_mod. ...': saved from a compiled"
-    " module; save module._orig_mod instead",
-}
 ONLY = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "quantization_config": None}
 # What a family does not read: it has no such biases (Qwen2's own ones are always there).
 NOT_READ = {"mistral": ("attention_bias", "mlp_bias"), "qwen3": ("mlp_bias",)}
@@ -125,9 +120,11 @@ def read_decoder(directory: Path, dtype: torch.dtype | None) -> Policy:
     if tied and HEAD in found:  # some writers repeat the embedding here, some keep another head
         config = replace(config, tie_word_embeddings=False)
     path = directory / (INDEX if len(files) > 1 else "model.safetensors")
-    for name, problem in HINTS.items():
-        if name in found:
-            raise CheckpointError(f"{path}: {problem}")
+    others = [name for name in sorted(found) if name.endswith("embed_tokens.weight")]
+    if others and TABLE not in found:
+        how = "saved without its head, or from inside a wrapper (torch.compile, DDP, peft)"
+        advice = "save the AutoModelForCausalLM itself"
+        raise CheckpointError(f"{path}: {others[0]!r:.200} for {TABLE!r}: {how}; {advice}")
     policy, tensors = empty_policy(config, found, path), {}
     own = policy.trunk_state()
     for name in sorted(own.keys() ^ (found - ignored)):
@@ -143,7 +140,8 @@ def weight_files(directory: Path) -> dict[Path, set[str]]:
     """The weight files of a directory with the names of their tensors. Raises CheckpointError."""
     path, index = directory / "model.safetensors", directory / INDEX
     if path.exists() or not index.exists():
-        if not path.exists() and (pickled := sorted(directory.glob("*.bin"))):
+        pickled = [file for file in sorted(directory.iterdir()) if file.suffix in PICKLED]
+        if pickled and not path.exists():
             raise CheckpointError(
                 f"{pickled[0]}: pickled weights are not opened; have transformers save them as "
                 "safetensors: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"

@@ -13,7 +13,9 @@ from tokenizers import Tokenizer as Backend
 from model.files import CheckpointError, read_json
 from model.tokenizer import CONFIG, ROLES, SPECIAL, Tokenizer, open_backend
 
-SLOW = re.compile(r"\)[*+{]")  # a repeated group: backtracking without end
+ATOM = re.compile(r"\\[pP]\{\w+\}|\\.|\[(?:\\.|[^\]\\])*\]")  # one character, however it is written
+# A repeated group, four repetitions or nine options in a row: backtracking without end.
+SLOW = re.compile(r"\)[*+{]|(?:[*+}][^|]*){4}|(?:\?[^|]*){9}")
 
 
 def adapt_tokenizer(directory: str | Path) -> tuple[Tokenizer, list[int]]:
@@ -31,13 +33,13 @@ def adapt_tokenizer(directory: str | Path) -> tuple[Tokenizer, list[int]]:
 def check_tokenizer(directory: Path) -> None:
     """CheckpointError for a tokenizer.json whose rules make texts explode or take for ever."""
     path = directory / "tokenizer.json"
-    if not path.exists() and (directory / "tokenizer.model").exists():
+    if not path.exists():
         raise CheckpointError(
-            f"{directory}/tokenizer.model: SentencePiece files are not opened; have transformers "
-            "save it as tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            f"{path}: not found, and tokenizer.model, vocab.json, ... are not opened; have "
+            "transformers write it: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     content = read_json(path)
-    rules = [content.get("normalizer"), content.get("pre_tokenizer")]
+    rules = [content.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")]
     if len(json.dumps(rules)) > 2**14:
         raise CheckpointError(f"{path}: more than 16 kB of rules")
     growth = 1.0
@@ -47,14 +49,14 @@ def check_tokenizer(directory: Path) -> None:
         if not isinstance(rule, dict):
             continue
         pattern = str(rule.get("Regex", ""))
-        if SLOW.search(pattern):
+        if SLOW.search(ATOM.sub("x", pattern)):
             raise CheckpointError(f"{path}: the pattern {pattern!r:.80} may take for ever")
         if rule.get("type") == "Replace":
             found = rule.get("pattern")
             whole = found.get("String") if isinstance(found, dict) else None
             growth *= max(1, len(str(rule.get("content"))) / (len(whole) if whole else 0.5))
     if growth > 8:
-        raise CheckpointError(f"{path}: its normalizer makes texts {growth:.3g} times as long")
+        raise CheckpointError(f"{path}: its rules make texts {growth:.3g} times as long")
 
 
 def add_tokens(backend: Backend, declared: dict[str, str]) -> tuple[Tokenizer, list[int]]:

@@ -102,16 +102,17 @@ class Evaluation:
         start = time.perf_counter()
         with progress(len(questions), name, "question", leave=False) as bar:
             episodes = self.answer(questions, decoding, bar.update)
-        figures = summarize(episodes)
+        figures, records = summarize(episodes), plain(self.records(episodes))
+        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
         about |= {
+            "episodes_sha256": hashlib.sha256(lines.encode()).hexdigest(),
             "metrics": {metric: figures[metric] for metric in METRICS},
             "slices": by_slice(episodes),
             "truncated_questions": sum(e.truncated for e in episodes),
             "seconds": time.perf_counter() - start,
         }
-        result = Result(plain(about), plain(self.records(episodes)), episodes)
+        result = Result(plain(about), records, episodes)
         if ranks.rank() == 0:
-            lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in result.records)
             file.parent.mkdir(parents=True, exist_ok=True)
             jsonl = file.with_suffix(".jsonl")
             atomic_write(jsonl, lambda path: path.write_text(lines, encoding="utf-8"))
@@ -120,15 +121,15 @@ class Evaluation:
 
 
 def read_result(file: Path, wanted: dict, questions: Sequence[Question]) -> Result | None:
-    """The result in `file` if it is whole and about what is `wanted`. Raises UsageError."""
+    """The result in `file` if it is about what is `wanted` and beside its own episodes: two
+    processes may have written here at once. Raises CheckpointError, OSError."""
     if not file.exists():
         return None
-    about = read_json(file)
-    if differences(about, wanted):
+    about, jsonl = read_json(file), file.with_suffix(".jsonl")
+    sha256 = hashlib.sha256(jsonl.read_bytes() if jsonl.exists() else b"").hexdigest()
+    if differences(about, wanted | {"episodes_sha256": sha256}):
         return None
-    records = read_lines(file.with_suffix(".jsonl"))
-    if len(records) != len(questions):
-        return None
+    records = read_lines(jsonl)
     return Result(about, records, list(map(episode_of, records, questions)))
 
 

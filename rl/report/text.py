@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
+from data.files import nfc
 from data.world import Question, printable
 from rl.report.evaluation import OWN, Results, own_decisions
 from rl.report.summary import COLUMNS, THRESHOLDS, paired_interval
 from rl.runs.flags import UsageError
+from rl.runs.run import plain
 
 
 class Table(NamedTuple):
@@ -131,7 +133,7 @@ def as_text(record: dict) -> str:
 def as_json(record: dict) -> str:
     """An answer to --ask as a line of JSON, in ASCII."""
     names = ("question", "p_retrieve", "turns", "answer", "malformed", "truncated", "seconds")
-    return json.dumps({name: record[name] for name in names})
+    return json.dumps(plain({name: record[name] for name in names}))
 
 
 def answer_all(ask: str, answer: Callable[[Question], dict], show: Callable[[dict], str]) -> None:
@@ -151,10 +153,11 @@ def questions_of(ask: str) -> Iterator[tuple[int, str]]:
     """
     if ask != "-" and not ask.strip():
         raise UsageError("--ask: the question is empty")
-    for number, line in enumerate(sys.stdin.buffer if ask == "-" else [ask.encode()], start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError:
-            raise UsageError(f"standard input:{number}: not UTF-8 text") from None
+    if ask == "-":
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(sys.stdin if ask == "-" else [ask], start=1):
+        text = nfc(line.strip())
+        if text.encode(errors="replace").decode() != text:
+            raise UsageError(f"standard input:{number}: not UTF-8 text")
         if text:
             yield number, text

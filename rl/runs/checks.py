@@ -42,8 +42,6 @@ def check_ppo(args) -> None:
     """Raises UsageError, and CheckpointError where --init is none: before ranks are started."""
     check_init(args)
     existing(args.init)
-    if args.temperature == 0:
-        raise UsageError("--temperature must be above 0: training samples")
 
 
 def check_init(args) -> None:
@@ -57,9 +55,9 @@ def describe(script: str, trainer, plan: str) -> None:
     """Say what is about to happen, and what to expect of it. trainer: has args, world, env,
     questions, policy and tokenizer. Raises ContextError, UsageError."""
     args, world, env, policy = trainer.args, trainer.world, trainer.env, trainer.policy
-    if getattr(trainer, "both", False) and env.quota < 1:
+    if env.quota < 1 and getattr(trainer, "both", True):  # the warm-up always learns both
         none = f"world {world.name!r} allows no retrieval (quota 0), so there are no two branches"
-        raise UsageError(f"{none} to play; give --quota 1 or --no-both")
+        raise UsageError(f"{none} to play; give --quota 1, or to train_ppo.py --no-both")
     say(
         f"{script}: world {world.name}, {len(world.corpus):,} passages, k = {env.k}, quota"
         f" {env.quota}; {args.dataset}.train, {len(trainer.questions):,} questions;"
@@ -88,7 +86,7 @@ def say_misfits(
     if long := sum(len(ids) >= env.answer_budget for ids in answers):
         say(
             f"{long} of {total} training answers are longer than {env.answer_budget - 1} tokens:"
-            " never demonstrated as a whole, never right; give --answer-tokens"
+            " never demonstrated as a whole, never right; train_sft.py --answer-tokens allows more"
         )
     rows = {passage.id: row for row, passage in enumerate(env.corpus)}
     gold = [(gold_passage(q, rows), q) for q in questions if not q.type]
@@ -101,6 +99,7 @@ def next_training(args) -> str:
     out = Path(args.out)
     name = out.name.replace("sft", "ppo") if "sft" in out.name else f"{out.name}-ppo"
     where = ["--init", args.out, "--out", str(out.with_name(name))]
+    where += ["--lr", "1e-5"] if args.init else []  # train_ppo.py's default would ruin it
     return shlex.join(["python", "train_ppo.py", *where, *repeated(args)])
 
 

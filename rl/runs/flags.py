@@ -21,7 +21,7 @@ from dataclasses import Field, field, fields
 import torch
 from tqdm import tqdm
 
-from data.world import WorldError
+from data.world import WorldError, printable
 from model import CheckpointError
 from rl import ranks
 from rl.environment import ContextError, RetrieverError
@@ -73,7 +73,7 @@ def problem(f: Field, value) -> str:
         return f"{len(value)} characters, at most {LONGEST} are taken"
     if kind is str and ("\0" in value or value.encode("utf-8", "ignore").decode() != value):
         return "is not UTF-8 text"
-    if kind is float and not math.isfinite(value):
+    if kind is float and not abs(value) < 1e30:
         return f"{value} is not a number to compute with"
     if kind is int and most is None:
         most = LARGEST
@@ -161,5 +161,5 @@ def shortened(text: str) -> str:
 
 def one_line(text: str, code: int) -> int:
     """Say it on a line of its own, also beside a progress bar."""
-    tqdm.write(shortened(text), file=sys.stderr)
+    tqdm.write(printable(shortened(text)), file=sys.stderr)
     return code

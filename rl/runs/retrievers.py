@@ -14,7 +14,6 @@ are trained, an end of old files.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data.world import World
-from model.files import sync
+from model import atomic_write
 from model.pretrained import SentenceEncoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl import ranks
@@ -106,10 +105,7 @@ def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object
 
     def keep(_) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.with_name(f"{os.getpid()}.{path.name}")
-        save(value, own)
-        sync(own)
-        os.replace(own, path)
+        atomic_write(path, partial(save, value))
 
     [readable] = ranks.map(lambda _: value is not None, [None])
     if not readable:
@@ -156,8 +152,13 @@ def passage_vectors(
         return vectors
 
     decides = key(world.corpus_sha256, settings.encoder_sha256, args.dtype)
-    load, save = partial(np.load, mmap_mode="r"), lambda vectors, path: np.save(path, vectors)
-    return cached(CACHE / f"vectors-{decides}.npy", load, make, save)
+    load = partial(np.load, mmap_mode="r")
+    return cached(CACHE / f"vectors-{decides}.npy", load, make, save_vectors)
+
+
+def save_vectors(vectors: np.ndarray, path: Path) -> None:
+    with open(path, "wb") as file:  # np.save gives a path another ending
+        np.save(file, vectors)
 
 
 def open_encoder(settings: RetrieverInfo, args) -> tuple[SentenceEncoder, RetrieverInfo]:

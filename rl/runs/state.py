@@ -66,7 +66,7 @@ def read_state(directory: Path, with_tensors: bool) -> tuple[dict, dict[str, Ten
     path = directory / STATE_FILE
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
+            facts = dict(json.loads(file.metadata()["facts"]))
             names = file.keys() if with_tensors else ()
             return facts, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:

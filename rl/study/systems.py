@@ -6,7 +6,6 @@
 Left out: how runs are started (study.py), how systems are played (play.py).
 """
 
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -141,6 +140,6 @@ def commands_of(
         given |= {flag: max(1, round(args.scale * count)) for flag, count in steps.items()}
         given |= {flag: folder / run for flag, run in needs.items()} or {"world": world}
         flags += [str(word) for flag, value in given.items() for word in (f"--{flag}", value)]
-        flags += shlex.split(own[start])  # they come last, so that they count
+        flags += own[start].split()  # they come last, so that they count
         commands[folder / name] = [start if start == "-m" else str(ROOT / start), *flags]
     return commands

@@ -90,6 +90,10 @@ LIES = {
     "0 of k hits for a query": Answers([[0, 1], [-1, -1]]),
     "1 of k hits for a query": Answers([[0, 1], [2, -1]]),
     "one column": Answers([[0], [1]]),
+    "no list": Answers(7, 0.5),
+    "scores that are texts": Answers([[0, 1]] * 2, [["0.5", "0.5"]] * 2),
+    "scores that are nothing": Answers([[0, 1]] * 2, [[None, None]] * 2),
+    "a passage twice": Answers([[0, 1], [2, 2]]),
 }
 
 
@@ -156,6 +160,10 @@ def test_a_retriever_that_fails_raises_with_its_reason():
     with pytest.raises(RetrieverError, match="the index is on another planet") as error:
         environment(Broken()).search(["a"])
     assert isinstance(error.value.__cause__, ConnectionError)
+    for answer in (None, [[0, 1]], ([[0, 1], [2]], [[1.0, 0.5], [1.0]])):
+        Broken.search = lambda self, queries, k, answer=answer: answer
+        with pytest.raises(RetrieverError, match=r"^the retriever failed on 2 queries: "):
+            environment(Broken()).search(["a", "b"])
 
 
 # ----------------------------------------------------------------------------------------- a step

@@ -204,6 +204,14 @@ def test_a_failing_retriever_fails_the_rollout(failure):
     script(always(0.1), environment(Broken()))  # who does not retrieve does not notice
 
 
+@pytest.mark.parametrize("decoding", [GREEDY, Decoding(1.0, True), Decoding(force="answer")])
+def test_a_policy_that_computes_no_number_fails_the_rollout(decoding):
+    """Ruined weights may be finite; every comparison with NaN is false, and would be a decision."""
+    policy = Scripted(always(float("nan")))
+    with pytest.raises(FloatingPointError, match="decision is NaN: its weights are ruined"):
+        rollout(policy, TOKENIZER, environment(), QUESTIONS, decoding)
+
+
 def test_a_retriever_with_the_wrong_number_of_rows_fails_the_rollout():
     class Short(Retriever):
         def search(self, queries, k):
