@@ -27,9 +27,8 @@ from torch import Tensor
 from data.world import Question
 from model import weights_sha256
 from model.pretrained import add_adapters, open_policy, trained_modules, without_adapters
-from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, rollout
-from rl.experience import penalised_rewards, score_rollout, with_advantages
-from rl.ppo import adapt_beta, ppo_update, update_value_head
+from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, rollout, score_rollout
+from rl.ppo import adapt_beta, k3, penalised_rewards, ppo_update, update_value_head, with_advantages
 from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_statistics
 from rl.report.summary import by_slice, summarize
 from rl.runs.checks import check_ppo, describe, next_evaluation
@@ -43,7 +42,7 @@ from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.reward import load_reward
 from rl.runs.run import Run, settle_dtype
 from rl.runs.state import PolyakMean
-from rl.study.roles import LEARN, assemble
+from rl.study.roles import LEARN, assemble, only
 from rl.warmup.renaming import Renamer, RenamingEnv
 
 LR_WARMUP = 4  # iterations of linear warm-up
@@ -167,11 +166,12 @@ class Trainer:
             questions, env = self.draw(iteration)
             episodes = self.play(questions, self.training_decoding, generator, env)
             clock("rollout")
-            learnt = [e for e in episodes if any(e.mask(self.learn))]
+            learnt = [only(e, self.learn) for e in episodes]
+            learnt = [e for e in learnt if any(e.mask())]
             if not learnt:
                 raise UsageError(f"iteration {iteration}: no episode has a part to --learn")
             # 3, 4, 5: log-probs and values, rewards with the KL penalty, advantages
-            experience = score_rollout(policy, self.reference, learnt, tokenizer, args, self.learn)
+            experience = score_rollout(policy, self.reference, learnt, tokenizer, args)
             rewards = penalised_rewards(experience, self.beta)
             experience = with_advantages(experience, rewards, args, self.both)
             clock("score")
@@ -204,11 +204,9 @@ class Trainer:
         rng = np.random.default_rng([args.seed, Stream.RENAMING, iteration])
         names = self.renamer.draw(questions, args.rename, rng)
         questions = typed(questions, args.lower_case, args.seed, iteration)
-        if self.both:
-            questions = [q for q in questions for _ in range(2)]
         reward = replace(self.env.reward, retrieval_cost=retrieval_cost_at(iteration, args))
         env = replace(self.env, reward=reward)
-        return questions, RenamingEnv.of(env, names)
+        return questions, RenamingEnv(**vars(env), names=names)
 
     def play(self, questions, decoding, generator=None, env: RagEnv | None = None) -> list[Episode]:
         self.policy.eval()
@@ -218,18 +216,18 @@ class Trainer:
 
     def adapt_kl(self, experience: Experience, episodes: int) -> dict[str, float]:
         """The KL figures of an iteration; with --kl-target, the beta of the next one."""
-        args, beta = self.args, self.beta
-        kl, k3 = (float(experience.per_episode(x).mean()) for x in (experience.k1, experience.k3))
+        args, beta, k1 = self.args, self.beta, experience.k1
+        kl, k3_mean = (float(x.sum(1).mean()) for x in (k1, k3(-k1)))
         if args.kl_target:
             self.beta = adapt_beta(beta, kl, args.kl_target, episodes, KL_HORIZON)
-        return {"kl": kl, "k3": k3, "beta": beta}
+        return {"kl": kl, "k3": k3_mean, "beta": beta}
 
     def update_value(self, experience: Experience, generator: torch.Generator) -> float:
-        new = (experience.features.bfloat16(), experience.returns)
+        new = (experience.features.bfloat16(), experience.returns[experience.mask])
         self.replay = [*self.replay, new][-self.args.replay :]
         features, returns = (torch.cat(x) for x in zip(*self.replay, strict=True))
         head, optimizer = self.policy.value_head, self.value_optimizer
-        return update_value_head(head, optimizer, features, returns, self.args, generator)
+        return update_value_head(head, optimizer, features, returns, generator)
 
     def evaluate(self, iteration: int, run: Run) -> None:
         """Dev figures, greedy and sampled, per slice, and one episode as text; maybe OUT/best."""

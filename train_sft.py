@@ -35,13 +35,12 @@ from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
 from rl.runs.info import RetrieverInfo, RunInfo
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, precision
-from rl.runs.progress import say
+from rl.runs.progress import progress, say
 from rl.runs.questions import answer_budget, train_and_dev
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.scoring import by_length, score
-from rl.warmup.curriculum import Curriculum, dev_figures, known_by_heart
-from rl.warmup.demonstrator import Demonstrator
+from rl.warmup.demonstrator import Curriculum, Demonstrator, dev_figures
 
 SMOOTHING = 0.1  # label smoothing of decisions
 MIX_LR = 0.25  # learning rates of the mix phase, as a share of the read phase's
@@ -148,7 +147,7 @@ class WarmUp:
         self.optimizers = make_optimizers(self.policy, args)
         context = self.policy.config.max_position_embeddings
         self.demonstrator = Demonstrator(
-            self.world, self.questions, self.env, self.tokenizer, context, args.swap, args.shuffle
+            self.env, self.questions, self.tokenizer, context, args.swap, args.shuffle
         )
 
     def open_init(self) -> tuple[Policy, Tokenizer]:
@@ -223,7 +222,9 @@ class WarmUp:
 
     def probe(self, run: Run) -> None:
         """Which questions need no retrieval: the decision labels of the mix phase."""
-        self.curriculum.knows = known_by_heart(self.play, self.curriculum.probed)
+        with progress(len(self.curriculum.probed), "probe", "question") as bar:
+            episodes = self.play(self.curriculum.probed, "answer", bar.update)
+        self.curriculum.knows = {e.question: e.exact_match == 1.0 for e in episodes}
         run.log({"phase": "probe", "knows": mean(list(self.curriculum.knows.values()))})
 
     def train(self, run: Run, steps: int, lr_scale: float) -> None:

@@ -105,9 +105,9 @@ class Peer:
         tokens, mask = self.padded(prompts)
         out, queries = self.turn(tokens, mask, env.query_budget)
         texts = [t.decode(row) for row in queries]
-        turns = zip(questions, env.search(texts), strict=True)
-        found = [env.encode(question, turn.passages, t) for question, turn in turns]
-        second = [[t.eos, *observation(passages, t), t.answer] for passages in found]
+        found = [[env.corpus[row].full_text for row in turn.passages] for turn in env.search(texts)]
+        seen = [observation(passages, t, env.passage_tokens) for passages in found]
+        second = [[t.eos, *tokens, t.answer] for tokens in seen]
         if self.second_turn == "continue":
             chunk, chunk_mask = self.padded(second)  # begins with the <eos> of the query
             width = out.sequences.shape[1] - tokens.shape[1]

@@ -27,14 +27,13 @@ class Scores(NamedTuple):
 def score(policy: Policy, batch: Batch, tokenizer: Tokenizer, temperature: float = 1.0) -> Scores:
     """Scores of the learnt tokens of a batch, differentiable in the policy."""
     logits, features = learnt_logits(policy, batch, tokenizer.pad)
-    taken = batch.learnt(batch.tokens)
+    taken, is_decision = batch.learnt(batch.tokens), batch.decision
     text = (logits / temperature).log_softmax(-1)
     decision = logits[:, [tokenizer.retrieve, tokenizer.answer]].log_softmax(-1)
     choice = (taken == tokenizer.answer).long()
-    log_probs = torch.where(batch.decision, pick(decision, choice), pick(text, taken))
-    return Scores(
-        log_probs, torch.where(batch.decision, entropy(decision), entropy(text)), features
-    )
+    log_probs = torch.where(is_decision, pick(decision, choice), pick(text, taken))
+    entropies = torch.where(is_decision, entropy(decision), entropy(text))
+    return Scores(log_probs, entropies, features)
 
 
 def pick(log_probs: Tensor, index: Tensor) -> Tensor:

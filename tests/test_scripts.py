@@ -508,7 +508,7 @@ def test_training_questions_get_new_names_and_dev_questions_keep_theirs(
     assert len(dev) == 4 and not any(any(names) for _, _, names in dev)
     assert len(training) == 2 and training[0][2] != training[1][2]
     for _, questions, names in training:
-        assert questions[::2] == questions[1::2] and any(names)
+        assert any(names)
         for question, new in zip(questions, names, strict=True):
             assert not new or question.slice != "popular"
 

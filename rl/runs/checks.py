@@ -1,7 +1,7 @@
 """What the training scripts say before and after an hour of work: flags that contradict each
 other, what is about to happen, what the training questions lack, and the command that comes next.
 
-Left out: what can only be known by playing (rl/warmup/curriculum.py, rl/report).
+Left out: what can only be known by playing (rl/warmup/demonstrator.py, rl/report).
 """
 
 import shlex

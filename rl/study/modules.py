@@ -36,7 +36,7 @@ from rl.runs.questions import QuestionSampler, Stream, typed
 from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import Run, settle_dtype
 from rl.scoring import by_length
-from rl.study.roles import Roles, open_with
+from rl.study.roles import Roles, only, open_with
 from rl.warmup.renaming import Renamer, RenamingEnv
 
 LEARNS = {
@@ -128,7 +128,7 @@ class Module:
 
     def is_readable(self, episode: Episode) -> bool:
         """Whether its passages state the answer."""
-        passages = [self.world.corpus[row] for turn in episode.turns for row in turn.passages]
+        passages = [self.world.corpus[row] for row in episode.found]
         return Part.ANSWER in episode.parts and answerable(passages, episode.question)
 
     def to_read(self, env: RagEnv, episode: Episode) -> Episode:
@@ -149,21 +149,21 @@ class Module:
 
     def step(self, number: int) -> dict:
         """A pure function of (arguments, weights and optimizer, number)."""
-        args, learn = self.args, [LEARNS[self.kind]]
+        args = self.args
         generator = torch.Generator().manual_seed(1_000_003 * args.seed + number)
         questions = self.sampler.draw(args.episodes, number, Stream.MODULES_QUESTIONS)
         random = np.random.default_rng([args.seed, Stream.RENAMING, number])
         names = self.renamer.draw(questions, RENAME, random)
         questions = typed(questions, args.lower_case, args.seed, number)
-        examples = self.examples(RenamingEnv.of(self.env, names), questions, generator)
+        examples = self.examples(RenamingEnv(**vars(self.env), names=names), questions, generator)
         if not examples:
             return {"examples": 0, "tokens": 0}
-        episodes = [e.episode for e in examples]
-        count = sum(sum(e.mask(learn)) for e in episodes)
+        episodes = [only(e.episode, [LEARNS[self.kind]]) for e in examples]
+        count = sum(sum(e.mask()) for e in episodes)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
         for group in ranks.share(by_length([e.tokens for e in episodes], MICRO_BATCH)):
-            batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device, learn)
+            batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             weight = torch.tensor([examples[i].weight for i in group], device=args.device)
             with precision(args.device, args.dtype):
                 log_probs = score(self.policy, batch, self.tokenizer).log_probs

@@ -6,7 +6,7 @@ import pytest
 
 from data import Question
 from rl.runs.questions import Stream
-from rl.warmup.curriculum import INFORMED, Curriculum
+from rl.warmup.demonstrator import INFORMED, Curriculum
 from train_sft import Args
 
 ARGS = Args(
