@@ -5,7 +5,7 @@ let value errors of a 1M-parameter trunk disturb what it remembers; reading thre
 head the plan of the last layers and the words of the question (the causal mean of the first).
 Left out on purpose: files (checkpoint.py), adapters (attached from outside, pretrained/lora.py).
 
-Shapes: B batch, T tokens, V vocabulary, D width, N selected positions.
+Shapes: B batch, T tokens, V vocabulary, D width, N selected places, A of a row at most.
 """
 
 import copy
@@ -53,6 +53,30 @@ class Policy(nn.Module):
         """
         states = self.model(tokens)
         return self.logits(states[-1]), self.value_head(self.value_features(states))
+
+    def at(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits float32 [N, V] and value features float32 [N, 3 D] of the states at some places
+        (rows int64 [N], ascending; columns int64 [N]) of tokens int64 [B, T].
+
+        The last layer is computed there alone. Sizes are rounded up, because oneDNN compiles a
+        matmul for every shape that it has not met of late, a fifth of an update on a CPU.
+        """
+        length = tokens.shape[1]
+        width = max(length, min(round_up(length, 8), self.config.max_position_embeddings))
+        tokens = F.pad(tokens, (0, width - length))
+        counts = torch.bincount(rows, minlength=len(tokens))[:, None]  # [B, 1]
+        slots = torch.arange(round_up(int(counts.max()), 4), device=tokens.device)
+        wanted = slots < counts  # bool [B, A]
+        if len(self.model.layers) == 1:  # its only layer is also the value features' first
+            states = self.model(tokens)
+            hidden = states[-1][rows, columns]
+        else:
+            places = torch.zeros_like(wanted, dtype=torch.long).masked_scatter(wanted, columns)
+            states = self.model(tokens, columns=places)  # [B, T, D] each, the last one [B, A, D]
+            hidden = states[-1][wanted]  # [N, D]
+        padded = F.pad(hidden, (0, 0, 0, round_up(len(hidden), 32) - len(hidden)))
+        logits = self.logits(padded)[: len(hidden)]
+        return logits, self.value_features(states, (rows, columns), hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states [..., D] -> float32 [..., V], in the weights' dtype."""
@@ -111,3 +135,7 @@ class Policy(nn.Module):
         """What a policy loss trains: all of the decoder that is not frozen, nothing of the head."""
         named = self.named_parameters()
         return [p for name, p in named if p.requires_grad and not name.startswith("value_head.")]
+
+
+def round_up(n: int, step: int) -> int:
+    return -(-n // step) * step
