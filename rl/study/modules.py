@@ -135,7 +135,8 @@ class Module:
         """The episode with the right answer for its own."""
         start = episode.parts.index(Part.ANSWER)
         right = env.translate(episode.question, episode.question.answers[0])
-        copied = Episode(episode.question, episode.tokens[:start], episode.parts[:start])
+        columns = (x[:start] for x in (episode.tokens, episode.parts, episode.rewards))
+        copied = Episode(episode.question, *columns)
         copied.append([*self.tokenizer.encode(right), self.tokenizer.eos], Part.ANSWER)
         return copied
 
