@@ -7,7 +7,8 @@ power cut leaves half a file, and nothing old goes before the new is safe.
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -57,19 +58,33 @@ def write_json(path: Path, value) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
 
 
-def unreadable(path: Path, kind: str, error: Exception) -> CheckpointError:
-    """What to say of a file that is not `kind`."""
-    if isinstance(error, FileNotFoundError):
-        return CheckpointError(f"{path}: not found")
-    if path.is_file() and path.open("rb").read(40).startswith(b"version https://git-lfs"):
-        problem = "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
-        return CheckpointError(f"{path}: {problem}")
-    return CheckpointError(f"{path}: not {kind} ({error!s:.200})")
-
-
-def read_json(path: Path, kind: type = dict):
-    """The `kind` in a JSON file from outside, of bounded size and depth. Raises CheckpointError."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What stumbles over a file from outside ends in a CheckpointError of one line that names it.
+    A ValueError speaks for itself."""
     try:
+        yield
+    except Exception as error:
+        problem = " ".join(str(error).split())[:400]
+        if isinstance(error, FileNotFoundError):
+            problem = "not found"
+        elif isinstance(error, ModuleNotFoundError):
+            problem = f"needs the package {error.name}: pip install {error.name}"
+        elif isinstance(error, KeyError):
+            problem = f"missing field {problem:.80}"
+        elif path.is_file() and path.open("rb").read(40).startswith(b"version https://git-lfs"):
+            problem = "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+        elif type(error) is not ValueError:
+            problem = f"not readable here ({problem:.200})"
+        raise CheckpointError(f"{path}: {problem}") from None
+
+
+def read_json(path: Path, kind: type = dict, optional: bool = False):
+    """The `kind` in a JSON file from outside, of bounded size and depth; an empty one where an
+    optional file is absent. Raises CheckpointError."""
+    if optional and not path.exists():
+        return kind()
+    with reading(path):
         if path.stat().st_size > 2**26:
             raise ValueError("larger than 64 MB")
         value = json.loads(path.read_bytes())
@@ -79,11 +94,9 @@ def read_json(path: Path, kind: type = dict):
             level = [y for x in nested for y in (x.values() if isinstance(x, dict) else x)]
         if level:
             raise ValueError("nested deeper than 32 levels")
-    except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(path, "readable JSON", error) from None
-    if not isinstance(value, kind):
-        raise CheckpointError(f"{path}: not a JSON {'object' if kind is dict else kind.__name__}")
-    return value
+        if not isinstance(value, kind):
+            raise ValueError(f"not a JSON {'object' if kind is dict else kind.__name__}")
+        return value
 
 
 def weights_sha256(directory: str | Path) -> str:

@@ -8,6 +8,9 @@ Left out on purpose: top-k, top-p, beams (PPO has to score what was sampled).
 Shapes: B rows, T longest chunk, S cache slots, V vocabulary.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,16 +31,11 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator | None
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
 
 
+@dataclass(frozen=True)
 class Session:
-    def __init__(self, policy, cache: Cache, logits: Tensor | None = None):
-        self.policy, self.cache = policy, cache
-        self.logits = logits  # float32 [B, V] after the last token
-
-    @classmethod
-    def start(cls, policy, chunks: list[list[int]]) -> "Session":
-        """A session of a Policy whose rows begin with these tokens."""
-        cache = Cache.empty(policy.config, len(chunks), policy.model.dtype, policy.device)
-        return cls(policy, cache).feed(chunks)
+    policy: Any  # a Policy
+    cache: Cache
+    logits: Tensor | None = None  # float32 [B, V] after the last token
 
     @property
     def length(self) -> Tensor:

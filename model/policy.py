@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from model.config import Config
 from model.generation import Session
-from model.transformer import TokenTable, Transformer
+from model.transformer import Cache, TokenTable, Transformer
 
 
 class ValueHead(nn.Module):
@@ -76,7 +76,8 @@ class Policy(nn.Module):
 
     def session(self, prompts: list[list[int]]) -> Session:
         """Decoding whose rows begin with these tokens. ValueError beyond the context."""
-        return Session.start(self, prompts)
+        cache = Cache.empty(self.config, len(prompts), self.model.dtype, self.device)
+        return Session(self, cache).feed(prompts)
 
     def for_inference(self) -> "Policy":
         """A frozen copy whose layers have the dtype of the autocast around this call, to be run

@@ -2,23 +2,28 @@
 
 A foreign tokenizer learns our tokens and the embedding gets their rows, each the mean of the old
 ones (Hewitt, 2021, "Initializing new word embeddings for pretrained language models"): no new token
-then outweighs the old ones in the softmax before it has been trained.
+then outweighs the old ones in the softmax before it has been trained. Left out on purpose:
+SentencePiece's own files (tokenizer.model), tokenizers that are Python code.
 """
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
 from torch import nn
 
-from model.checkpoint import complete, existing, read_companions
-from model.files import CheckpointError
-from model.policy import Policy
-from model.pretrained import lora
-from model.pretrained.families import read_decoder
+from model.checkpoint import existing
+from model.files import CheckpointError, read_json, reading
+from model.policy import Policy, ValueHead
+from model.pretrained.families import read_decoder, read_tensors, stored_in
 from model.pretrained.gguf import open_gguf
-from model.pretrained.tokens import adapt_tokenizer, add_tokens, check_tokenizer
-from model.tokenizer import Tokenizer
+from model.pretrained.lora import CONFIG as ADAPTER_CONFIG
+from model.pretrained.lora import read_adapted
+from model.tokenizer import CONFIG, ROLES, SPECIAL, Tokenizer
 
 
 def open_policy(
@@ -29,9 +34,16 @@ def open_policy(
     dtype: of the decoder's weights; None keeps bf16 and turns all else into float32.
     Policy (adapters merged), tokenizer, run.json ({} where absent). Raises CheckpointError.
     """
-    policy = open_model(directory, device, dtype)
-    check_tokenizer(Path(directory))
-    return policy, *read_companions(Path(directory), policy)
+    policy, directory = open_model(directory, device, dtype), Path(directory)
+    tokenizer, new = open_tokenizer(directory)
+    path, rows = directory / "tokenizer.json", policy.config.vocab_size
+    if new:
+        name = tokenizer.backend.id_to_token(new[0])
+        raise CheckpointError(f"{path}: the tokenizer lacks the token {name!r}")
+    if len(tokenizer) > rows:
+        problem = f"{len(tokenizer)} tokens do not fit the {rows} rows of the embedding"
+        raise CheckpointError(f"{path}: {problem}")
+    return policy, tokenizer, read_json(directory / "run.json", optional=True)
 
 
 def open_model(
@@ -39,12 +51,19 @@ def open_model(
 ) -> Policy:
     """The policy of `open_policy` alone: foreign tokenizers lack our tokens."""
     directory = existing(directory)
-    if (directory / lora.CONFIG).exists():
-        base, rank, ids = lora.read_adapter_config(directory)
-        policy = lora.merge_saved(read_decoder(base, dtype), directory, rank, ids)
-    else:
-        policy = read_decoder(directory, dtype)
-    return complete(policy, directory, device)
+    read = read_adapted if (directory / ADAPTER_CONFIG).exists() else read_decoder
+    return complete(read(directory, dtype), directory, device)
+
+
+def complete(policy: Policy, directory: Path, device: str) -> Policy:
+    """Add to a decoder the value head of its directory, or one that starts at 0."""
+    policy.model.frequency = policy.config.rope_frequency()
+    policy.value_head = head = ValueHead(policy.config.hidden_size)
+    path = directory / "value_head.safetensors"
+    if path.exists():
+        tensors = read_tensors(path, stored_in(path), head.state_dict(), torch.float32)
+        head.load_state_dict(tensors)
+    return policy.to(device).eval()
 
 
 def open_pretrained(
@@ -60,7 +79,7 @@ def open_pretrained(
         tokenizer, new = add_tokens(backend, declared)
     else:
         policy = open_model(directory, dtype=dtype)
-        tokenizer, new = adapt_tokenizer(directory)
+        tokenizer, new = open_tokenizer(Path(directory))
     if len(tokenizer) > policy.config.vocab_size + 2**10:
         problem = f"{len(tokenizer)} tokens do not fit the {policy.config.vocab_size} rows"
         raise CheckpointError(f"{directory}: {problem} of the embedding")
@@ -85,3 +104,57 @@ def resize(policy: Policy, rows: int, new: list[int]) -> None:
         weight = torch.cat([old, mean.repeat(rows - len(old), 1)])
         weight[new] = mean
         module.weight, module.num_embeddings = nn.Parameter(weight), rows
+
+
+def open_tokenizer(directory: Path) -> tuple[Tokenizer, list[int]]:
+    """The tokenizer of a checkpoint directory and the ids of the tokens that were added to it.
+
+    Raises CheckpointError that names the file.
+    """
+    path = directory / "tokenizer.json"
+    if not path.exists() and (directory / "tokenizer.model").exists():
+        raise CheckpointError(
+            f"{directory}/tokenizer.model: SentencePiece files are not opened; have transformers "
+            "save it as tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    content, declared = read_json(path), read_json(directory / CONFIG, optional=True)
+    with reading(path):
+        check_rules(json.dumps([content.get("normalizer"), content.get("pre_tokenizer")]))
+        backend = Backend.from_file(str(path))
+        backend.no_truncation()
+        backend.no_padding()
+        return add_tokens(backend, declared)
+
+
+def check_rules(text: str) -> None:
+    """ValueError for rules of a tokenizer, as JSON, that explode a text or take for ever."""
+    if len(text) > 2**14:
+        raise ValueError("more than 16 kB of rules")
+    if re.search(r"\)[*+{]", text):
+        raise ValueError("a pattern repeats a group: backtracking may take for ever")
+
+    def check(rule: dict) -> dict:
+        found = rule.get("pattern")
+        whole = str(found.get("String", "")) if isinstance(found, dict) else ""
+        if rule.get("type") == "Replace" and len(str(rule.get("content"))) > len(whole):
+            raise ValueError("its normalizer makes texts longer")
+        return rule
+
+    json.loads(text, object_hook=check)
+
+
+def add_tokens(backend: Backend, declared: dict) -> tuple[Tokenizer, list[int]]:
+    """A tokenizer with our eight tokens, and the ids of those that were added.
+
+    declared: the fields pad_token, bos_token and eos_token of a tokenizer_config.json, where they
+    name three different tokens that the tokenizer has; new ones are added instead of others.
+    """
+    names, old = list(SPECIAL), backend.get_vocab()
+    for i, role in reversed(list(enumerate(ROLES))):  # a family is surest about the end of a text
+        token = declared.get(role)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and token in old and token not in names:
+            names[i] = token
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    new = [backend.token_to_id(name) for name in names if name not in old]
+    return Tokenizer(backend, tuple(names)), new

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model import CheckpointError, atomic_write
+from model import CheckpointError
 from model.checkpoint import check_finite
+from model.files import atomic_write
 
 STATE_FILE = "training.safetensors"
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model import CheckpointError, load_policy, save_policy, transformer, weights_sha256
-from model.pretrained import open_pretrained
+from model import CheckpointError, save_policy, transformer
+from model.files import weights_sha256
+from model.pretrained import open_policy, open_pretrained
 from model.pretrained.gguf import open_gguf
 
 from .foreign import qwen_tokenizer
@@ -157,7 +158,7 @@ def test_it_becomes_a_checkpoint_like_any_other(tmp_path):
     assert tokenizer.names[:3] == ("<pad>", "<|im_start|>", "<|im_end|>") and len(new) == 6
     assert policy.dtype == torch.bfloat16 and policy.config.max_position_embeddings == 64
     save_policy(tmp_path / "ours", policy, tokenizer, {})
-    again, words, _ = load_policy(tmp_path / "ours")
+    again, words, _ = open_policy(tmp_path / "ours")
     assert words.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
     tokens = torch.tensor([tokenizer.encode(TEXTS[0])])
     with torch.no_grad():

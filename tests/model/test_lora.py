@@ -11,15 +11,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from model import CheckpointError, Policy
-from model.pretrained import (
-    add_adapters,
-    open_model,
-    open_policy,
-    open_pretrained,
-    save_policy,
-    trained_modules,
-    without_adapters,
-)
+from model.pretrained import open_model, open_policy, open_pretrained
+from model.pretrained.lora import add_adapters, save_policy, trained_modules, without_adapters
 
 from .foreign import write_foreign
 

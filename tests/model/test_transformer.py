@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from model import CheckpointError, Config, Policy, Session
+from model import CheckpointError, Config, Policy
 from model.checkpoint import save_tensors
 from model.pretrained import open_model
 from model.transformer import attend, attend_plainly
@@ -87,7 +87,7 @@ def test_greedy_text_is_that_of_generate(pair):
     other = theirs.generate(
         prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=30
     )[:, 12:].tolist()
-    session = Session.start(ours, prompts[:, :-1].tolist())
+    session = ours.session(prompts[:, :-1].tolist())
     with torch.no_grad():
         mine = session.generate(prompts[:, -1], 30, 0.0, eos=2)
 
