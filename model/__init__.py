@@ -3,11 +3,9 @@
 Imports no other package. Opening checkpoints, adapters and sentence encoders: model.pretrained.
 """
 
-from model.checkpoint import save_policy
 from model.config import Config
-from model.files import CheckpointError
-from model.generation import Session
-from model.policy import Policy
+from model.files import CheckpointError, save_policy
+from model.policy import Policy, Session
 from model.tokenizer import Tokenizer
 
 __all__ = ["CheckpointError", "Config", "Policy", "Session", "Tokenizer", "save_policy"]

@@ -11,12 +11,7 @@ from typing import Any
 
 import torch
 
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -49,19 +44,8 @@ class Config:
                 raise ValueError(f"{whole} {a} is not a multiple of {part} {b}")
         heads = self.num_attention_heads
         object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // heads)
-        if heads * self.head_dim >= 2**30:
-            raise ValueError(f"{heads} heads of {self.head_dim} dimensions are too many")
         if self.head_dim % 2:
             raise ValueError(f"the head dimension {self.head_dim} must be even: RoPE rotates pairs")
-
-    @property
-    def qkv_bias(self) -> bool:
-        return self.attention_bias or self.model_type == "qwen2"
-
-    @property
-    def qk_norm(self) -> bool:
-        """RMSNorm of every query and key head before its rotation."""
-        return self.model_type == "qwen3"
 
     def rope_frequency(self) -> torch.Tensor:
         """Radians per position of each rotated pair, float32 [E/2]."""
@@ -72,7 +56,7 @@ class Config:
         """Write `config.json`; the token ids are for `transformers.generate` alone."""
         fixed = {"hidden_act": "silu", "sliding_window": None, "use_sliding_window": False}
         values = asdict(self) | fixed | {"dtype": dtype, "initializer_range": 0.02}
-        values |= {"architectures": [ARCHITECTURES[self.model_type]]}
+        values |= {"architectures": [f"{self.model_type.capitalize()}ForCausalLM"]}
         values |= {"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
         path.write_text(json.dumps(values, indent=1) + "\n")
 

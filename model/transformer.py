@@ -30,21 +30,6 @@ class Cache(NamedTuple):
     length: Tensor  # int64 [B], tokens so far = the slot and position of the next one
     rows: Tensor | None = None  # int64 [B], the rows that the lengths belong to; None = all
 
-    @classmethod
-    def empty(cls, config: Config, rows: int, dtype: torch.dtype, device) -> "Cache":
-        shape = (2, config.num_hidden_layers, rows, 0, config.num_key_value_heads, config.head_dim)
-        length = torch.zeros(rows, dtype=torch.long, device=device)
-        return cls(torch.zeros(shape, dtype=dtype, device=device), length)
-
-    def select(self, rows: Tensor) -> "Cache":
-        """The cache of some of its rows (int64 [b]), copied."""
-        return Cache(self.states.index_select(2, rows), self.length[rows])
-
-    def grow(self, slots: int) -> "Cache":
-        """The same cache with at least `slots` slots, copied."""
-        extra = max(0, slots - self.states.shape[3])
-        return Cache(F.pad(self.states, (0, 0, 0, 0, 0, extra)), self.length)
-
     def extend(self, layer: int, positions: Tensor, slots: int, new: Tensor) -> Tensor:
         """Write keys and values [2, B, T, K, E] at int64 [B, T] -> all of them, [2, B, S, K, E]."""
         everyone, held = torch.arange(len(positions), device=new.device), self.states[:, layer]
@@ -127,14 +112,16 @@ class View(NamedTuple):
 class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        D, E, bias = config.hidden_size, config.head_dim, config.qkv_bias
+        D, E, eps = config.hidden_size, config.head_dim, config.rms_norm_eps
+        bias = config.attention_bias or config.model_type == "qwen2"
+        normed = config.model_type == "qwen3"  # every query and key head, before it is turned
         self.head_dim = E
         self.q_proj = nn.Linear(D, config.num_attention_heads * E, bias=bias)
         self.k_proj = nn.Linear(D, config.num_key_value_heads * E, bias=bias)
         self.v_proj = nn.Linear(D, config.num_key_value_heads * E, bias=bias)
         self.o_proj = nn.Linear(config.num_attention_heads * E, D, bias=config.attention_bias)
-        self.q_norm = RMSNorm(E, config.rms_norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(E, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(E, eps) if normed else nn.Identity()
+        self.k_norm = RMSNorm(E, eps) if normed else nn.Identity()
 
     def forward(self, x: Tensor, context: Tensor, view: View, layer: int) -> Tensor:
         """Queries from x [B, A, D], keys and values from context [B, T, D] -> [B, A, D]."""

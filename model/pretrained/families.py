@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from model.config import ARCHITECTURES, Config, check_numbers
+from model.config import FAMILIES, Config, check_numbers
 from model.files import CheckpointError, read_json, reading
 from model.policy import Policy
 
@@ -61,8 +61,8 @@ def read_config(path: Path) -> Config:
 def translate(given: dict) -> Config:
     """Raises KeyError, ValueError, TypeError."""
     family = given.get("model_type")
-    if str(family) not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+    if str(family) not in FAMILIES:
+        known = ", ".join(FAMILIES)
         raise ValueError(f"model_type is {family!r:.40}, expected one of {known}")
     # transformers 5 keeps rope_theta in here as well.
     rope = given.get("rope_parameters") or given.get("rope_scaling") or {}
@@ -173,7 +173,7 @@ def build(path: Path, config: Config, stored: dict[str, Stored], dtype) -> Polic
         tied = torch.equal(*(stored[name].read().float() for name in (HEAD, TABLE)))
         config = replace(config, tie_word_embeddings=tied)
         stored = {name: x for name, x in stored.items() if not (tied and name == HEAD)}
-    with torch.device("meta"):  # shapes alone
+    with reading(path), torch.device("meta"):  # shapes alone
         policy = Policy(config)
     tensors = read_tensors(path, stored, policy.trunk_state(), dtype)
     policy.load_state_dict(tensors, strict=False, assign=True)

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model import checkpoint
-from model.checkpoint import save_tensors
-from model.files import CheckpointError, read_json, reading
+from model import files
+from model.files import CheckpointError, read_json, reading, save_tensors
 from model.policy import Policy
 from model.pretrained.families import read_decoder, read_tensors, stored_in
 from model.tokenizer import Tokenizer
@@ -140,11 +139,13 @@ def save_policy(
     directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict, base: Path | None = None
 ) -> None:
     """As model.save_policy, adapters merged; with a `base`, adapters alone over that checkpoint."""
-    write = partial(save_adapters, policy, base) if base else None
-    checkpoint.save_policy(directory, policy if base else merged(policy), tokenizer, run, write)
+    if base:
+        files.save_policy(directory, policy, tokenizer, run, partial(save_adapters, base))
+    else:
+        files.save_policy(directory, merged(policy), tokenizer, run)
 
 
-def save_adapters(policy: nn.Module, base: Path, folder: Path) -> None:
+def save_adapters(base: Path, policy: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     """adapter_model.safetensors and adapter_config.json over the checkpoint directory `base`."""
     tables = {"embed_tokens": policy.model.embed_tokens, "lm_head": policy.lm_head}
     rows = {k: x.ids.tolist() for k, x in tables.items() if isinstance(x, TrainedRows)}

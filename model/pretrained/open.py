@@ -16,8 +16,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from torch import nn
 
-from model.checkpoint import existing
-from model.files import CheckpointError, read_json, reading
+from model.files import CheckpointError, existing, read_json, reading
 from model.policy import Policy, ValueHead
 from model.pretrained.families import read_decoder, read_tensors, stored_in
 from model.pretrained.gguf import open_gguf

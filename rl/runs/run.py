@@ -20,8 +20,7 @@ from typing import IO
 import torch
 
 from model import Policy, Tokenizer
-from model.checkpoint import POLICY_FILES, is_checkpoint
-from model.files import read_json
+from model.files import POLICY_FILES, is_checkpoint, read_json
 from model.pretrained.lora import save_policy
 from rl import ranks
 from rl.runs.flags import UsageError

@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model import CheckpointError
-from model.checkpoint import check_finite
-from model.files import atomic_write
+from model.files import atomic_write, check_finite
 
 STATE_FILE = "training.safetensors"
 

@@ -114,24 +114,21 @@ def edited(change):
 NORM = "model.norm.weight"
 DAMAGES = {
     "missing": (Path.unlink, "not found"),
-    "empty": (lambda path: path.write_bytes(b""), "not a readable safetensors file"),
+    "empty": (lambda path: path.write_bytes(b""), "not readable here"),
     "cut in the tensors": (
         lambda path: path.write_bytes(path.read_bytes()[:-100]),
-        "not a readable safetensors file",
+        "not readable here",
     ),
     "cut in the header": (
         lambda path: path.write_bytes(path.read_bytes()[:50]),
-        "not a readable safetensors file",
+        "not readable here",
     ),
     "corrupt header": (
         lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]),
-        "not a readable safetensors file",
+        "not readable here",
     ),
-    "a pickle": (
-        lambda path: torch.save({"a": torch.zeros(3)}, path),
-        "not a readable safetensors file",
-    ),
-    "a directory": (lambda path: (path.unlink(), path.mkdir()), "not a readable safetensors file"),
+    "a pickle": (lambda path: torch.save({"a": torch.zeros(3)}, path), "not readable here"),
+    "a directory": (lambda path: (path.unlink(), path.mkdir()), "not readable here"),
     "lacking a tensor": (edited(lambda tensors: tensors.pop(NORM)), f"missing tensor '{NORM}'"),
     "with a strange tensor": (
         edited(lambda tensors: tensors.update(extra=torch.zeros(1))),
@@ -189,7 +186,7 @@ def test_a_tied_head_that_was_written_twice_is_accepted(saved):
 @pytest.mark.parametrize("content", [b"", b"torn"])
 def test_a_damaged_value_head_is_refused_by_name(saved, content):
     (saved / "value_head.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"value_head.safetensors: not a readable"):
+    with pytest.raises(CheckpointError, match=r"value_head.safetensors: not readable here"):
         open_policy(saved)
 
 
@@ -214,7 +211,7 @@ def test_other_refusals(saved, tmp_path):
     ):
         open_policy(tmp_path / "empty")
     (saved / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run.json: not readable JSON"):
+    with pytest.raises(CheckpointError, match=r"run.json: not readable here"):
         open_policy(saved)
     (saved / "run.json").unlink()
     assert open_policy(saved)[2] == {}
@@ -251,7 +248,7 @@ def test_a_full_disk_leaves_the_old_policy(saved, monkeypatch):
     before = bits(saved)
     for target, name, failure in (
         (os, "replace", full_disk),
-        ("model.checkpoint.save_file", None, torn_save_file),
+        ("model.files.save_file", None, torn_save_file),
         (Path, "write_text", full_disk),
     ):
         with monkeypatch.context() as patch:

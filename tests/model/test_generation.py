@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import Session
-from model.generation import FEED_ROWS, sample
+from model.policy import FEED_ROWS, sample
 
 from .tiny import tiny_config, tiny_policy
 

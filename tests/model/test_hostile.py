@@ -55,9 +55,9 @@ def refusal(opener, directory) -> str:
     "field, value, problem",
     [
         ("num_hidden_layers", 100_000, "num_hidden_layers = 100000 is not a positive whole number"),
-        ("num_hidden_layers", 1000, "model.safetensors: 2 layers, where config.json says 1000"),
+        ("num_hidden_layers", 1000, "num_hidden_layers = 1000 is not a positive whole number"),
         ("num_hidden_layers", 1, "unknown tensor 'model.layers.1.input_layernorm.weight'"),
-        ("head_dim", 10**9, "heads of 1000000000 dimensions are too many"),
+        ("head_dim", 10**9, "has shape [32, 32], expected [4000000000, 32]"),
         ("head_dim", 10**8, "400000000"),
         ("hidden_size", 2**29, "536870912"),
         ("intermediate_size", 2**29, "has shape [48, 32], expected [536870912, 32]"),
@@ -87,9 +87,9 @@ def test_a_long_context_costs_nothing(saved):
 @pytest.mark.parametrize(
     "content, problem",
     [
-        (DEEP, "not readable JSON"),
+        (DEEP, "not readable here"),
         ("[" * 40 + "]" * 40, "nested deeper than 32 levels"),
-        ("9" * 5000, "not readable JSON"),
+        ("9" * 5000, "4300 digits"),
         ("[]", "not a JSON object"),
         ("null", "not a JSON object"),
         (" " * (2**26 + 1), "larger than 64 MB"),
@@ -147,10 +147,10 @@ def test_rules_that_explode_or_never_end_are_refused(saved):
     original = path.read_text()
     doubled = [replace({"String": "a"}, "aa") for _ in range(30)]
     for normalizer, problem in (
-        (replace({"String": "e"}, "e" * 100), "makes texts 100 times as long"),
-        ({"type": "Sequence", "normalizers": doubled}, "makes texts 1.07e+09 times as long"),
-        (replace({"Regex": ""}, "x" * 20), "makes texts 40 times as long"),
-        (replace({"Regex": "(a+)+$"}, ""), "the pattern '(a+)+$' may take for ever"),
+        (replace({"String": "e"}, "e" * 100), "makes texts longer"),
+        ({"type": "Sequence", "normalizers": doubled}, "makes texts longer"),
+        (replace({"Regex": ""}, "x" * 20), "makes texts longer"),
+        (replace({"Regex": "(a+)+$"}, ""), "a pattern repeats a group"),
         ({"type": "Prepend", "prepend": "x" * 10**6}, "more than 16 kB of rules"),
     ):
         path.write_text(original)
@@ -208,8 +208,8 @@ def test_pickled_weights_are_named(sharded):
 @pytest.mark.parametrize(
     "rename, problem",
     [
-        (lambda name: name.removeprefix("model."), "tensors without the prefix 'model.'"),
-        (lambda name: f"_orig_mod.{name}", "saved from a compiled module"),
+        (lambda name: name.removeprefix("model."), "no tensor is named 'model. ...'"),
+        (lambda name: f"_orig_mod.{name}", "or from a compiled module"),
         (lambda name: name.replace("norm", "nrm"), "missing tensor"),
     ],
 )
@@ -278,9 +278,7 @@ def test_a_base_that_is_its_own_adapter_ends(adapters):
 @pytest.mark.parametrize("fields", [{"r": 10**9}, {"r": "4"}, {"trainable_token_indices": [1]}])
 def test_absurd_adapters_are_refused(adapters, fields):
     change_json(adapters / "adapter_config.json", **fields)
-    assert "adapter_config.json: not a readable adapter_config.json" in refusal(
-        open_policy, adapters
-    )
+    assert refusal(open_policy, adapters).startswith(f"{adapters}/adapter_config.json: ")
 
 
 @pytest.mark.parametrize("ids", [[10**6], [-1], ["x"], [True], [0] * 10**5])

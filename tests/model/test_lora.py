@@ -161,7 +161,7 @@ def test_in_bf16_the_adapters_stay_float32(tmp_path):
             {"base_model_name_or_path": "nowhere"},
             "base_model_name_or_path = 'nowhere' holds no checkpoint",
         ),
-        ({"r": None}, "not a readable"),
+        ({"r": None}, "r = None is not a rank"),
     ],
 )
 def test_an_adapter_that_is_not_ours_is_refused_by_name(tmp_path, change, problem):
