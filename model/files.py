@@ -77,8 +77,7 @@ def check_finite(module: nn.Module, directory: Path) -> None:
     """Raises FloatingPointError: broken weights never replace good ones."""
     for name, tensor in module.state_dict().items():
         if not torch.isfinite(tensor).all():
-            broken = f"{name} holds NaN or infinite weights"
-            raise FloatingPointError(f"{broken}; {directory} is not written")
+            raise FloatingPointError(f"{name} holds NaN or inf; {directory} is not written")
 
 
 def save_decoder(policy: Policy, tokenizer: Tokenizer, folder: Path) -> None:
@@ -124,13 +123,11 @@ def save_policy(
 
 def _exchange(staging: Path, directory: Path) -> None:
     """Old files out, what makes it a checkpoint first; new ones in, that last, or all undone."""
-    old = [name for name in reversed(POLICY_FILES) if (directory / name).exists()]
-    new = [name for name in POLICY_FILES if (staging / name).exists()]
-    moves = [(directory / name, staging / f"old.{name}") for name in old]
-    moves += [(staging / name, directory / name) for name in new]
+    moves = [(directory / name, staging / f"old.{name}") for name in reversed(POLICY_FILES)]
+    moves += [(staging / name, directory / name) for name in POLICY_FILES]
     done = []
     try:
-        for source, target in moves:
+        for source, target in filter(lambda move: move[0].exists(), moves):
             os.replace(source, target)
             done.append((source, target))
             sync(target.parent)

@@ -109,8 +109,7 @@ class Policy(nn.Module):
 
     def trunk_state(self) -> dict[str, Tensor]:
         """The decoder under the names of Hugging Face's Llama."""
-        state = self.state_dict()
-        return {name: x for name, x in state.items() if not name.startswith("value_head.")}
+        return {k: x for k, x in self.state_dict().items() if not k.startswith("value_head.")}
 
     def trunk_parameters(self) -> list[nn.Parameter]:
         """What a policy loss trains: all of the decoder that is not frozen, nothing of the head."""
@@ -161,20 +160,15 @@ class Session:
         order = count.argsort(stable=True)
         states, logits = self.grown(int(count.max())), []
         for rows in order.split(FEED_ROWS if device.type == "cpu" else len(order)):
-            width = int(count[rows].max())
-            padded = [chunks[row] + [0] * (width - len(chunks[row])) for row in rows.tolist()]
+            ragged = [torch.tensor(chunks[row], device=device) for row in rows.tolist()]
+            padded = nn.utils.rnn.pad_sequence(ragged, batch_first=True)
             past, last = Cache(states, self.length[rows], rows), count[rows, None] - 1
-            logits.append(self._logits(torch.tensor(padded, device=device), past, last))
+            logits.append(self._logits(padded, past, last))
         logits = torch.cat(logits)[order.argsort()]
         return Session(self.policy, states, self.length + count, logits)
 
     def generate(
-        self,
-        first: Tensor,
-        budgets: Tensor,
-        temperature: float,
-        eos: int,
-        generator: torch.Generator | None = None,
+        self, first: Tensor, budgets: Tensor, temperature: float, eos: int, generator=None
     ) -> list[list[int]]:
         """What every row writes after its `first` token (int64 [B]), <eos> included where reached.
 
@@ -187,8 +181,7 @@ class Session:
         written = torch.full((len(first), longest), eos, device=first.device)
         states = self.grown(longest)
         for step in range(longest):
-            everyone = len(rows) == len(first)
-            past = Cache(states, length, None if everyone else rows)
+            past = Cache(states, length, rows if len(rows) < len(first) else None)
             last = sample(self._logits(last[:, None], past), temperature, generator)
             written[rows, step] = last
             going = (last != eos) & (budgets[rows] > step + 1)

@@ -2,7 +2,7 @@
 
 Ours gives every piece of text a leading space, so that a name is the same tokens in a question, a
 title, a query and an answer: copying is then one token for one token. A pretrained one keeps its
-family's rule (pretrained/tokens.py). Text is never searched for special tokens: a passage that
+family's rule (pretrained/open.py). Text is never searched for special tokens: a passage that
 contains "[ANSWER]" or "<eos>" is plain text, and cannot speak in the policy's name.
 """
 
@@ -37,12 +37,9 @@ class Tokenizer:
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(SPECIAL),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
+        how = {"special_tokens": list(SPECIAL), "show_progress": False}
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, **how)
         backend.train_from_iterator(texts, trainer)
         return cls(backend)
 

@@ -39,16 +39,11 @@ class Cache(NamedTuple):
         return (held if self.rows is None else held.index_select(1, rows)).to(new.dtype)
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
+class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype == torch.float32:  # nothing of x's size is kept
-            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
-        # As a dot product: in bf16 on a CPU, forward and backward 2.2 times as fast as F.rms_norm.
+            return super().forward(x)
+        # As a dot product: in bf16 on a CPU, forward and backward 2.2 times as fast as torch's.
         scale = torch.rsqrt(torch.linalg.vecdot(x, x).unsqueeze(-1) / x.shape[-1] + self.eps)
         return x * (scale * self.weight.to(x.dtype))
 

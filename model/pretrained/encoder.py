@@ -31,10 +31,10 @@ class SentenceEncoder:
         self.pooling = read_pooling(directory)
         self.network, self.tokenizer = open_network(directory)
         self.network.to(device)
-        limits = [self.tokenizer.model_max_length, self.network.config.max_position_embeddings]
         own = read_json(directory / "sentence_bert_config.json", optional=True)
-        limits.append(own.get("max_seq_length"))
-        self.max_tokens = min(int(x) for x in limits if x)  # longer texts are cut
+        positions = self.network.config.max_position_embeddings
+        limits = own.get("max_seq_length"), self.tokenizer.model_max_length, positions
+        self.max_tokens = int(min(filter(None, limits)))  # longer texts are cut
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:

@@ -62,14 +62,12 @@ def translate(given: dict) -> Config:
     """Raises KeyError, ValueError, TypeError."""
     family = given.get("model_type")
     if str(family) not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ValueError(f"model_type is {family!r:.40}, expected one of {known}")
+        raise ValueError(f"model_type is {family!r:.40}, expected one of {', '.join(FAMILIES)}")
     # transformers 5 keeps rope_theta in here as well.
     rope = given.get("rope_parameters") or given.get("rope_scaling") or {}
     scaling = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else None
     if scaling not in ("default", "llama3"):
-        problem = "is not supported (only rope_type 'llama3' or none)"
-        raise ValueError(f"rope_scaling = {rope!r:.80} {problem}")
+        raise ValueError(f"rope_scaling = {rope!r:.80} is not supported (only llama3's)")
     stated = {name: value for name, value in (given | rope).items() if value is not None}
     for name, ours in ONLY.items():
         if stated.get(name, ours) != ours:
@@ -131,10 +129,7 @@ def read_tensors(
 
 
 def read_decoder(directory: Path, dtype: torch.dtype | None) -> Policy:
-    """The policy of a directory, its value head still missing. Raises CheckpointError.
-
-    dtype: of the decoder's weights; None keeps bf16 and turns all else into float32.
-    """
+    """The policy of a directory, its value head still missing. Raises CheckpointError."""
     config, files = read_config(directory / "config.json"), weight_files(directory)
     path = files[0] if len(files) == 1 else directory / INDEX
     found = [item for file in files for item in stored_in(file).items()]
@@ -156,13 +151,12 @@ def weight_files(directory: Path) -> list[Path]:
                 "safetensors: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
             )
         return [path]
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict):
-        raise CheckpointError(f"{index}: not a readable index of shards (no weight_map)")
-    names = sorted(set(map(str, shards.values())))
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: the shard {name!r:.80} is no file of this directory")
+    content = read_json(index)
+    with reading(index):
+        names = sorted({str(shard) for shard in content["weight_map"].values()})
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise ValueError(f"the shard {name!r:.80} is no file of this directory")
     return [directory / name for name in names]
 
 

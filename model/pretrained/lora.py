@@ -139,10 +139,8 @@ def save_policy(
     directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict, base: Path | None = None
 ) -> None:
     """As model.save_policy, adapters merged; with a `base`, adapters alone over that checkpoint."""
-    if base:
-        files.save_policy(directory, policy, tokenizer, run, partial(save_adapters, base))
-    else:
-        files.save_policy(directory, merged(policy), tokenizer, run)
+    save = partial(save_adapters, base) if base else files.save_decoder
+    files.save_policy(directory, policy if base else merged(policy), tokenizer, run, save)
 
 
 def save_adapters(base: Path, policy: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
@@ -161,22 +159,20 @@ def save_adapters(base: Path, policy: nn.Module, tokenizer: Tokenizer, folder: P
 
 def read_adapter_config(directory: Path) -> tuple[Path, int, list[int]]:
     """(base directory, rank, ids of the trained rows). CheckpointError for what is not ours."""
-    path, near = directory / CONFIG, (directory, directory.resolve().parent)
+    path = directory / CONFIG
     fields = read_json(path)
     with reading(path):
         rank, rows = fields["r"], fields.get("trainable_token_indices") or {}
         ids = list(rows.get("embed_tokens", []))
         if type(rank) is not int or not 0 < rank < 2**16:
             raise ValueError(f"r = {rank!r:.40} is not a rank")
-        if not all(type(i) is int and i >= 0 for i in ids):
-            raise ValueError(f"trainable_token_indices = {rows!r:.80} are no ids")
         fields["target_modules"] = sorted(fields["target_modules"])  # in any order
         for name, value in adapter_config(rank).items():
             if fields.get(name, value) != value:
                 problem = f"{name} = {fields[name]!r:.80} is not supported"
                 raise ValueError(f"{problem}; merge the adapter with peft first")
         base = Path(fields["base_model_name_or_path"])
-        for folder in (path / base.name for path in near):
+        for folder in (directory / base.name, directory.resolve().parent / base.name):
             if (folder / "config.json").is_file():
                 return folder, rank, ids
         problem = f"base_model_name_or_path = {str(base)!r:.200} holds no checkpoint of that name"
@@ -188,8 +184,8 @@ def read_adapted(directory: Path, dtype: torch.dtype | None) -> Policy:
     """The base of a directory with its adapters added, as families.read_decoder."""
     base, rank, ids = read_adapter_config(directory)
     policy, path = read_decoder(base, dtype), directory / WEIGHTS
-    if max(ids, default=0) >= policy.config.vocab_size:
-        raise CheckpointError(f"{directory / CONFIG}: no row {max(ids)} in the embedding")
+    if not all(type(i) is int and 0 <= i < policy.config.vocab_size for i in ids):
+        raise CheckpointError(f"{directory / CONFIG}: trainable_token_indices are no token ids")
     add_adapters(policy, rank, ids)
     own = peft_tensors(policy)
     for name, tensor in read_tensors(path, stored_in(path), own, torch.float32).items():

@@ -20,37 +20,31 @@ from model.files import CheckpointError, existing, read_json, reading
 from model.policy import Policy, ValueHead
 from model.pretrained.families import read_decoder, read_tensors, stored_in
 from model.pretrained.gguf import open_gguf
-from model.pretrained.lora import CONFIG as ADAPTER_CONFIG
 from model.pretrained.lora import read_adapted
 from model.tokenizer import CONFIG, ROLES, SPECIAL, Tokenizer
 
 
-def open_policy(
-    directory: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
-) -> tuple[Policy, Tokenizer, dict]:
+def open_policy(directory: str | Path, device: str = "cpu") -> tuple[Policy, Tokenizer, dict]:
     """Open any checkpoint that holds a policy: plain, sharded, or adapters over a base.
 
-    dtype: of the decoder's weights; None keeps bf16 and turns all else into float32.
     Policy (adapters merged), tokenizer, run.json ({} where absent). Raises CheckpointError.
     """
-    policy, directory = open_model(directory, device, dtype), Path(directory)
+    policy, directory = open_model(directory, device), Path(directory)
     tokenizer, new = open_tokenizer(directory)
-    path, rows = directory / "tokenizer.json", policy.config.vocab_size
-    if new:
-        name = tokenizer.backend.id_to_token(new[0])
-        raise CheckpointError(f"{path}: the tokenizer lacks the token {name!r}")
-    if len(tokenizer) > rows:
-        problem = f"{len(tokenizer)} tokens do not fit the {rows} rows of the embedding"
-        raise CheckpointError(f"{path}: {problem}")
+    with reading(directory / "tokenizer.json"):
+        if new:
+            raise ValueError(f"it lacks the token {tokenizer.backend.id_to_token(new[0])!r}")
+        check_rows(tokenizer, policy.config.vocab_size)
     return policy, tokenizer, read_json(directory / "run.json", optional=True)
 
 
-def open_model(
-    directory: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
-) -> Policy:
-    """The policy of `open_policy` alone: foreign tokenizers lack our tokens."""
+def open_model(directory: str | Path, device: str = "cpu", dtype=None) -> Policy:
+    """The policy of `open_policy` alone: foreign tokenizers lack our tokens.
+
+    dtype: of the decoder's weights; None keeps bf16 and turns all else into float32.
+    """
     directory = existing(directory)
-    read = read_adapted if (directory / ADAPTER_CONFIG).exists() else read_decoder
+    read = read_adapted if (directory / "adapter_config.json").exists() else read_decoder
     return complete(read(directory, dtype), directory, device)
 
 
@@ -60,8 +54,8 @@ def complete(policy: Policy, directory: Path, device: str) -> Policy:
     policy.value_head = head = ValueHead(policy.config.hidden_size)
     path = directory / "value_head.safetensors"
     if path.exists():
-        tensors = read_tensors(path, stored_in(path), head.state_dict(), torch.float32)
-        head.load_state_dict(tensors)
+        own = head.state_dict()
+        head.load_state_dict(read_tensors(path, stored_in(path), own, torch.float32))
     return policy.to(device).eval()
 
 
@@ -72,16 +66,16 @@ def open_pretrained(
 
     `directory`: a checkpoint of a family of families.py, or a GGUF file. Raises CheckpointError.
     """
-    if Path(directory).is_file():
-        policy, backend, declared = open_gguf(Path(directory), dtype)
-        policy = complete(policy, Path(directory), "cpu")
+    path = Path(directory)
+    if path.is_file():
+        decoder, backend, declared = open_gguf(path, dtype)
+        policy = complete(decoder, path, "cpu")
         tokenizer, new = add_tokens(backend, declared)
     else:
-        policy = open_model(directory, dtype=dtype)
-        tokenizer, new = open_tokenizer(Path(directory))
-    if len(tokenizer) > policy.config.vocab_size + 2**10:
-        problem = f"{len(tokenizer)} tokens do not fit the {policy.config.vocab_size} rows"
-        raise CheckpointError(f"{directory}: {problem} of the embedding")
+        policy = open_model(path, dtype=dtype)
+        tokenizer, new = open_tokenizer(path)
+    with reading(path):
+        check_rows(tokenizer, policy.config.vocab_size + 2**10)
     if new:
         resize(policy, max(len(tokenizer), policy.config.vocab_size), new)
     rows = policy.model.embed_tokens.num_embeddings
@@ -91,12 +85,14 @@ def open_pretrained(
     return policy, tokenizer, new
 
 
-def resize(policy: Policy, rows: int, new: list[int]) -> None:
-    """Give the embedding (and the untied head) `rows` rows; the new ones are the mean.
+def check_rows(tokenizer: Tokenizer, rows: int) -> None:
+    if len(tokenizer) > rows:
+        raise ValueError(f"{len(tokenizer)} tokens do not fit the {rows} rows of the embedding")
 
-    Families keep unused rows behind their vocabulary: a new token may fall on one of them, and they
-    are no part of the mean.
-    """
+
+def resize(policy: Policy, rows: int, new: list[int]) -> None:
+    """Give the embedding (and the untied head) `rows` rows; the new ones are the mean of those
+    before them: unused rows, which families keep behind their vocabulary, are no part of it."""
     for module in filter(None, (policy.model.embed_tokens, policy.lm_head)):
         old = module.weight.data
         mean = old[: min(new)].float().mean(0).to(old.dtype)
@@ -106,10 +102,7 @@ def resize(policy: Policy, rows: int, new: list[int]) -> None:
 
 
 def open_tokenizer(directory: Path) -> tuple[Tokenizer, list[int]]:
-    """The tokenizer of a checkpoint directory and the ids of the tokens that were added to it.
-
-    Raises CheckpointError that names the file.
-    """
+    """The tokenizer of a checkpoint directory and the ids of the tokens that were added to it."""
     path = directory / "tokenizer.json"
     if not path.exists() and (directory / "tokenizer.model").exists():
         raise CheckpointError(

@@ -74,7 +74,7 @@ def test_a_shard_without_its_tensor_is_named(sharded):
             ),
             "not found",
         ),
-        (lambda index: index.pop("weight_map"), "not a readable index of shards"),
+        (lambda index: index.pop("weight_map"), "missing field 'weight_map'"),
     ],
 )
 def test_a_damaged_index_is_named(sharded, change, problem):

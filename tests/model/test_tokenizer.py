@@ -147,4 +147,4 @@ def test_what_is_no_tokenizer_of_ours_is_refused(tmp_path, damage):
     with pytest.raises(CheckpointError) as error:
         open_policy(tmp_path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-    assert ("lacks the token '<pad>'" in str(error.value)) == (damage == "foreign")
+    assert ("it lacks the token '<pad>'" in str(error.value)) == (damage == "foreign")
