@@ -75,7 +75,7 @@ def open_pretrained(
         policy = open_model(path, dtype=dtype)
         tokenizer, new = open_tokenizer(path)
     with reading(path):
-        check_rows(tokenizer, policy.config.vocab_size + 2**10)
+        check_rows(tokenizer, policy.config.vocab_size, spare=2**10)
     if new:
         resize(policy, max(len(tokenizer), policy.config.vocab_size), new)
     rows = policy.model.embed_tokens.num_embeddings
@@ -85,8 +85,8 @@ def open_pretrained(
     return policy, tokenizer, new
 
 
-def check_rows(tokenizer: Tokenizer, rows: int) -> None:
-    if len(tokenizer) > rows:
+def check_rows(tokenizer: Tokenizer, rows: int, spare: int = 0) -> None:
+    if len(tokenizer) > rows + spare:
         raise ValueError(f"{len(tokenizer)} tokens do not fit the {rows} rows of the embedding")
 
 

@@ -168,7 +168,7 @@ def test_an_id_beyond_all_rows_is_refused(tmp_path):
     content["model"]["vocab"]["far"] = 2**31
     (directory / "tokenizer.json").write_text(json.dumps(content))
     problem = refusal(lambda d: open_pretrained(d, torch.float32, 256), directory)
-    assert "rows of the embedding" in problem
+    assert "tokens do not fit the 320 rows of the embedding" in problem
 
 
 def test_only_sentencepiece_is_named(tmp_path):
