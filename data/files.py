@@ -109,18 +109,26 @@ def read_text(file: Path, megabytes: int | None = None) -> str:
     return "".join(line for _, line in text_lines(file, megabytes))
 
 
-def write_lines(file: Path, lines: Iterable[str]) -> None:
-    """Replace a file: it is there whole, old or new, whatever happens. Raises OSError."""
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Takes what will replace the file: it is there whole, old or new, whatever happens. Raises
+    OSError."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as out:
-            out.writelines(line + "\n" for line in lines)
+        with open(temporary, "wb") as out:
+            yield out
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, file)
         sync_directory(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Replace a file by these lines. Raises OSError."""
+    with replacing(file) as out:
+        out.writelines(f"{line}\n".encode() for line in lines)
 
 
 def sync_directory(directory: Path) -> None:
@@ -141,10 +149,8 @@ def make_directory(directory: Path) -> None:
 
 
 def cut_words(text: str) -> str:
-    """The text with longer words cut into pieces of LONGEST_WORD characters.
-
-    A picture in base64 is a word of megabytes, and a tokenizer's training grows with its square.
-    """
+    """The text with longer words cut into pieces of LONGEST_WORD characters: a picture in base64 is
+    a word of megabytes, and a tokenizer's training grows with its square."""
     return _PIECE.sub(r"\g<0> ", text) if len(text) > LONGEST_WORD else text
 
 

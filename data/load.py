@@ -20,11 +20,10 @@ from functools import partial
 from pathlib import Path
 
 from data import files
-from data.mini.generate import generate
-from data.records import Record, collect, json_lines, parse_json
+from data.mini.generate import SCALES, generate
+from data.records import Record, collect, json_lines, parse_json, passage_of, question_of
 from data.world import Passage, Question, World, WorldError, printable
 
-GENERATED = ("mini", "tiny")
 TEXT_FIELDS = ("name", "description", "license", "source")
 RANGES = {"k": (1, 1000), "quota": (0, 1000)}
 
@@ -35,7 +34,7 @@ def open_world(name_or_dir: str | os.PathLike) -> World:
     The corpus is read and checked here, a question file when it is first asked for.
     """
     name, colon, seed = str(name_or_dir).partition(":")
-    if name not in GENERATED:
+    if name not in SCALES:
         return _read_directory(Path(name_or_dir))
     if colon and not re.fullmatch("[0-9]{1,18}", seed):
         wanted = f"the seed must be a whole number, as in '{name}:1'"
@@ -45,30 +44,24 @@ def open_world(name_or_dir: str | os.PathLike) -> World:
 
 def _read_directory(directory: Path) -> World:
     if not directory.is_dir():
-        generated = ", ".join(f"{name}, {name}:SEED" for name in GENERATED)
+        generated = ", ".join(f"{name}, {name}:SEED" for name in SCALES)
         raise WorldError(f"{directory}: no such directory, and not a generated world ({generated})")
-    corpus_file = _plain_or_gz(directory / "corpus.jsonl")
-    if corpus_file is None:
-        raise WorldError(f"{directory}: not a world: it has no corpus.jsonl or corpus.jsonl.gz")
-    corpus = _read_corpus(corpus_file)
-    ids = {passage.id for passage in corpus}
-    questions = {}
-    for file in sorted(directory.glob("questions/*.jsonl*")):
-        name = re.fullmatch(r"(.+\.[^.]+)\.jsonl(\.gz)?", file.name)
+    found = {}  # "corpus" or "<set>.<split>" -> its file
+    corpora = [directory / "corpus.jsonl", directory / "corpus.jsonl.gz"]
+    for file in [*filter(Path.is_file, corpora), *sorted(directory.glob("questions/*.jsonl*"))]:
+        name = re.fullmatch(r"(corpus|.+\.[^.]+)\.jsonl(\.gz)?", file.name)
         if not name:
             wanted = "<set>.<split>.jsonl or <set>.<split>.jsonl.gz"
             raise WorldError(f"{file}: the name must be {wanted}")
-        file = _plain_or_gz(file.with_name(f"{name[1]}.jsonl")) or file
-        questions[name[1]] = partial(_read_questions, file, ids)
+        if name[1] in found:
+            raise WorldError(f"{found[name[1]]}: both this file and {file.name} exist; keep one")
+        found[name[1]] = file
+    if "corpus" not in found:
+        raise WorldError(f"{directory}: not a world: it has no corpus.jsonl or corpus.jsonl.gz")
+    corpus = _read_corpus(found.pop("corpus"))
+    ids = {passage.id for passage in corpus}
+    questions = {name: partial(_read_questions, file, ids) for name, file in found.items()}
     return World(corpus=corpus, questions=questions, **_read_metadata(directory))
-
-
-def _plain_or_gz(file: Path) -> Path | None:
-    """`file`, or `file`.gz, whichever exists; both would leave open which one counts."""
-    packed = file.with_name(file.name + ".gz")
-    if file.is_file() and packed.is_file():
-        raise WorldError(f"{file}: both this file and {packed.name} exist; keep one")
-    return next((candidate for candidate in (file, packed) if candidate.is_file()), None)
 
 
 def _read_metadata(directory: Path) -> dict:
@@ -107,7 +100,7 @@ def _read_corpus(file: Path) -> list[Passage]:
 
 def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
     def question(row: Record) -> Question:
-        question = question_of(row, row.identity(needed=True))
+        question = question_of(row)
         for id in question.gold_passages or ():
             if id not in passage_ids:
                 raise row.error(f"'gold_passages' names {id!r}, which is not in the corpus")
@@ -115,35 +108,6 @@ def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
 
     rows = ((row.where, question(row)) for row in json_lines(file))
     return collect(rows, f"{file}: holds no questions")
-
-
-def passage_of(row: Record) -> Passage:
-    """The passage in a row of ours, of BEIR or of FlashRAG ("contents": title, line end, text).
-
-    Raises WorldError.
-    """
-    id = row.identity(needed=True)
-    if "contents" in row and "text" not in row:
-        title, _, text = row.text("contents").partition("\n")
-        return Passage(id, title.strip().strip('"'), text)
-    return Passage(id, row.optional("title"), row.text("text", blank=True))
-
-
-def question_of(row: Record, id: str) -> Question:
-    """The question in a row of the world format; unknown fields are ignored. Raises WorldError."""
-    if "answers" not in row and "golden_answers" in row:
-        row = Record({**row, "answers": row["golden_answers"]}, row.where)
-    question, answers = row.text("question"), row.texts("answers")
-    if not answers:
-        raise row.error("'answers' is empty")
-    if any(files.cut_words(text) != text for text in (question, *answers)):
-        raise row.error(f"a word of more than {files.LONGEST_WORD:,} characters")
-    gold = None if row.get("gold_passages") is None else row.texts("gold_passages")
-    slice_name, relation, kind = (
-        row.optional(name).strip() or None for name in ("slice", "relation", "type")
-    )
-    popularity = row.number("popularity")
-    return Question(id, question, answers, slice_name, relation, popularity, gold, kind)
 
 
 def _json(value: object, indent: int | None = None) -> str:

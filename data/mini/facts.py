@@ -6,7 +6,7 @@ Left out on purpose: aliases of values, facts with several values, dates.
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -216,17 +216,14 @@ def skewed(values: Sequence, rng: Random, exponent: float = 0.8):
 Draft = tuple[str, str, list[Fact]]  # title and text of a passage, the facts that it is gold for
 
 
-def draft_facts(facts: list[Fact], rng: Random) -> list[Draft]:
+def draft_facts(facts: list[Fact], rng: Random) -> Iterator[Draft]:
     """A sentence for each present fact and for each stale value."""
-    drafts = []
     for fact in facts:
         entity, wording = fact.entity, fact.wording
         if fact.present:
-            drafts.append((entity.name, state(entity, wording, fact.value, rng), [fact]))
+            yield entity.name, state(entity, wording, fact.value, rng), [fact]
         if fact.stale_value is not None:
-            stale = state(entity, wording, fact.stale_value, rng, "stale")
-            drafts.append((entity.name, stale, []))
-    return drafts
+            yield entity.name, state(entity, wording, fact.stale_value, rng, "stale"), []
 
 
 def state(entity: Entity, wording: Wording, value: str, rng: Random, form: str = "truth") -> str:

@@ -20,7 +20,7 @@ from random import Random
 from data.mini.facts import Entity, Fact, draft_facts, make_entities, make_facts, publish, state
 from data.mini.sets import make_sets
 from data.mini.text import questions_about
-from data.world import Passage, Question, World, WorldError
+from data.world import Passage, Question, World
 
 SPLITS = ("train", "dev", "test")
 SLICES = ("popular", "tail", "absent")
@@ -30,20 +30,12 @@ SLICES = ("popular", "tail", "absent")
 SCALES = json.loads(Path(__file__).with_name("sizes.json").read_text(encoding="utf-8"))
 
 
-class MiniWorld(World):
-    """A generated World that remembers its facts, for benchmarks and tests; nothing else may look.
+def generate(scale_name: str, seed: int) -> World:
+    """The world "mini" or "tiny" of this seed, the same on every machine.
 
-    facts: of the entities that popqa is about; fact_of: id of a question of popqa -> its fact.
+    For benchmarks and tests it has the facts that popqa is about, `facts`, and `fact_of`: id of a
+    question of popqa -> its fact; nothing else may look.
     """
-
-    facts: list[Fact]
-    fact_of: dict[str, Fact]
-
-
-def generate(scale_name: str, seed: int) -> MiniWorld:
-    """The world "mini" or "tiny" of this seed, the same on every machine. Raises WorldError."""
-    if scale_name not in SCALES:
-        raise WorldError(f"no generated world {scale_name!r}; there are: {', '.join(SCALES)}")
     scale, stream = SCALES[scale_name], f"{scale_name}/{seed}"
     rng = Random(f"{stream}/facts")
     entities = make_entities(scale, rng)
@@ -52,7 +44,7 @@ def generate(scale_name: str, seed: int) -> MiniWorld:
     asked = write_questions(facts, scale["popqa"], Random(f"{stream}/questions"))
     more_passages, more_questions = make_sets(stream, scale, entities, facts)
     questions = {f"popqa.{split}": [row for row, _ in asked[split]] for split in SPLITS}
-    world = MiniWorld(
+    world = World(
         name=scale_name if seed == 0 else f"{scale_name}-{seed}",
         corpus=corpus + more_passages,
         questions=questions | more_questions,
@@ -69,7 +61,7 @@ def generate(scale_name: str, seed: int) -> MiniWorld:
 
 def write_passages(facts: list[Fact], namesakes: int, rng: Random) -> list[Passage]:
     """One passage for each present fact, each stale value and each fact of a namesake, shuffled."""
-    drafts = draft_facts(facts, rng)
+    drafts = list(draft_facts(facts, rng))
     of_person, values = defaultdict(list), defaultdict(list)
     for fact in facts:
         if fact.entity.kind == "person" and fact.relation not in ("father", "mother"):

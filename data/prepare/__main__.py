@@ -1,9 +1,9 @@
-"""Turn a question set and a corpus into a world directory (the format: data.world.World):
+"""Turn a question set and a corpus into a world directory (the format: data/load.py):
 
     python -m data.prepare hotpotqa --out DIR                     downloads it, and its paragraphs
     python -m data.prepare nq --corpus psgs_w100 --out DIR        over DPR's Wikipedia
     python -m data.prepare mine --documents DOCS --questions FAQ.csv --out DIR
-    python -m data.prepare popqa --train FILE --test FILE --out DIR       a closed world (popqa.py)
+    python -m data.prepare popqa --out DIR                        a closed world (popqa.py)
 
 Prints what it did and writes the same as report.json into the world. The directory appears whole or
 not at all. Bad input: one line on stderr, exit code 2.
@@ -43,20 +43,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """One subcommand for each question set."""
     about = "Turn a question set and a corpus into a world, which all scripts open (--world DIR)."
     parser = Parser(prog="python -m data.prepare", description=about)
-    parser.set_defaults(train=None, test=None)
     sets = parser.add_subparsers(dest="set", required=True, metavar="SET", title="question sets")
     for name, known in SETS.items():
         about = f"{known['title']}. {known['citation']}\nLicence: {known['license'] or 'yours'}."
         one = sets.add_parser(name, help=known["title"], description=about)
         add_flags(one, required=name == "mine")
-        if name == "popqa":
-            closed = one.add_argument_group("closed world: passages generated from the answers")
-            for split in ("train", "test"):
-                about = f"official {split} questions"
-                closed.add_argument(f"--{split}", metavar="FILE", help=about)
     args = parser.parse_args(argv)
-    if bool(args.train) != bool(args.test):
-        parser.error("popqa: --train and --test go together")
+    if args.words < 1 or not all(0 <= x < 0.5 for x in (args.dev_share, args.test_share)):
+        parser.error("--words must be at least 1, shares at least 0 and less than 0.5")
     return args
 
 
@@ -73,43 +67,31 @@ def add_flags(parser: Parser, required: bool) -> None:
     add("--from", "--questions", dest="source", metavar=source, help=about, **many)
     about = (
         f"passages: {', '.join(CORPORA)} (DPR's Wikipedia, 4.7 GB), an address, a file (ours,"
-        " BEIR's, FlashRAG's, DPR's), or a folder of .txt, .md and .html files"
+        " BEIR's, FlashRAG's, DPR's), or a folder of .txt, .md and .html files; for popqa without"
+        " it, passages are generated from the answers"
     )
     add("--corpus", "--documents", metavar="FILE_OR_FOLDER", help=about, **many)
-    add("--words", type=words, default=100, help="longest passage of a document (default: 100)")
+    add("--words", type=int, default=100, help="longest passage of a document (default: 100)")
     for flag in ("--dev-share", "--test-share"):
-        add(flag, type=share, default=0.1, help="of questions without a split (default: 0.1)")
+        add(flag, type=float, default=0.1, help="of questions without a split (default: 0.1)")
     about = f"where downloads lie (default: {DOWNLOADS})"
     add("--downloads", type=Path, default=Path(DOWNLOADS), metavar="DIR", help=about)
-
-
-def share(text: str) -> float:
-    if not 0 <= (value := float(text)) < 0.5:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 0.5, not {text}")
-    return value
-
-
-def words(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
 
 
 def prepare(args: argparse.Namespace) -> tuple[World, dict]:
     """Read or download, and build: the world and what is reported about it. Raises WorldError."""
     known, inputs = SETS[args.set], Inputs(args.downloads)
-    if args.train:
-        files = [("train", Path(args.train)), ("test", Path(args.test))]
-        read, _ = build.read_splits(args.set, files)
-        splits, corpus, report = popqa.close(read)
+    if not args.corpus and not known.get("passages"):  # before a download that leads nowhere
+        raise WorldError(NO_PASSAGES)
+    files = inputs.questions(args.set, args.source)
+    sources = [inputs.corpus(name) for name in args.corpus]
+    read, published = build.read_splits(args.set, files)
+    shares = args.dev_share, args.test_share
+    if args.set == "popqa" and not sources:
+        splits, corpus, report = popqa.close(read, *shares)
         passages = "generated from the answers: figures do not compare with those over Wikipedia"
     else:
-        if not args.corpus and not known.get("passages"):  # before a download that leads nowhere
-            raise WorldError(NO_PASSAGES)
-        files = inputs.questions(args.set, args.source)
-        sources = [inputs.corpus(name) for name in args.corpus]
-        read, published = build.read_splits(args.set, files)
-        splits, report = build.arrange(read, args.dev_share, args.test_share)
+        splits, report = build.arrange(read, *shares)
         corpus = build.choose_corpus(splits, published, sources, args.words, report)
         passages = ", ".join(source.name for source in sources) or "published with the questions"
     origins = [("questions", known)]
@@ -123,20 +105,18 @@ def prepare(args: argparse.Namespace) -> tuple[World, dict]:
         source="; ".join(origin["citation"] for _, origin in origins),
         description=f"{known['title']}; corpus: {passages}",
     )
-    files = [str(file) for _, file in files]
-    before = {"set": args.set, "files": files, "corpus": args.corpus, "sha256": inputs.sha256}
+    before = {"set": args.set, "files": [str(file) for _, file in files], "corpus": passages}
+    before["sha256"] = inputs.sha256
     return world, before | build.counts(read, splits, corpus) | report
 
 
 def check_paths(out: Path, inputs: Iterable[Path]) -> None:
-    """Raises WorldError unless the inputs exist, and `out` does not or is empty."""
+    """Raises WorldError unless the inputs exist, and `out` does not or is an empty folder."""
     for file in inputs:
         if not file.exists():
             raise WorldError(f"{file}: no such file or folder")
-    if out.exists() and not out.is_dir():
-        raise WorldError(f"{out}: exists and is not a directory")
-    if out.exists() and any(out.iterdir()):
-        raise WorldError(f"{out}: exists and is not empty")
+    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
+        raise WorldError(f"{out}: exists and is not an empty folder")
 
 
 def write_world(world: World, out: Path, report: dict) -> None:
@@ -167,8 +147,7 @@ def next_command(args: argparse.Namespace, report: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    names = [args.train, args.test] if args.train else [*args.source, *args.corpus]
-    names = [split_of(name)[1] for name in names]
+    names = [split_of(name)[1] for name in [*args.source, *args.corpus]]
     local = [Path(name) for name in names if name not in CORPORA and not is_address(name)]
     try:
         check_paths(args.out, local)  # before the work, not after it

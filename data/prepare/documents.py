@@ -26,10 +26,6 @@ small span strike strong sub sup time tt u var wbr"""  # elements; all others ar
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?:.*\n)*?---[ \t]*\n")
 
 
-def is_document(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES
-
-
 def read_documents(
     source: Path, words: int, remarks: Counter[str]
 ) -> Iterator[tuple[str, Passage]]:
@@ -60,7 +56,7 @@ def _documents(folder: Path, remarks: Counter[str]) -> list[Path]:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         if any(part.startswith(".") for part in file.relative_to(folder).parts):
             remarks["left out: hidden"] += 1
-        elif is_document(file):
+        elif file.suffix.lower() in SUFFIXES:
             files.append(file)
         else:
             remarks[f"left out: {file.suffix.lower() or 'no ending'}"] += 1

@@ -15,31 +15,24 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from data.load import passage_of, question_of
-from data.prepare.documents import is_document, read_documents
-from data.prepare.tables import Row, records
-from data.records import Record
+from data.prepare.documents import SUFFIXES, read_documents
+from data.records import Record, Row, passage_of, question_of, records
 from data.world import Passage, Question
 
 
 class Example(NamedTuple):
     question: Question
-    passages: tuple[Passage, ...] = ()
+    passages: tuple[Passage, ...]
 
 
 def example(row: Record, answers: Iterable[str], passages: Iterable[Passage] = (), **fields):
-    """Its id and question are the row's unless `fields`, those of a Question, say otherwise."""
-    id = fields.pop("id", None) or row.identity()
-    question = fields.pop("question", None) or row.text("question")
-    return Example(Question(id, question, unique(answers), **fields), tuple(passages))
-
-
-def unique(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))
+    """The row as one of the world format, which these `fields` of it replace."""
+    fields = {**row, "id": row.identity(), "gold_passages": None, **fields}
+    fields["answers"] = list(dict.fromkeys(answers))
+    return Example(question_of(Record(fields, row.where)), tuple(passages))
 
 
 def paragraph(title: str, text: str) -> Passage:
@@ -47,27 +40,34 @@ def paragraph(title: str, text: str) -> Passage:
     return Passage(hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()[:16], title, text)
 
 
-def choice(
-    row: Record, stem: str, options: dict[str, str], key: str
-) -> tuple[str, tuple[str, str]]:
-    """A multiple-choice question, options lettered in order; right are the text and its letter."""
+def choice(row: Record, stem: str, options: dict[str, str], key: str, **others) -> Example:
+    """A multiple-choice question, options lettered in order; right are the text and its letter.
+    others: for `example`."""
     letters = dict(zip(options, "ABCDEFGHIJ", strict=False))
     if key not in letters:
         raise row.error(f"the answer key {key!r} is none of the options {', '.join(options)}")
     options = Record(options, row.where)
     texts = {label: options.text(label).strip() for label in letters}
     shown = [f"({letter}) {texts[label]}" for label, letter in letters.items()]
-    return " ".join([stem.strip(), *shown]), (texts[key], letters[key])
+    question = " ".join([stem.strip(), *shown])
+    return example(row, [texts[key], letters[key]], question=question, **others)
 
 
 def plain(row: Record) -> Iterator[Example]:
-    """Ours, FlashRAG's (golden_answers), NQ-open's (answer, a list), somebody's own.
+    """Ours, FlashRAG's (golden_answers), NQ-open's (answer, a list), somebody's own, MedQA's.
 
     answers, or answer, is a list, one text, a number, or text with "|" between several. Optional:
-    id and the other fields of a world's questions; options {letter: text} with answer_key.
+    id and the other fields of a world's questions; options {letter: text} with answer_key, or
+    answer_idx.
     """
+    is_cell = isinstance(row, Row)
+    gold = None if is_cell else row.get("gold_passages")
+    if row.get("options") is not None:
+        key = row.text("answer_idx" if "answer_idx" in row else "answer_key")
+        yield choice(row, row.text("question"), row.object("options"), key, gold_passages=gold)
+        return
     names = [name for name in ("answers", "golden_answers", "answer") if name in row]
-    name, is_cell = (names or ["answer"])[0], isinstance(row, Row)
+    name = (names or ["answer"])[0]
     value = row.get(name)
     if type(value) in (int, float) and abs(value) < 1e300:  # nor nan
         answers = [json.dumps(value)]
@@ -75,20 +75,12 @@ def plain(row: Record) -> Iterator[Example]:
         answers = aliases(row, name) if is_cell or name == "answers" else [row.text(name)]
     else:
         answers = row.texts(name)
-    gold = None if is_cell else row.get("gold_passages")
-    fields = {**row, "answers": [answer.strip() for answer in answers], "gold_passages": gold}
-    question = question_of(Record(fields, row.where), row.identity())
-    question = replace(question, answers=unique(question.answers))
-    if row.get("options") is not None:
-        options, key = row.object("options"), row.text("answer_key")
-        text, answers = choice(row, question.question, options, key)
-        question = replace(question, question=text, answers=answers)
-    yield Example(question)
+    yield example(row, [answer.strip() for answer in answers], gold_passages=gold)
 
 
 def answer_list(row: Record, name: str) -> tuple[str, ...]:
     """A list of one answer or more, or such a list in JSON."""
-    values = row.field(name, object, "a list")
+    values = row.field(name)
     try:
         values = json.loads(values) if isinstance(values, str) else values
         answers = Record({name: values}, row.where).texts(name)
@@ -118,9 +110,8 @@ def popqa(row: Record) -> Iterator[Example]:
     `prop` is the relation, `s_pop`, monthly page views of the subject, the popularity.
     """
     known = row.get("possible_answers") or not row.get("obj")
-    answers = answer_list(row, "possible_answers") if known else (row.text("obj"),)
-    relation, popularity = row.optional("prop").strip() or None, row.number("s_pop")
-    yield example(row, answers, relation=relation, popularity=popularity)
+    answers = answer_list(row, "possible_answers") if known else [row.text("obj")]
+    yield example(row, answers, relation=row.optional("prop"), popularity=row.number("s_pop"))
 
 
 def ambignq(row: Record) -> Iterator[Example]:
@@ -138,11 +129,9 @@ def ambignq(row: Record) -> Iterator[Example]:
             wanted = f"'singleAnswer' or 'multipleQAs', not {note.get('type')!r}"
             raise row.error(f"an annotation's type must be {wanted}")
         for pair in pairs:
-            if not (answers := pair.texts("answer")):
-                raise row.error("'answer' is empty")
-            merged.setdefault(pair.text("question"), []).extend(answers)
+            merged.setdefault(pair.text("question"), []).extend(pair.texts("answer"))
     for i, (question, answers) in enumerate(merged.items()):
-        id = f"{row.identity()}:{i}" if len(merged) > 1 else None
+        id = f"{row.identity()}:{i}" if len(merged) > 1 else row.identity()
         yield example(row, answers, id=id, question=question)
 
 
@@ -154,22 +143,21 @@ def hotpotqa(row: Record) -> Iterator[Example]:
         passages.append(paragraph(one.optional("title"), " ".join(sentences)))
     facts = row.objects("supporting_facts", ("title", "sentence number"))
     titles = {fact.optional("title") for fact in facts}
-    gold = unique(passage.id for passage in passages if passage.title in titles)
-    kind = row.optional("type").strip() or None
-    yield example(row, [row.text("answer")], passages, type=kind, gold_passages=gold)
+    gold = dict.fromkeys(passage.id for passage in passages if passage.title in titles)
+    yield example(row, [row.text("answer")], passages, gold_passages=list(gold))
 
 
 def musique(row: Record) -> Iterator[Example]:
     """MuSiQue-Ans, and the answerable questions of MuSiQue-Full."""
     if row.get("answerable") is False:
         return
-    passages, gold = [], []
+    passages, gold = [], {}
     for one in row.objects("paragraphs"):
         passages.append(paragraph(one.optional("title"), one.text("paragraph_text")))
         if one.get("is_supporting"):
-            gold.append(passages[-1].id)
+            gold[passages[-1].id] = True
     answers = row.text("answer"), *row.texts("answer_aliases")
-    yield example(row, answers, passages, gold_passages=unique(gold))
+    yield example(row, answers, passages, gold_passages=list(gold))
 
 
 def triviaqa(row: Record) -> Iterator[Example]:
@@ -197,18 +185,11 @@ def openbookqa(row: Record) -> Iterator[Example]:
     asked, stem = (row, "question") if "choices" in row else (row.object("question"), "stem")
     stem = "question_stem" if "question_stem" in asked else stem
     options = {one.text("label"): one.text("text") for one in asked.objects("choices")}
-    question, answers = choice(row, asked.text(stem), options, row.text("answerKey"))
+    key = row.text("answerKey")
     known = row.get("fact1") is not None
     facts = [paragraph("", row.text("fact1", blank=True))] if known else []
-    gold = tuple(fact.id for fact in facts) or None
-    yield example(row, answers, facts, question=question, gold_passages=gold)
-
-
-def medqa(row: Record) -> Iterator[Example]:
-    """MedQA (USMLE), five options or four: question, options {letter: text}, answer_idx."""
-    options, key = row.object("options"), row.text("answer_idx")
-    question, answers = choice(row, row.text("question"), options, key)
-    yield example(row, answers, question=question)
+    gold = [fact.id for fact in facts] or None
+    yield choice(row, asked.text(stem), options, key, passages=facts, gold_passages=gold)
 
 
 LAYOUTS = {  # a field that only this layout has -> its reader; the first that a row has decides
@@ -222,13 +203,12 @@ LAYOUTS = {  # a field that only this layout has -> its reader; the first that a
     "QuestionId": triviaqa,
     "question_id": triviaqa,
     "answerKey": openbookqa,
-    "answer_idx": medqa,
 }
 
 
 def read_questions(file: Path) -> Iterator[tuple[str, Example]]:
     """("FILE:LINE", example) of each question in a file. Raises WorldError."""
-    for row in records(file, ("question",)):
+    for row in records(file, {"question"}):
         read = next((LAYOUTS[name] for name in LAYOUTS if name in row), plain)
         for example in read(row):
             yield row.where, example
@@ -242,8 +222,8 @@ def read_corpus(
     JSON lines of ours, of BEIR or of FlashRAG; DPR's table psgs_w100.tsv; a document or a folder of
     documents, cut into passages of at most `words` words.
     """
-    if source.is_dir() or is_document(source):
+    if source.is_dir() or source.suffix.lower() in SUFFIXES:
         yield from read_documents(source, words, Counter() if remarks is None else remarks)
         return
-    for row in records(source, ("id", "text", "title")):
+    for row in records(source, {"id", "text", "title"}):
         yield row.where, passage_of(row)

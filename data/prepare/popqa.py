@@ -108,41 +108,40 @@ def write_passages(facts: Iterable[Fact]) -> tuple[list[Passage], dict[Fact, str
     return corpus, {fact: str(i) for i, (_, _, fact) in enumerate(drafts) if fact}
 
 
-def close(read: Splits) -> tuple[Splits, list[Passage], dict]:
-    """Splits, corpus and what the report says of them, from the official train and test rows.
+def close(read: Splits, dev_share: float, test_share: float) -> tuple[Splits, list[Passage], dict]:
+    """Splits, corpus and what the report says of them.
 
-    A row that does not invert states no fact. In train it is left out; in test it is kept, with no
-    gold passage, so that the test set stays the official one. Raises WorldError.
+    A row that does not invert states no fact: it is left out. In test it is kept, with no gold
+    passage, so that the test set stays the official one. Raises WorldError.
     """
-    facts_of = defaultdict(list)  # normalised question -> its facts in both files
-    fitting, others = [], []
+    facts_of = defaultdict(list)  # normalised question -> its facts in all files
+    kept, others = defaultdict(list), []
     for split, rows in read.items():
         for row in rows:
-            if found := invert(row.question):
+            found = invert(row.question)
+            if found:
                 facts_of[normalise(row.question)].append(Fact(*found, tidy(row.answers[0])))
-                fitting += [row] if split == "train" else []
             else:
                 others.append(f"{split} {row.id} {row.question!r}")
+            if found or split == "test":
+                kept[split].append(row)
     if not facts_of:
         raise WorldError("none of the questions fits one of PopQA's 16 templates")
     corpus, passage_of = write_passages(fact for facts in facts_of.values() for fact in facts)
-    merged = {"train": merge(fitting), "test": merge(read["test"])}
-    splits, report = arrange(merged, 1, 0, rank=lambda key: _hash("dev", key))
+    merged = {split: merge(rows) for split, rows in kept.items()}
+    splits, report = arrange(merged, dev_share, test_share, rank=lambda key: _hash("dev", key))
     for questions in splits.values():
-        questions[:] = [_finish(question, facts_of, passage_of) for question in questions]
+        for i, question in enumerate(questions):
+            facts = facts_of[normalise(question.question)]
+            right = [fact for fact in facts if fact.object in map(tidy, question.answers)]
+            slice_name = None
+            if question.popularity is not None:
+                slice_name = "popular" if question.popularity >= POPULAR else "tail"
+            questions[i] = replace(
+                question,
+                gold_passages=tuple(passage_of[fact] for fact in dict.fromkeys(right)),
+                relation=facts[0].relation if facts else None,
+                slice=slice_name,
+            )
     report |= {"fit_no_template": others, "facts": len(passage_of)}
     return splits, corpus, report
-
-
-def _finish(
-    question: Question, facts_of: dict[str, list[Fact]], passage_of: dict[Fact, str]
-) -> Question:
-    """The question with its relation, slice and gold passages."""
-    _, relation = invert(question.question) or (None, None)
-    answers = {tidy(answer) for answer in question.answers}
-    facts = facts_of[normalise(question.question)]
-    gold = dict.fromkeys(passage_of[fact] for fact in facts if fact.object in answers)
-    slice_name = None
-    if question.popularity is not None:
-        slice_name = "popular" if question.popularity >= POPULAR else "tail"
-    return replace(question, gold_passages=tuple(gold), relation=relation, slice=slice_name)

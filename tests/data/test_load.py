@@ -137,7 +137,7 @@ def test_bad_corpus_line(directory, rows, message):
         ([{**QUESTION, "answers": "Norland"}], "1: 'answers' must be a list of strings"),
         ([{**QUESTION, "answers": ["x", ""]}], "1: 'answers[1]' is blank"),
         ([{**QUESTION, "answers": [3]}], "1: 'answers[0]' must be a string"),
-        ([{"id": "q", "question": "?", "golden_answers": []}], "1: 'answers' is empty"),
+        ([{"id": "q", "question": "?", "golden_answers": []}], "1: 'golden_answers' is empty"),
         ([{**QUESTION, "popularity": "high"}], "1: 'popularity' must be a number of at least 0"),
         ([{**QUESTION, "popularity": True}], "1: 'popularity' must be a number of at least 0"),
         (

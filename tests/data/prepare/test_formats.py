@@ -11,7 +11,7 @@ import pytest
 
 from data import Passage, Question, WorldError, contains_answer, exact_match
 from data.prepare.formats import read_corpus, read_questions
-from data.prepare.tables import json_list, records
+from data.records import json_list, records
 from rl.warmup.teacher import subject_of
 from tests.shared import shared_path
 
@@ -413,7 +413,7 @@ def test_json_lists(write, text, expected):
 
 
 def test_a_json_list_that_is_too_large(write, monkeypatch):
-    monkeypatch.setattr("data.prepare.tables.LARGEST_LIST", 0)
+    monkeypatch.setattr("data.records.LARGEST_LIST", 0)
     file = write("x.json", "[{}, {}, {}]")
     assert error(lambda: list(json_list(file))) == f"{file}:1: a line of more than 0 MB"
 
@@ -455,15 +455,15 @@ def test_members_of_archives(tmp_path):
         info.size = len(data)
         archive.addfile(info, io.BytesIO(data))
     for file in (tmp_path / "x.zip/Main/train.jsonl", tmp_path / "x.tar.gz/train.jsonl"):
-        [row] = records(file, ("question",))
+        [row] = records(file, {"question"})
         assert (row.where, row) == (f"{file}:1", {"a": 1})
     for archive in (tmp_path / "x.zip", tmp_path / "x.tar.gz"):
         with pytest.raises(WorldError) as caught:
-            list(records(archive / "dev.jsonl", ("question",)))
+            list(records(archive / "dev.jsonl", {"question"}))
         assert str(caught.value) == f"{archive}: holds no file dev.jsonl"
         archive.write_bytes(archive.read_bytes()[:60])
         with pytest.raises(WorldError) as caught:
-            list(records(archive / "train.jsonl", ("question",)))
+            list(records(archive / "train.jsonl", {"question"}))
         problem = "cannot be read: damaged or cut off"
         assert str(caught.value) == f"{archive}/train.jsonl:1: {problem}"
 
@@ -473,12 +473,12 @@ def test_torn_gz_and_a_directory_in_place_of_a_file(tmp_path, name):
     lines = b"question,answer\n" + b"Who wrote this and that?,Ann\n" * 9
     (tmp_path / name).write_bytes(gzip.compress(lines)[:-12])
     assert ": cannot be read: damaged or cut off" in error(
-        lambda: list(records(tmp_path / name, ("question",)))
-    ) or "not JSON" in error(lambda: list(records(tmp_path / name, ("question",))))
+        lambda: list(records(tmp_path / name, {"question"}))
+    ) or "not JSON" in error(lambda: list(records(tmp_path / name, {"question"})))
     folder = tmp_path / name.removesuffix(".gz")
     folder.mkdir()
     assert (
-        error(lambda: list(records(folder, ("question",))))
+        error(lambda: list(records(folder, {"question"})))
         == f"{folder}:1: cannot be read: Is a directory"
     )
 

@@ -205,7 +205,7 @@ def test_read_jsonl(tmp_path):
             )
             for answers in ('["pop"', "pop", "[]", "[1]", '[" "]', '{"a": 1}', "3", '["\\ud800"]')
         ],
-        ("x.tsv", HEADER + RANKIN + '5\tA\t"no end', ":3: not tab-separated text"),
+        ("x.tsv", HEADER + RANKIN + '5\tA\t"no end', ":3: not a table: unexpected end of data"),
         (
             "x.tsv",
             (HEADER + RANKIN).encode() + b"5\t\xff\n",
