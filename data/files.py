@@ -45,10 +45,8 @@ def _unpacked(stream: BinaryIO) -> BinaryIO:
 
 @contextmanager
 def opened(file: Path) -> Iterator[tuple[BinaryIO, float]]:
-    """The bytes of a file or of an archive's member, unpacked, and how many they may be.
-
-    Raises UNREADABLE, WorldError.
-    """
+    """The bytes of a file or of an archive's member, unpacked, and how many they may be. Raises
+    UNREADABLE, WorldError."""
     archive = next((p for p in file.parents if p.name.endswith(ARCHIVES) and p.is_file()), None)
     with open(archive or file, "rb") as on_disk, ExitStack() as stack:
         if on_disk.peek(len(_LFS)).startswith(_LFS):
@@ -78,9 +76,7 @@ def _member(packed: zipfile.ZipFile | tarfile.TarFile, archive: Path, wanted: st
 
 def text_lines(file: Path, megabytes: int | None = None) -> Iterator[tuple[int, str]]:
     """(number from 1, line) of a UTF-8 text with the line ends of any system, \\n in the result.
-
-    megabytes: of the longest line, LIMIT by default. Raises WorldError.
-    """
+    megabytes: of the longest line, LIMIT by default. Raises WorldError."""
     limit = LIMIT if megabytes is None else megabytes
     number = 1
     try:

@@ -29,10 +29,8 @@ RANGES = {"k": (1, 1000), "quota": (0, 1000)}
 
 
 def open_world(name_or_dir: str | os.PathLike) -> World:
-    """Generate "mini[:SEED]" or "tiny[:SEED]", or read a directory. Raises WorldError.
-
-    The corpus is read and checked here, a question file when it is first asked for.
-    """
+    """Generate "mini[:SEED]" or "tiny[:SEED]", or read a directory. Raises WorldError. The corpus
+    is read and checked here, a question file when it is first asked for."""
     name, colon, seed = str(name_or_dir).partition(":")
     if name not in SCALES:
         return _read_directory(Path(name_or_dir))
@@ -115,10 +113,8 @@ def _json(value: object, indent: int | None = None) -> str:
 
 
 def save_world(world: World, directory: str | os.PathLike) -> None:
-    """Write the directory format; each file appears whole or not at all, the corpus last.
-
-    Raises WorldError; before anything is written where files would mix with another world's.
-    """
+    """Write the directory format; each file appears whole or not at all, the corpus last. Raises
+    WorldError; before anything is written where files would mix with another world's."""
     directory = Path(directory)
     folder = directory / "questions"
     questions_of = {

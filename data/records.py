@@ -22,11 +22,8 @@ csv.field_size_limit(files.LIMIT * files.MB)  # Python's own is 131,072 characte
 
 
 class Record(dict):
-    """A JSON object from the place `where`, "FILE:LINE".
-
-    The methods return fields; each raises WorldError, with the place, where one is not as it must
-    be.
-    """
+    """A JSON object from the place `where`, "FILE:LINE". The methods return fields; each raises
+    WorldError, with the place, where one is not as it must be."""
 
     def __init__(self, value: object, where: str):
         if not isinstance(value, dict):
@@ -91,10 +88,8 @@ class Record(dict):
         return Record(self.field(name, dict), self.where)
 
     def objects(self, name: str, names: tuple[str, ...] = ()) -> list["Record"]:
-        """A list of objects, or of lists of values with these names.
-
-        `datasets` exports both as an object of lists.
-        """
+        """A list of objects, or of lists of values with these names. `datasets` exports both as an
+        object of lists."""
         values, error = self.field(name), self.error(f"{name!r} must be a list of objects")
         if isinstance(values, dict):
             names, columns = tuple(values), list(values.values())
@@ -116,9 +111,7 @@ class Row(Record):
 
 def passage_of(row: Record) -> Passage:
     """The passage in a row of ours, of BEIR or of FlashRAG ("contents": title, line end, text).
-
-    Raises WorldError.
-    """
+    Raises WorldError."""
     if "contents" in row and "text" not in row:
         title, _, text = row.text("contents").partition("\n")
         return Passage(row.identity(), title.strip().strip('"'), text)
@@ -144,11 +137,8 @@ def question_of(row: Record) -> Question:
 
 
 def collect(items: Iterable[tuple[str, Item]], empty: str) -> list[Item]:
-    """The items of ("FILE:LINE", question or passage).
-
-    Raises WorldError where one has no id, where two have the same, and where there is none:
-    `empty`.
-    """
+    """The items of ("FILE:LINE", question or passage). Raises WorldError where one has no id, where
+    two have the same, and where there is none: `empty`."""
     places: dict[str, str] = {}
     collected = []
     for where, item in items:
@@ -181,9 +171,7 @@ def json_lines(file: Path) -> Iterator[Record]:
 
 def json_list(file: Path) -> Iterator[Record]:
     """Elements of the list that the file is, or that is in the object that it is ({"Data": []}).
-
-    Their place is "FILE:record 3": a list may be one line of 566 MB. Raises WorldError.
-    """
+    Their place is "FILE:record 3": a list may be one line of 566 MB. Raises WorldError."""
     rows = parse_json(files.read_text(file, LARGEST_LIST), file)
     if isinstance(rows, dict):
         rows = next((value for value in rows.values() if isinstance(value, list)), rows)
@@ -202,11 +190,9 @@ def column_names(cells: list[str]) -> list[str]:
 
 
 def table(file: Path, columns: set[str]) -> Iterator[Row]:
-    """The records of a table that has these columns; empty rows are none.
-
-    Its delimiter is whichever of , ; and tab gives its first line most of these columns, and most
-    columns. Raises WorldError.
-    """
+    """The records of a table that has these columns; empty rows are none. Its delimiter is
+    whichever of , ; and tab gives its first line most of these columns, and most columns. Raises
+    WorldError."""
     numbered = files.text_lines(file)
     start, first = next((line for line in numbered if line[1].strip()), (1, ""))
     headers = {delimiter: column_names(first.split(delimiter)) for delimiter in ",;\t"}

@@ -20,25 +20,13 @@ from dataclasses import replace
 from itertools import combinations, islice
 from random import Random
 
-from data.mini.facts import (
-    RULES,
-    STALE_PRESENT,
-    TAIL_POPULARITY,
-    Draft,
-    Entity,
-    Fact,
-    common_value,
-    draft_facts,
-    full_names,
-    publish,
-    titles,
-)
-from data.mini.text import COMPARISONS, WORDINGS, WORDS, capitalized, clause, questions_about
+from data.mini import facts as mini
+from data.mini.facts import Draft, Entity, Fact
 from data.world import Passage, Question
 
-CREDITS, PROFILES = RULES["credits"], RULES["profiles"]  # by kind
-PAIRS = RULES["pairs"]  # kinds that share a name, what is asked about them
-HOPS = RULES["hops"]  # set -> credits and facts that a bridge leads over, what is compared
+CREDITS, PROFILES = mini.RULES["credits"], mini.RULES["profiles"]  # by kind
+PAIRS = mini.RULES["pairs"]  # kinds that share a name, what is asked about them
+HOPS = mini.RULES["hops"]  # set -> credits and facts that a bridge leads over, what is compared
 TRAINED, UNSEEN = HOPS["hotpotqa"], HOPS["2wikimultihopqa"]
 CREDIT_RELATIONS = TRAINED["credits"] + UNSEEN["credits"]  # whose values are people
 ALIAS, ALIAS_SHARE = "the Republic of ", 0.3  # how passages on pairs write some countries
@@ -50,8 +38,8 @@ class Names:
     def __init__(self, entities: list[Entity], facts: list[Fact], parts: int, rng: Random):
         taken = {entity.name for entity in entities}
         taken |= {name for fact in facts for name in (fact.value, fact.stale_value)}
-        people = [name for name in full_names(parts) if name not in taken]
-        free = [title for title in titles(parts) if not {title, f"The {title}"} & taken]
+        people = [name for name in mini.full_names(parts) if name not in taken]
+        free = [title for title in mini.titles(parts) if not {title, f"The {title}"} & taken]
         with_article = [rng.choice(("The ", "")) + title for title in rng.sample(free, len(free))]
         self.people = iter(rng.sample(people, len(people)))
         self.titles = iter(with_article)
@@ -83,7 +71,7 @@ class Group:
         for i in range(sizes["pairs"]):
             kinds, relations = PAIRS[i % len(PAIRS)]
             name = next(names.people if "person" in kinds else names.titles)
-            trades = rng.sample(WORDS["occupation"], 2) if "person" in kinds else ("", "")
+            trades = rng.sample(mini.WORDS["occupation"], 2) if "person" in kinds else ("", "")
             both = [Entity(kinds[j], name, split, trade=trades[j]) for j in (0, 1)]
             for relation in relations:
                 first = self._fact(both[0], relation)
@@ -99,46 +87,45 @@ class Group:
 
     def _fact(self, entity: Entity, relation: str, other_than: str = "") -> Fact:
         value = self._value(entity.kind, relation, other_than)
-        stale = self.rng.random() < STALE_PRESENT
+        stale = self.rng.random() < mini.STALE_PRESENT
         stale_value = self._value(entity.kind, relation, value) if stale else None
-        return Fact(entity, value, WORDINGS[entity.kind, relation], True, stale_value)
+        return Fact(entity, value, mini.WORDINGS[entity.kind, relation], True, stale_value)
 
     def _value(self, kind: str, relation: str, other_than: str) -> str:
         value = other_than
         while value == other_than:
             if relation in CREDIT_RELATIONS or relation == "year":
-                value = self.rng.choice(WORDS["year"] if relation == "year" else self.credited)
+                value = self.rng.choice(mini.WORDS["year"] if relation == "year" else self.credited)
             else:
-                value = common_value(kind, relation, self.names.places, self.rng)
+                value = mini.common_value(kind, relation, self.names.places, self.rng)
         return value
 
     def drafts(self, rng: Random) -> Iterator[Draft]:
         """The passages: one for each fact and each stale value; one for the facts of a profile."""
         paired = [fact for pair in self.pairs for fact in pair]
-        yield from draft_facts([*self.people, *self.works, *paired], rng)
+        yield from mini.draft_facts([*self.people, *self.works, *paired], rng)
         for profile in self.profiles:
             entity, sentences = profile[0].entity, []
             for fact in profile:
                 subject = entity.short_mention() if sentences else entity.mention()
-                sentences.append(capitalized(clause(subject, fact.wording, fact.value, rng)) + ".")
+                said = mini.clause(subject, fact.wording, fact.value, rng)
+                sentences.append(f"{mini.capitalized(said)}.")
             # Questions ask for the facts in the middle.
             yield entity.name, " ".join(sentences), profile[1:-1]
-            yield from [draft for draft in draft_facts(profile, rng) if not draft[2]]
+            yield from [draft for draft in mini.draft_facts(profile, rng) if not draft[2]]
 
 
 def make_sets(
     name: str, scale: dict, entities: list[Entity], facts: list[Fact]
 ) -> tuple[list[Passage], dict[str, list[Question]]]:
     """More passages for the world of these facts, and the sets as {"<set>.<split>": questions}.
-
-    name: begins the names of the random streams.
-    """
+    name: begins the names of the random streams."""
     names = Names(entities, facts, scale["parts"], Random(f"{name}/names"))
     of_split, drafts, questions = {}, [], {}
     for split, sizes in scale["groups"].items():
         of_split[split] = Group(split, sizes, names, Random(f"{name}/cast/{split}"))
         drafts += of_split[split].drafts(Random(f"{name}/sentences/{split}"))
-    corpus = publish(drafts, "s", Random(f"{name}/corpus"))  # now facts know their passages
+    corpus = mini.publish(drafts, "s", Random(f"{name}/corpus"))  # now facts know their passages
     for split, sizes in scale["groups"].items():
         for set_name, count in sizes["rows"].items():
             rng = Random(f"{name}/{set_name}/{split}")
@@ -178,7 +165,7 @@ def _ask(
 ) -> Question:
     """A question that any of these facts answers; where it is of a kind, that needs them all."""
     gold = tuple(id for fact in facts for id in fact.gold_passages)
-    labels = (kind or "tail", label or facts[0].relation, TAIL_POPULARITY)
+    labels = (kind or "tail", label or facts[0].relation, mini.TAIL_POPULARITY)
     return Question("", form, answers, *labels, gold, kind)
 
 
@@ -188,10 +175,10 @@ def _ambiguous(group: Group, rng: Random) -> Rows:
         both = rng.sample(pair, 2)
         name, wording = pair[0].entity.name, pair[0].wording
         answers = tuple(dict.fromkeys(answer for fact in both for answer in _aliases(fact)))
-        for turn, form in enumerate(rng.sample(questions_about(name, wording), 4)):
+        for turn, form in enumerate(rng.sample(mini.questions_about(name, wording), 4)):
             yield turn // 2, _ask(form, answers, *both)
         for turn, fact in enumerate(both):
-            form = rng.choice(questions_about(fact.entity.mention(), wording))
+            form = rng.choice(mini.questions_about(fact.entity.mention(), wording))
             yield turn, _ask(form, _aliases(fact), fact)
 
 
@@ -227,7 +214,7 @@ def _unseen_forms(fact: Fact, set_name: str, subject: str) -> list[str]:
     entity = fact.entity
     forms = getattr(fact.wording, set_name)
     filled = [form.format(s=subject, n=entity.name, k=entity.kind) for form in forms]
-    return [form.lower() if set_name == "nq" else capitalized(form) for form in filled]
+    return [form.lower() if set_name == "nq" else mini.capitalized(form) for form in filled]
 
 
 def _in_unseen_forms(facts: list[Fact], set_name: str, rng: Random) -> Rows:
@@ -263,7 +250,7 @@ def _bridges(set_name: str, group: Group, rng: Random) -> Rows:
             forms = []
             for subject in subjects:
                 if set_name == "hotpotqa":
-                    forms += questions_about(subject, fact.wording)
+                    forms += mini.questions_about(subject, fact.wording)
                 else:
                     forms += _unseen_forms(fact, "triviaqa", subject)
             label = f"{credit.relation}>{fact.relation}"
@@ -279,7 +266,7 @@ def _comparisons(
     facts = [fact for fact in group.people if fact.relation == relation]
     couples = [couple for couple in combinations(facts, 2) if _compare(*couple) != unwanted]
     rng.shuffle(couples)
-    forms = COMPARISONS[label]
+    forms = mini.COMPARISONS[label]
     turns = ((turn, i) for turn in range(len(forms)) for i in range(len(couples)))
     questions = []
     for turn, i in islice(turns, count):

@@ -34,10 +34,8 @@ def normalise(question: str) -> str:
 
 
 def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Splits, list[Passage]]:
-    """Split ("": still to be split) -> questions, and the passages published with them.
-
-    Raises WorldError.
-    """
+    """Split ("": still to be split) -> questions, and the passages published with them. Raises
+    WorldError."""
     passages: dict[str, Passage] = {}  # by id: the same paragraph comes with several questions
     by_split: dict[str, list[Path]] = {}
     for split, file in files:
@@ -60,10 +58,8 @@ def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Split
 def arrange(
     splits: Splits, dev_share: float, test_share: float, rank: Rank | None = None
 ) -> tuple[Splits, dict]:
-    """Train, dev, test, as far as there are questions, and for the report what was dropped.
-
-    rank: of a normalised question; the lowest go into test and dev. Default: a hash.
-    """
+    """Train, dev, test, as far as there are questions, and for the report what was dropped. rank:
+    of a normalised question; the lowest go into test and dev. Default: a hash."""
     splits, dropped = dict(splits), {}
     for less, more in (("train", "test"), ("dev", "test"), ("train", "dev")):
         if less in splits and more in splits:
@@ -97,11 +93,9 @@ def _sha256(text: str) -> bytes:
 def choose_corpus(
     splits: Splits, published: list[Passage], sources: list[Path], words: int, report: dict
 ) -> list[Passage]:
-    """The passages of these files and folders, or else the published ones.
-
-    In another corpus the gold passages are not known. What was left out or cut is reported. Raises
-    WorldError, also where a gold passage is in no corpus.
-    """
+    """The passages of these files and folders, or else the published ones. In another corpus the
+    gold passages are not known. What was left out or cut is reported. Raises WorldError, also where
+    a gold passage is in no corpus."""
     if not (sources or published):
         raise WorldError(NO_PASSAGES)
     remarks = Counter()

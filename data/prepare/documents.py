@@ -30,9 +30,7 @@ def read_documents(
     source: Path, words: int, remarks: Counter[str]
 ) -> Iterator[tuple[str, Passage]]:
     """("FILE", passage) of a document, or of all in a folder and the folders in it, by name.
-
-    remarks: what was left out or cut, and how often. Raises WorldError.
-    """
+    remarks: what was left out or cut, and how often. Raises WorldError."""
     files = _documents(source, remarks) if source.is_dir() else [source]
     for file in files:
         name = file.relative_to(source).as_posix() if source.is_dir() else file.name
@@ -78,8 +76,7 @@ def _is_binary(file: Path) -> bool:
 
 def cut(text: str, words: int) -> Iterator[str]:
     """Passages of at most `words` words, filled sentence by sentence; a paragraph's end is taken
-    where it leaves a passage at least half full. A longer sentence is cut between words.
-    """
+    where it leaves a passage at least half full. A longer sentence is cut between words."""
     passage: list[str] = []
     for paragraph in _PARAGRAPH.split(text):
         for sentence in _SENTENCE.split(paragraph):

@@ -55,11 +55,9 @@ def choice(row: Record, stem: str, options: dict[str, str], key: str, **others) 
 
 def plain(row: Record) -> Iterator[Example]:
     """Ours, FlashRAG's (golden_answers), NQ-open's (answer, a list), somebody's own, MedQA's.
-
     answers, or answer, is a list, one text, a number, or text with "|" between several. Optional:
     id and the other fields of a world's questions; options {letter: text} with answer_key, or
-    answer_idx.
-    """
+    answer_idx."""
     is_cell = isinstance(row, Row)
     gold = None if is_cell else row.get("gold_passages")
     if row.get("options") is not None:
@@ -93,8 +91,7 @@ def answer_list(row: Record, name: str) -> tuple[str, ...]:
 
 def aliases(row: Record, name: str) -> Iterable[str]:
     """The answers in a cell: a JSON list, or "|" between them. Brackets and bars may also be text:
-    "[sic]", "|x|", "P(A|B)".
-    """
+    "[sic]", "|x|", "P(A|B)"."""
     text = row.text(name)
     if re.match(r"\s*\[\s*[\"'\]]", text):
         return answer_list(row, name)
@@ -106,19 +103,15 @@ def aliases(row: Record, name: str) -> Iterable[str]:
 
 def popqa(row: Record) -> Iterator[Example]:
     """The authors' TSV, or what `datasets` exports; without possible_answers `obj` is the answer.
-
-    `prop` is the relation, `s_pop`, monthly page views of the subject, the popularity.
-    """
+    `prop` is the relation, `s_pop`, monthly page views of the subject, the popularity."""
     known = row.get("possible_answers") or not row.get("obj")
     answers = answer_list(row, "possible_answers") if known else [row.text("obj")]
     yield example(row, answers, relation=row.optional("prop"), popularity=row.number("s_pop"))
 
 
 def ambignq(row: Record) -> Iterator[Example]:
-    """AmbigNQ, light or full: every disambiguated question is one of its own.
-
-    Where annotators wrote the same question, the answers of all of them are right.
-    """
+    """AmbigNQ, light or full: every disambiguated question is one of its own. Where annotators
+    wrote the same question, the answers of all of them are right."""
     merged: dict[str, list[str]] = {}
     for note in row.objects("annotations"):
         if note.get("type") == "singleAnswer":
@@ -177,11 +170,8 @@ def _lower(row: Record) -> Record:
 
 def openbookqa(row: Record) -> Iterator[Example]:
     """OpenBookQA and ARC: question {stem, choices [{text, label}]}, answerKey; `datasets` exports
-    choices beside the question or question_stem.
-
-    The fact of OpenBookQA's "complete" files is its gold passage; ARC's labels are A-E or, in some
-    rows, 1-4, which are shown as A-D.
-    """
+    choices beside the question or question_stem. The fact of OpenBookQA's "complete" files is its
+    gold passage; ARC's labels are A-E or, in some rows, 1-4, which are shown as A-D."""
     asked, stem = (row, "question") if "choices" in row else (row.object("question"), "stem")
     stem = "question_stem" if "question_stem" in asked else stem
     options = {one.text("label"): one.text("text") for one in asked.objects("choices")}
@@ -218,10 +208,8 @@ def read_corpus(
     source: Path, words: int = 100, remarks: Counter | None = None
 ) -> Iterator[tuple[str, Passage]]:
     """("FILE:LINE", passage) of a corpus; `remarks` counts what is left out. Raises WorldError.
-
     JSON lines of ours, of BEIR or of FlashRAG; DPR's table psgs_w100.tsv; a document or a folder of
-    documents, cut into passages of at most `words` words.
-    """
+    documents, cut into passages of at most `words` words."""
     if source.is_dir() or source.suffix.lower() in SUFFIXES:
         yield from read_documents(source, words, Counter() if remarks is None else remarks)
         return

@@ -41,10 +41,8 @@ class Fact(NamedTuple):
 
 
 def invert(question: str) -> tuple[str, str] | None:
-    """(subject, relation) of a templated question; None if none fits or the subject is empty.
-
-    Where two fit ("What is the capital of X's occupation?"), the one with more fixed text is meant.
-    """
+    """(subject, relation) of a templated question; None if none fits or the subject is empty. Where
+    two fit ("What is the capital of X's occupation?"), the one with more fixed text is meant."""
     fitting = []
     for relation, known in RELATIONS.items():
         prefix, suffix = known["question"].split("{s}")
@@ -77,14 +75,13 @@ def _hash(*parts: str | int) -> int:
 
 
 def write_passages(facts: Iterable[Fact]) -> tuple[list[Passage], dict[Fact, str]]:
-    """The corpus, and the passage id of each fact. A passage is
+    """The corpus, and the passage id of each fact. Passages are
 
-    a fact       title = subject, text = one fact in one of its relation's wordings
-    a name page  a name with facts in three relations or more, with several meanings; no object
-    an index     three subjects of one relation; no object
+    facts       title: the subject, text: one fact in one of its relation's wordings
+    name pages  of names with facts in three relations or more, with several meanings; no object
+    indexes     three subjects of one relation; no object
 
-    The last two are distractors. Facts about other things of the same name are natural ones.
-    """
+    The last two are distractors. Facts about other things of the same name are natural ones."""
     drafts = []  # title, text, fact
     relations_of, subjects_of = defaultdict(dict), defaultdict(dict)  # dicts as ordered sets
     for fact in dict.fromkeys(facts):
@@ -109,11 +106,9 @@ def write_passages(facts: Iterable[Fact]) -> tuple[list[Passage], dict[Fact, str
 
 
 def close(read: Splits, dev_share: float, test_share: float) -> tuple[Splits, list[Passage], dict]:
-    """Splits, corpus and what the report says of them.
-
-    A row that does not invert states no fact: it is left out. In test it is kept, with no gold
-    passage, so that the test set stays the official one. Raises WorldError.
-    """
+    """Splits, corpus and what the report says of them. A row that does not invert states no fact:
+    it is left out. In test it is kept, with no gold passage, so that the test set stays the
+    official one. Raises WorldError."""
     facts_of = defaultdict(list)  # normalised question -> its facts in all files
     kept, others = defaultdict(list), []
     for split, rows in read.items():

@@ -51,10 +51,8 @@ def split_of(entry: str) -> tuple[str, str]:
 
 
 class Inputs:
-    """Local paths of what a command names; downloads on the way are noted in `sha256`.
-
-    The methods raise WorldError.
-    """
+    """Local paths of what a command names; downloads on the way are noted in `sha256`. The methods
+    raise WorldError."""
 
     def __init__(self, downloads: Path):
         self.downloads, self.sha256 = downloads, {}
@@ -104,9 +102,7 @@ class _SameScheme(urllib.request.HTTPRedirectHandler):
 
 def download(url: str, target: Path, sha256: str | None = None, megabytes: int = LARGEST) -> str:
     """Fetch `url` into the file `target`, or only check what is there. Returns its SHA-256 in hex.
-
-    megabytes: what the file does not exceed. Raises WorldError, which says how to go on by hand.
-    """
+    megabytes: what the file does not exceed. Raises WorldError, which says how to go on by hand."""
     if not is_address(url):
         raise WorldError(f"{url}: not an http or https address")
     digest = hashlib.sha256()

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import mini_world
 from data import World, contains_answer, hit
-from data.mini import text
+from data.mini import facts as text
 from data.mini.generate import SCALES
 from data.prepare.formats import choice
 from data.records import Record
