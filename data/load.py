@@ -16,7 +16,6 @@ import os
 import re
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from data import files
@@ -24,13 +23,13 @@ from data.mini.generate import SCALES, generate
 from data.records import Record, collect, json_lines, parse_json, passage_of, question_of
 from data.world import Passage, Question, World, WorldError, printable
 
+FEW = 2000  # training questions, below which a new policy learns them by heart and nothing else
 TEXT_FIELDS = ("name", "description", "license", "source")
 RANGES = {"k": (1, 1000), "quota": (0, 1000)}
 
 
 def open_world(name_or_dir: str | os.PathLike) -> World:
-    """Generate "mini[:SEED]" or "tiny[:SEED]", or read a directory. Raises WorldError. The corpus
-    is read and checked here, a question file when it is first asked for."""
+    """Generate "mini[:SEED]" or "tiny[:SEED]", or read a directory. Raises WorldError."""
     name, colon, seed = str(name_or_dir).partition(":")
     if name not in SCALES:
         return _read_directory(Path(name_or_dir))
@@ -58,7 +57,7 @@ def _read_directory(directory: Path) -> World:
         raise WorldError(f"{directory}: not a world: it has no corpus.jsonl or corpus.jsonl.gz")
     corpus = _read_corpus(found.pop("corpus"))
     ids = {passage.id for passage in corpus}
-    questions = {name: partial(_read_questions, file, ids) for name, file in found.items()}
+    questions = {name: _read_questions(file, ids) for name, file in found.items()}
     return World(corpus=corpus, questions=questions, **_read_metadata(directory))
 
 
@@ -84,28 +83,28 @@ def _read_metadata(directory: Path) -> dict:
 
 def _read_corpus(file: Path) -> list[Passage]:
     rows = ((row.where, passage_of(row)) for row in json_lines(file))
-    corpus, long = collect(rows, f"{file}: the corpus is empty"), []
-    for i, passage in enumerate(corpus):
-        corpus[i] = Passage(passage.id, *map(files.cut_words, passage[1:]))
-        if corpus[i] != passage:
-            long.append(passage.id)
-    if long:
+    read = collect(rows, f"{file}: the corpus is empty")
+    corpus = [Passage(p.id, *map(files.cut_words, p[1:])) for p in read]
+    if long := [p.id for p, cut in zip(read, corpus, strict=True) if p != cut]:
         about = f"a word of more than {files.LONGEST_WORD:,} characters is cut"
         problem = f"{file}: passage {long[0]!r}: {about}; so in {len(long)} passages"
         print(printable(problem), file=sys.stderr)
     return corpus
 
 
-def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
-    def question(row: Record) -> Question:
-        question = question_of(row)
-        for id in question.gold_passages or ():
-            if id not in passage_ids:
-                raise row.error(f"'gold_passages' names {id!r}, which is not in the corpus")
-        return question
+def _read_questions(file: Path, ids: set[str]) -> list[Question]:
+    rows = ((row.where, question_of(row)) for row in json_lines(file))
+    questions = collect(rows, f"{file}: holds no questions")
+    check_gold(str(file), questions, ids)
+    return questions
 
-    rows = ((row.where, question(row)) for row in json_lines(file))
-    return collect(rows, f"{file}: holds no questions")
+
+def check_gold(where: str, questions: list[Question], ids: set[str]) -> None:
+    """Raises WorldError where a gold passage is none of the corpus's."""
+    for question in questions:
+        if lost := [id for id in question.gold_passages or () if id not in ids]:
+            problem = f"the gold passage {lost[0]!r} is not in the corpus"
+            raise WorldError(f"{where}: question {question.id!r}: {problem}")
 
 
 def _json(value: object, indent: int | None = None) -> str:

@@ -1,8 +1,7 @@
 """Answer metrics: exact match, token F1, and whether retrieved passages hold the answer.
 
-Pure functions after the official SQuAD v1.1 script (Rajpurkar et al., 2016), with the maximum over
-an answer's aliases. Left out on purpose: HotpotQA's special case, F1 0 where exactly one side is
-"yes", "no" or "noanswer", and SQuAD v2.0's unanswerable questions.
+Pure functions after the official SQuAD v1.1 script (Rajpurkar et al., 2016), best of the aliases.
+Left out on purpose: HotpotQA's special case, F1 0 where exactly one side is "yes" or "no".
 """
 
 import re

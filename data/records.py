@@ -9,12 +9,14 @@ import csv
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from data import files
 from data.world import Passage, Question, WorldError
 
+KNOWN = {"question", "text"}  # columns: of questions, of passages
 KINDS = {str: "a string", list: "a list of strings", dict: "an object"}
 LARGEST_LIST = 4000  # megabytes of a JSON list that is one line; HotpotQA's training list has 566
 Item = TypeVar("Item", Passage, Question)
@@ -65,15 +67,12 @@ class Record(dict):
     def number(self, name: str) -> float | None:
         """A number of at least 0, or one as text; None where there is none."""
         value = self.get(name)
-        if value is None or value == "":
+        if value in (None, ""):
             return None
-        try:
-            number = -1.0 if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = -1.0
-        if not 0 <= number < 1e300:  # nor nan
-            raise self.error(f"{name!r} must be a number of at least 0")
-        return number
+        with suppress(TypeError, ValueError, OverflowError):
+            if type(value) is not bool and 0 <= float(value) < 1e300:  # nor nan
+                return float(value)
+        raise self.error(f"{name!r} must be a number of at least 0")
 
     def identity(self) -> str:
         """ "id" or BEIR's "_id", a string or a whole number; "" where there is none."""
@@ -189,23 +188,18 @@ def column_names(cells: list[str]) -> list[str]:
     return names
 
 
-def table(file: Path, columns: set[str]) -> Iterator[Row]:
-    """The records of a table that has these columns; empty rows are none. Its delimiter is
-    whichever of , ; and tab gives its first line most of these columns, and most columns. Raises
-    WorldError."""
+def table(file: Path) -> Iterator[Row]:
+    """The records of a table; empty rows are none. Its delimiter is whichever of , ; and tab gives
+    the first line a column that is known, and most columns. Raises WorldError."""
     numbered = files.text_lines(file)
     start, first = next((line for line in numbered if line[1].strip()), (1, ""))
     headers = {delimiter: column_names(first.split(delimiter)) for delimiter in ",;\t"}
-    best = max(headers, key=lambda d: (len(columns.intersection(headers[d])), len(headers[d])))
+    best = max(headers, key=lambda d: (not KNOWN.isdisjoint(headers[d]), len(headers[d])))
     lines = itertools.chain([first], (line for _, line in numbered))
     reader = csv.reader(lines, delimiter=best, strict=True)
     number = start - 1  # the last line of the last good record
     try:
         header = column_names(next(reader))
-        if lacking := sorted(columns.difference(header)):
-            there_are = f"it has: {', '.join(header) or 'nothing'}"
-            problem = f"the header lacks the column {lacking[0]!r}; {there_are}"
-            raise WorldError(f"{file}:{start}: {problem}")
         if twice := [name for name in header if name and header.count(name) > 1]:
             raise WorldError(f"{file}:{start}: the header has the column {twice[0]!r} twice")
         for row in reader:
@@ -220,13 +214,13 @@ def table(file: Path, columns: set[str]) -> Iterator[Row]:
         raise WorldError(f"{file}:{number + 1}: not a table: {error}") from None
 
 
-def records(file: Path, columns: set[str]) -> Iterator[Record]:
-    """The records of a file; columns: what a table needs. Raises WorldError."""
+READERS = {".jsonl": json_lines, ".json": json_list, ".tsv": table, ".csv": table}
+
+
+def records(file: Path) -> Iterator[Record]:
+    """The records of a file. Raises WorldError."""
     suffix = Path(file.name.removesuffix(".gz")).suffix.lower()
-    if suffix in (".tsv", ".csv"):
-        return table(file, columns)
-    readers = {".jsonl": json_lines, ".json": json_list}
-    if suffix not in readers:
-        wanted = ".jsonl, .json, .tsv, .csv, or in that and .gz"
+    if suffix not in READERS:
+        wanted = f"{', '.join(READERS)}, or in that and .gz"
         raise WorldError(f"{file}: its name must end in {wanted}")
-    return readers[suffix](file)
+    return READERS[suffix](file)

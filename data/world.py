@@ -1,17 +1,15 @@
 """A world: all that is asked (question sets) and all that is known (a corpus of passages).
 
-Left out on purpose: relevance judgements, corpora larger than memory, and files: data/load.py reads
-and writes them, data/mini generates the worlds "mini" and "tiny".
+Left out on purpose: relevance judgements, corpora larger than memory, and files (data/load.py).
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-FEW = 2000  # training questions, below which a new policy learns them by heart and nothing else
 # Types of HotpotQA's and 2WikiMultihopQA's questions: each needs all its gold passages.
 MULTI_HOP = ("bridge", "comparison", "bridge_comparison", "compositional", "inference")
 
@@ -60,15 +58,15 @@ class World:
         *,
         name: str,
         corpus: Iterable[Passage],
-        questions: Mapping[str, list[Question] | Callable[[], list[Question]]],
+        questions: Mapping[str, list[Question]],
         description: str = "",
         license: str = "",
         source: str = "",
         k: int = 4,
         quota: int = 1,
     ):
-        """questions: "<set>.<split>" -> the questions, or what reads them when they are needed. k:
-        passages per retrieval, quota: retrievals per question (defaults: the paper's)."""
+        """questions: "<set>.<split>" -> its questions. k: passages per retrieval, quota: retrievals
+        per question (defaults: the paper's)."""
         self.name, self.description, self.license, self.source = name, description, license, source
         self.k, self.quota = k, quota
         self.corpus = list(corpus)
@@ -85,8 +83,6 @@ class World:
         if key not in self._questions:
             there_are = ", ".join(self.splits) or "none"
             raise WorldError(f"world {self.name!r} has no questions {key!r}; it has: {there_are}")
-        if callable(self._questions[key]):
-            self._questions[key] = self._questions[key]()
         return self._questions[key]
 
     def union(self, set_names: str, split: str) -> list[list[Question]]:

@@ -19,10 +19,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.files import sync_directory, write_lines
-from data.load import save_world
+from data.load import FEW, save_world
 from data.prepare import build, popqa
 from data.prepare.sets import CORPORA, NO_PASSAGES, SETS, Inputs, is_address, split_of
-from data.world import FEW, World, WorldError, printable
+from data.world import World, WorldError, printable
 
 DOWNLOADS = "runs/downloads"
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
@@ -105,8 +105,8 @@ def prepare(args: argparse.Namespace) -> tuple[World, dict]:
         source="; ".join(origin["citation"] for _, origin in origins),
         description=f"{known['title']}; corpus: {passages}",
     )
-    before = {"set": args.set, "files": [str(file) for _, file in files], "corpus": passages}
-    before["sha256"] = inputs.sha256
+    named = [str(file) for of_split in files.values() for file in of_split]
+    before = {"set": args.set, "files": named, "corpus": passages, "sha256": inputs.sha256}
     return world, before | build.counts(read, splits, corpus) | report
 
 
@@ -153,11 +153,8 @@ def main(argv: list[str] | None = None) -> int:
         check_paths(args.out, local)  # before the work, not after it
         world, report = prepare(args)
         write_world(world, args.out, report)
-    except WorldError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a path too long, a folder that may not be read
-        print(printable(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
+    except (WorldError, OSError) as error:  # OSError: a path too long, a folder without access
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; whole downloads are kept", file=sys.stderr)

@@ -10,13 +10,14 @@ passage that holds an answer for a hit, which is all that such labels could say.
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data.files import tidy
+from data.load import check_gold
 from data.metrics import normalize_answer
 from data.prepare.formats import read_corpus, read_questions
 from data.prepare.sets import NO_PASSAGES, SPLITS
@@ -25,7 +26,6 @@ from data.world import Passage, Question, WorldError
 
 DEV_ROWS = 500  # carved from a training set that has no dev set; a tenth of it where that is less
 Splits = dict[str, list[Question]]
-Rank = Callable[[str], object]
 
 
 def normalise(question: str) -> str:
@@ -33,30 +33,22 @@ def normalise(question: str) -> str:
     return tidy(question).casefold()
 
 
-def read_splits(set_name: str, files: Iterable[tuple[str, Path]]) -> tuple[Splits, list[Passage]]:
+def read_splits(set_name: str, files: dict[str, list[Path]]) -> tuple[Splits, list[Passage]]:
     """Split ("": still to be split) -> questions, and the passages published with them. Raises
     WorldError."""
-    passages: dict[str, Passage] = {}  # by id: the same paragraph comes with several questions
-    by_split: dict[str, list[Path]] = {}
-    for split, file in files:
-        by_split.setdefault(split, []).append(file)
-
-    def numbered(split: str) -> Iterator[tuple[str, Question]]:
-        prefix = f"{set_name}_{split}" if split else set_name
-        rows = (row for file in by_split[split] for row in read_questions(file))
+    splits, passages = {}, {}  # passages by id: the same paragraph comes with several questions
+    for split, of_split in files.items():
+        prefix, asked = f"{set_name}_{split}" if split else set_name, []
+        rows = (row for file in of_split for row in read_questions(file))
         for number, (where, (question, with_it)) in enumerate(rows):
             passages.update({passage.id: passage for passage in with_it})
-            yield where, replace(question, id=question.id or f"{prefix}:{number}")
-
-    splits = {
-        split: collect(numbered(split), f"{', '.join(map(str, of_split))}: holds no questions")
-        for split, of_split in by_split.items()
-    }
+            asked.append((where, replace(question, id=question.id or f"{prefix}:{number}")))
+        splits[split] = collect(asked, f"{', '.join(map(str, of_split))}: holds no questions")
     return splits, list(passages.values())
 
 
 def arrange(
-    splits: Splits, dev_share: float, test_share: float, rank: Rank | None = None
+    splits: Splits, dev_share: float, test_share: float, rank: Callable[[str], object] | None = None
 ) -> tuple[Splits, dict]:
     """Train, dev, test, as far as there are questions, and for the report what was dropped. rank:
     of a normalised question; the lowest go into test and dev. Default: a hash."""
@@ -70,14 +62,12 @@ def arrange(
     whole = "" if "" in splits else "train"
     questions = splits.pop(whole, [])
     order = sorted({normalise(question.question) for question in questions}, key=rank or _sha256)
-    shares = {"test": test_share, "dev": dev_share}
+    parts = []
     if whole == "" and len(order) > 2:
-        counts = {part: max(1, round(shares[part] * len(order))) for part in shares if shares[part]}
+        for part, share in (("test", test_share), ("dev", dev_share)):
+            parts += [part] * (max(1, round(share * len(order))) if share else 0)
     elif whole == "train" and "dev" not in splits and dev_share and len(order) > 1:
-        counts = {"dev": min(DEV_ROWS, max(1, len(order) // 10))}
-    else:
-        counts = {}
-    parts = itertools.chain.from_iterable([part] * count for part, count in counts.items())
+        parts = ["dev"] * min(DEV_ROWS, max(1, len(order) // 10))
     part_of = dict(zip(order, parts, strict=False))
     for question in questions:
         part = part_of.get(normalise(question.question), "train")
@@ -98,20 +88,17 @@ def choose_corpus(
     a gold passage is in no corpus."""
     if not (sources or published):
         raise WorldError(NO_PASSAGES)
-    remarks = Counter()
-    rows = (row for source in sources for row in read_corpus(source, words, remarks))
-    bar = tqdm(rows, "passages", unit="", unit_scale=True, disable=not sources or None)
-    empty = f"{', '.join(map(str, sources))}: the corpus is empty"
-    corpus = collect(bar, empty) if sources else published
+    corpus, remarks = published, Counter()
+    if sources:
+        rows = (row for source in sources for row in read_corpus(source, words, remarks))
+        bar = tqdm(rows, "passages", unit="", unit_scale=True, disable=None)
+        corpus = collect(bar, f"{', '.join(map(str, sources))}: the corpus is empty")
     report["remarks"] = dict(sorted(remarks.items()))
     ids = {passage.id for passage in corpus}
-    for questions in splits.values():
+    for split, questions in splits.items():
         if sources and published:
             questions[:] = [replace(question, gold_passages=None) for question in questions]
-        for question in questions:
-            if lost := [id for id in question.gold_passages or () if id not in ids]:
-                problem = f"its gold passage {lost[0]!r} is not in the corpus"
-                raise WorldError(f"question {question.id!r}: {problem}")
+        check_gold(split, questions, ids)
     return corpus
 
 

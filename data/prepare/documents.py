@@ -11,6 +11,7 @@ written without spaces.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -36,7 +37,10 @@ def read_documents(
         name = file.relative_to(source).as_posix() if source.is_dir() else file.name
         # Linux takes any bytes for a name, an id does not.
         name = Record({"file name": name}, ascii(str(file))).text("file name")
-        if _is_binary(file):
+        head = b""
+        with suppress(UNREADABLE), opened(file) as (stream, _):  # reading it will say why
+            head = stream.peek(8192)
+        if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
             remarks["left out: binary"] += 1
             continue
         title, text = _read(file, nfc(read_text(file)))
@@ -62,16 +66,6 @@ def _documents(folder: Path, remarks: Counter[str]) -> list[Path]:
         others = ", ".join(f"{count} {what}" for what, count in remarks.items()) or "empty"
         raise WorldError(f"{folder}: no {', '.join(SUFFIXES)} file in this folder ({others})")
     return files
-
-
-def _is_binary(file: Path) -> bool:
-    """Whether it begins as no text of any encoding does."""
-    try:
-        with opened(file) as (stream, _):
-            head = stream.peek(8192)
-    except UNREADABLE:  # reading it will say why
-        return False
-    return b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff"))
 
 
 def cut(text: str, words: int) -> Iterator[str]:

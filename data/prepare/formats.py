@@ -198,7 +198,7 @@ LAYOUTS = {  # a field that only this layout has -> its reader; the first that a
 
 def read_questions(file: Path) -> Iterator[tuple[str, Example]]:
     """("FILE:LINE", example) of each question in a file. Raises WorldError."""
-    for row in records(file, {"question"}):
+    for row in records(file):
         read = next((LAYOUTS[name] for name in LAYOUTS if name in row), plain)
         for example in read(row):
             yield row.where, example
@@ -213,5 +213,5 @@ def read_corpus(
     if source.is_dir() or source.suffix.lower() in SUFFIXES:
         yield from read_documents(source, words, Counter() if remarks is None else remarks)
         return
-    for row in records(source, {"id", "text", "title"}):
+    for row in records(source):
         yield row.where, passage_of(row)

@@ -17,6 +17,7 @@ import json
 import re
 import time
 import urllib.request
+from collections import defaultdict
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -80,14 +81,16 @@ class Inputs:
     def corpus(self, name: str) -> Path:
         return self.published(CORPORA[name]["file"]) if name in CORPORA else self.local(name)
 
-    def questions(self, set_name: str, entries: list[str]) -> list[tuple[str, Path]]:
-        """(split, file) of what is named, or else of what is published."""
-        files = [(split, self.local(name)) for split, name in map(split_of, entries)]
-        if len({split == "" for split, _ in files}) > 1:
+    def questions(self, set_name: str, entries: list[str]) -> dict[str, list[Path]]:
+        """Split -> files of what is named, or else of what is published."""
+        files = defaultdict(list)
+        for split, name in map(split_of, entries):
+            files[split].append(self.local(name))
+        if "" in files and len(files) > 1:
             advice = "name the split of every file or of none, as in train=FILE test=FILE"
             raise WorldError(f"--from: {advice}")
-        known = {} if files else SETS[set_name]["splits"]
-        return files + [(split, self.published(path)) for split, path in known.items()]
+        known = SETS[set_name]["splits"].items()
+        return files or {split: [self.published(path)] for split, path in known}
 
 
 class _SameScheme(urllib.request.HTTPRedirectHandler):

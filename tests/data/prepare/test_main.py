@@ -40,7 +40,7 @@ def arguments(tmp_path):
         write_jsonl(tmp_path / "train.jsonl", TRAIN),
         write_jsonl(tmp_path / "test.jsonl", TEST),
     )
-    return ["popqa", "--train", str(train), "--test", str(test), "--out", str(tmp_path / "out")]
+    return ["popqa", "--from", f"train={train}", f"test={test}", "--out", str(tmp_path / "out")]
 
 
 def tree(directory):
@@ -124,13 +124,13 @@ def test_out_that_is_not_empty(arguments, tmp_path, capsys):
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     before = tree(tmp_path)
-    fails(capsys, arguments, f"{out}: exists and is not empty")
+    fails(capsys, arguments, f"{out}: exists and is not an empty folder")
     assert tree(tmp_path) == before
 
 
 def test_out_that_is_a_file(arguments, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
-    fails(capsys, arguments, f"{tmp_path / 'out'}: exists and is not a directory")
+    fails(capsys, arguments, f"{tmp_path / 'out'}: exists and is not an empty folder")
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -166,7 +166,7 @@ def test_disk_full_leaves_nothing(arguments, tmp_path, capsys, monkeypatch, step
         (["--word", "1"], "unrecognized arguments: --word 1 (see python -m data.prepare --help)"),
         (
             ["--words", "x"],
-            "argument --words: invalid words value: 'x' (see python -m data.prepare popqa --help)",
+            "argument --words: invalid int value: 'x' (see python -m data.prepare popqa --help)",
         ),
     ],
 )
@@ -193,10 +193,9 @@ def test_official_files_from_the_command_line(tmp_path):
             "-m",
             "data.prepare",
             "popqa",
-            "--train",
-            files[0],
-            "--test",
-            files[1],
+            "--from",
+            f"train={files[0]}",
+            f"test={files[1]}",
             "--out",
             "world",
         ],
