@@ -9,6 +9,7 @@ Left out on purpose: other compressions (each is a dependency), encodings other 
 
 import gzip
 import io
+import json
 import math
 import os
 import re
@@ -18,7 +19,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,7 +35,6 @@ UNREADABLE = (  # what Python's readers of archives raise where one is damaged o
 )
 LONGEST_WORD = 1000  # characters
 _PIECE = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
-_LFS = b"version https://git-lfs"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
 
 
@@ -48,25 +48,19 @@ def opened(file: Path) -> Iterator[tuple[BinaryIO, float]]:
     """The bytes of a file or of an archive's member, unpacked, and how many they may be. Raises
     UNREADABLE, WorldError."""
     archive = next((p for p in file.parents if p.name.endswith(ARCHIVES) and p.is_file()), None)
-    with open(archive or file, "rb") as on_disk, ExitStack() as stack:
-        if on_disk.peek(len(_LFS)).startswith(_LFS):
+    with open(archive or file, "rb") as on_disk:
+        if on_disk.peek(64).startswith(b"version https://git-lfs"):
             problem = "a Git LFS pointer, not the file itself: run git lfs pull"
             raise WorldError(f"{archive or file}: {problem}")
-        stream = on_disk
-        if archive:
-            if archive.suffix == ".zip":
-                packed = stack.enter_context(zipfile.ZipFile(on_disk))
-            else:
-                packed = stack.enter_context(tarfile.open(fileobj=_unpacked(on_disk), mode="r:"))
-            stream = _member(packed, archive, file.relative_to(archive).as_posix())
-        stream = _unpacked(stream)
+        stream = _unpacked(_member(archive, on_disk, file) if archive else on_disk)
         size = os.fstat(on_disk.fileno()).st_size
         yield stream, math.inf if stream is on_disk else max(LIMIT * MB, RATIO * size)
 
 
-def _member(packed: zipfile.ZipFile | tarfile.TarFile, archive: Path, wanted: str) -> BinaryIO:
-    """The first file in the archive whose name ends in `wanted`."""
-    zipped = isinstance(packed, zipfile.ZipFile)
+def _member(archive: Path, stream: BinaryIO, file: Path) -> BinaryIO:
+    """The first file in the archive whose name ends as `file` does."""
+    wanted, zipped = file.relative_to(archive).as_posix(), archive.suffix == ".zip"
+    packed = zipfile.ZipFile(stream) if zipped else tarfile.TarFile(fileobj=_unpacked(stream))
     for member in packed.infolist() if zipped else filter(tarfile.TarInfo.isfile, packed):
         name = member.filename if zipped else member.name
         if f"/{name}".endswith(f"/{wanted}") and not name.startswith("__MACOSX/"):
@@ -95,8 +89,7 @@ def text_lines(file: Path, megabytes: int | None = None) -> Iterator[tuple[int, 
                 yield number, line
                 number += 1
     except UNREADABLE as error:
-        spoken = str(error) if isinstance(error, RuntimeError) else "damaged or cut off"
-        spoken = getattr(error, "strerror", None) or spoken
+        spoken = getattr(error, "strerror", None) or "damaged, cut off or encrypted"
         raise WorldError(f"{file}:{number}: cannot be read: {spoken}") from None
 
 
@@ -121,10 +114,11 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def write_lines(file: Path, lines: Iterable[str]) -> None:
-    """Replace a file by these lines. Raises OSError."""
+def write_json(file: Path, rows: Iterable[object], indent: int | None = None) -> None:
+    """Replace a file by these rows, each in a line of its own. Raises OSError."""
     with replacing(file) as out:
-        out.writelines(f"{line}\n".encode() for line in lines)
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False, indent=indent).encode() + b"\n")
 
 
 def sync_directory(directory: Path) -> None:

@@ -11,7 +11,6 @@ files, plain or .gz; unknown fields are ignored:
 Left out on purpose: locks (two writers of one directory), partial reading of a corpus.
 """
 
-import json
 import os
 import re
 import sys
@@ -107,10 +106,6 @@ def check_gold(where: str, questions: list[Question], ids: set[str]) -> None:
             raise WorldError(f"{where}: question {question.id!r}: {problem}")
 
 
-def _json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
 def save_world(world: World, directory: str | os.PathLike) -> None:
     """Write the directory format; each file appears whole or not at all, the corpus last. Raises
     WorldError; before anything is written where files would mix with another world's."""
@@ -127,10 +122,10 @@ def save_world(world: World, directory: str | os.PathLike) -> None:
         files.make_directory(folder)
         for file, questions in questions_of.items():
             given = ({k: v for k, v in asdict(q).items() if v is not None} for q in questions)
-            files.write_lines(file, map(_json, given))
-        files.write_lines(directory / "world.json", [_json(metadata, indent=1)])
-        passages = (_json(passage._asdict()) for passage in world.corpus)
-        files.write_lines(directory / "corpus.jsonl", passages)
+            files.write_json(file, given)
+        files.write_json(directory / "world.json", [metadata], indent=1)
+        passages = (passage._asdict() for passage in world.corpus)
+        files.write_json(directory / "corpus.jsonl", passages)
     except OSError as error:
         place = error.filename or directory
         raise WorldError(f"{place}: cannot be written: {error.strerror}") from None

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.files import sync_directory, write_lines
+from data.files import sync_directory, write_json
 from data.load import FEW, save_world
 from data.prepare import build, popqa
 from data.prepare.sets import CORPORA, NO_PASSAGES, SETS, Inputs, is_address, split_of
@@ -125,7 +125,7 @@ def write_world(world: World, out: Path, report: dict) -> None:
     new = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
         save_world(world, new)
-        write_lines(new / "report.json", [json.dumps(report, indent=1, ensure_ascii=False)])
+        write_json(new / "report.json", [report], indent=1)
         os.rename(new, out)
         sync_directory(out.parent)
     except OSError as error:

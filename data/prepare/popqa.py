@@ -48,11 +48,8 @@ def invert(question: str) -> tuple[str, str] | None:
         prefix, suffix = known["question"].split("{s}")
         subject = question[len(prefix) : -len(suffix)]
         if question == prefix + subject + suffix and subject.strip():
-            fitting.append((subject, relation))
-    if not fitting:
-        return None
-    subject, relation = min(fitting, key=lambda found: len(found[0]))
-    return tidy(subject), relation
+            fitting.append((tidy(subject), relation))
+    return min(fitting, key=lambda found: len(found[0]), default=None)
 
 
 def merge(questions: Iterable[Question]) -> list[Question]:

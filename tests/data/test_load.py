@@ -177,7 +177,7 @@ def test_bad_question_line(directory, rows, message):
         ({"corpus.jsonl.gz": b"not gzip at all"}, "/corpus.jsonl.gz:1: not JSON"),
         (
             {"corpus.jsonl.gz": gzip.compress(lines(PASSAGE).encode())[:-9]},
-            "/corpus.jsonl.gz:2: cannot be read: damaged or cut off",
+            "/corpus.jsonl.gz:2: cannot be read: damaged, cut off or encrypted",
         ),  # what follows the line is missing
         ({"corpus.jsonl": lines(PASSAGE), "world.json": '{\n"name": }'}, "/world.json:2: not JSON"),
         ({"corpus.jsonl": lines(PASSAGE), "world.json": "[]"}, "/world.json:1: not a JSON object"),

@@ -13,7 +13,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from benchmarks import mini_world
-from data import World, WorldError, contains_answer
+from data import World, WorldError
+from data.metrics import contains_answer
 from data.mini import facts as mini_text
 from data.mini import generate as mini
 from data.mini.facts import POORLY_COVERED, TAIL_POPULARITY

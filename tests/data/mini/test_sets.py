@@ -10,7 +10,8 @@ from functools import cache
 import pytest
 
 from benchmarks import mini_world
-from data import World, contains_answer, hit
+from data import World
+from data.metrics import contains_answer, hit
 from data.mini import facts as text
 from data.mini.generate import SCALES
 from data.prepare.formats import choice

@@ -9,7 +9,8 @@ import zipfile
 
 import pytest
 
-from data import Passage, Question, WorldError, contains_answer, exact_match
+from data import Passage, Question, WorldError
+from data.metrics import contains_answer, exact_match
 from data.prepare.formats import read_corpus, read_questions
 from data.records import json_list, records
 from rl.warmup.teacher import subject_of
@@ -460,7 +461,7 @@ def test_members_of_archives(tmp_path):
         archive.write_bytes(archive.read_bytes()[:60])
         with pytest.raises(WorldError) as caught:
             list(records(archive / "train.jsonl"))
-        problem = "cannot be read: damaged or cut off"
+        problem = "cannot be read: damaged, cut off or encrypted"
         assert str(caught.value) == f"{archive}/train.jsonl:1: {problem}"
 
 
@@ -468,7 +469,7 @@ def test_members_of_archives(tmp_path):
 def test_torn_gz_and_a_directory_in_place_of_a_file(tmp_path, name):
     lines = b"question,answer\n" + b"Who wrote this and that?,Ann\n" * 9
     (tmp_path / name).write_bytes(gzip.compress(lines)[:-12])
-    assert ": cannot be read: damaged or cut off" in error(
+    assert ": cannot be read: damaged, cut off or encrypted" in error(
         lambda: list(records(tmp_path / name))
     ) or "not JSON" in error(lambda: list(records(tmp_path / name)))
     folder = tmp_path / name.removesuffix(".gz")

@@ -149,7 +149,7 @@ def test_disk_full_leaves_nothing(arguments, tmp_path, capsys, monkeypatch, step
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(
-        *((prepare, "write_lines") if step == "save" else (prepare.os, "rename")), full
+        *((prepare, "write_json") if step == "save" else (prepare.os, "rename")), full
     )
     problem = "cannot be written: No space left on device"
     fails(capsys, arguments, f"{tmp_path / 'out'}: {problem}")

@@ -9,7 +9,8 @@ from collections import Counter
 
 import pytest
 
-from data import World, contains_answer
+from data import World
+from data.metrics import contains_answer
 from data.prepare import popqa
 from data.prepare.build import normalise, read_splits
 from data.world import Question, WorldError
@@ -228,7 +229,7 @@ def test_damaged_and_missing_files(tmp_path):
     cut = tmp_path / "cut.tsv.gz"
     cut.write_bytes(gzip.compress((HEADER + RANKIN).encode())[:20])
     for file, problem in [
-        (cut, "damaged or cut off"),
+        (cut, "damaged, cut off or encrypted"),
         (tmp_path / "none.tsv", "No such file or directory"),
     ]:
         with pytest.raises(WorldError) as error:
