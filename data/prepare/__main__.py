@@ -3,7 +3,7 @@
     python -m data.prepare hotpotqa --out DIR                     downloads it, and its paragraphs
     python -m data.prepare nq --corpus psgs_w100 --out DIR        over DPR's Wikipedia
     python -m data.prepare mine --documents DOCS --questions FAQ.csv --out DIR
-    python -m data.prepare popqa --out DIR                        a closed world (popqa.py)
+    python -m data.prepare popqa --out DIR                        a closed world (build.py)
 
 Prints what it did and writes the same as report.json into the world. The directory appears whole or
 not at all. Bad input: one line on stderr, exit code 2.
@@ -15,12 +15,11 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from data.files import sync_directory, write_json
 from data.load import FEW, save_world
-from data.prepare import build, popqa
+from data.prepare import build
 from data.prepare.sets import CORPORA, NO_PASSAGES, SETS, Inputs, is_address, split_of
 from data.world import World, WorldError, printable
 
@@ -29,40 +28,31 @@ CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py'
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations, with errors of one line."""
-
-    def __init__(self, **kwargs):
-        layout = argparse.RawDescriptionHelpFormatter
-        super().__init__(allow_abbrev=False, formatter_class=layout, **kwargs)
+    """argparse with errors of one line."""
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """One subcommand for each question set."""
-    about = "Turn a question set and a corpus into a world, which all scripts open (--world DIR)."
-    parser = Parser(prog="python -m data.prepare", description=about)
-    sets = parser.add_subparsers(dest="set", required=True, metavar="SET", title="question sets")
-    for name, known in SETS.items():
-        about = f"{known['title']}. {known['citation']}\nLicence: {known['license'] or 'yours'}."
-        one = sets.add_parser(name, help=known["title"], description=about)
-        add_flags(one, required=name == "mine")
-    args = parser.parse_args(argv)
-    if args.words < 1 or not all(0 <= x < 0.5 for x in (args.dev_share, args.test_share)):
-        parser.error("--words must be at least 1, shares at least 0 and less than 0.5")
-    return args
-
-
-def add_flags(parser: Parser, required: bool) -> None:
+    parser = Parser(
+        prog="python -m data.prepare",
+        description="Turn a question set and a corpus into a world, which all scripts open.",
+        epilog="\n".join(
+            f"{name}: {SETS[name]['title']}. {SETS[name]['citation']}" for name in SETS
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
+    add("set", metavar="SET", choices=SETS, help=", ".join(SETS))
     add("--out", type=Path, required=True, metavar="DIR", help="world directory to create")
-    many = {"nargs": "+", "default": [], "required": required}
     about = (
         "question files, as published, in our or FlashRAG's layout, or .csv, .tsv, .jsonl with"
         " question and answer or answers (several with | between them, or a JSON list); without a"
         " known split (train=FILE dev=FILE test=FILE) they are split by a hash of the question"
     )
+    many = {"nargs": "+", "default": []}
     source = "[SPLIT=]FILE_OR_URL"
     add("--from", "--questions", dest="source", metavar=source, help=about, **many)
     about = (
@@ -76,6 +66,12 @@ def add_flags(parser: Parser, required: bool) -> None:
         add(flag, type=float, default=0.1, help="of questions without a split (default: 0.1)")
     about = f"where downloads lie (default: {DOWNLOADS})"
     add("--downloads", type=Path, default=Path(DOWNLOADS), metavar="DIR", help=about)
+    args = parser.parse_args(argv)
+    if args.words < 1 or not all(0 <= x < 0.5 for x in (args.dev_share, args.test_share)):
+        parser.error("--words must be at least 1, shares at least 0 and less than 0.5")
+    if not args.source and not SETS[args.set]["splits"]:
+        parser.error(f"{args.set} needs --questions")
+    return args
 
 
 def prepare(args: argparse.Namespace) -> tuple[World, dict]:
@@ -84,25 +80,23 @@ def prepare(args: argparse.Namespace) -> tuple[World, dict]:
     if not args.corpus and not known.get("passages"):  # before a download that leads nowhere
         raise WorldError(NO_PASSAGES)
     files = inputs.questions(args.set, args.source)
-    sources = [inputs.corpus(name) for name in args.corpus]
+    sources = [inputs.local(name) for name in args.corpus]
     read, published = build.read_splits(args.set, files)
     shares = args.dev_share, args.test_share
     if args.set == "popqa" and not sources:
-        splits, corpus, report = popqa.close(read, *shares)
+        splits, corpus, report = build.closed_world(read, *shares)
         passages = "generated from the answers: figures do not compare with those over Wikipedia"
     else:
         splits, report = build.arrange(read, *shares)
         corpus = build.choose_corpus(splits, published, sources, args.words, report)
         passages = ", ".join(source.name for source in sources) or "published with the questions"
-    origins = [("questions", known)]
-    origins += [("passages", CORPORA[name]) for name in args.corpus if name in CORPORA]
-    origins = [(what, origin) for what, origin in origins if origin["license"]]
+    origins = [known, *(CORPORA[name] for name in args.corpus if name in CORPORA)]
     world = World(
         name=printable(args.out.resolve().name)[:100] or "world",
         corpus=corpus,
         questions={f"{args.set}.{split}": questions for split, questions in splits.items()},
-        license="; ".join(f"{what}: {origin['license']}" for what, origin in origins),
-        source="; ".join(origin["citation"] for _, origin in origins),
+        license="; ".join(origin["license"] for origin in origins),
+        source="; ".join(origin["citation"] for origin in origins),
         description=f"{known['title']}; corpus: {passages}",
     )
     named = [str(file) for of_split in files.values() for file in of_split]
@@ -110,13 +104,14 @@ def prepare(args: argparse.Namespace) -> tuple[World, dict]:
     return world, before | build.counts(read, splits, corpus) | report
 
 
-def check_paths(out: Path, inputs: Iterable[Path]) -> None:
-    """Raises WorldError unless the inputs exist, and `out` does not or is an empty folder."""
-    for file in inputs:
-        if not file.exists():
-            raise WorldError(f"{file}: no such file or folder")
-    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
-        raise WorldError(f"{out}: exists and is not an empty folder")
+def check_paths(args: argparse.Namespace) -> None:
+    """Before the work: raises WorldError unless the inputs exist, and the output does not or is an
+    empty folder."""
+    for name in [split_of(name)[1] for name in [*args.source, *args.corpus]]:
+        if not (name in CORPORA or is_address(name) or Path(name).exists()):
+            raise WorldError(f"{name}: no such file or folder")
+    if args.out.exists() and not (args.out.is_dir() and next(args.out.iterdir(), None) is None):
+        raise WorldError(f"{args.out}: exists and is not an empty folder")
 
 
 def write_world(world: World, out: Path, report: dict) -> None:
@@ -147,10 +142,8 @@ def next_command(args: argparse.Namespace, report: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    names = [split_of(name)[1] for name in [*args.source, *args.corpus]]
-    local = [Path(name) for name in names if name not in CORPORA and not is_address(name)]
     try:
-        check_paths(args.out, local)  # before the work, not after it
+        check_paths(args)
         world, report = prepare(args)
         write_world(world, args.out, report)
     except (WorldError, OSError) as error:  # OSError: a path too long, a folder without access
@@ -161,7 +154,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     for name, value in report.items():
         print(printable(f"{name}: {json.dumps(value, ensure_ascii=False)}"))
-    print()
     if 0 < (count := report["splits"].get("train", 0)) < FEW:
         print(f"warning: {count:,} training questions; too few for a new policy, use --init")
     print(printable(f"wrote {args.out}; next: {next_command(args, report)}"))

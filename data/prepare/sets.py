@@ -59,7 +59,9 @@ class Inputs:
         self.downloads, self.sha256 = downloads, {}
 
     def local(self, name: str) -> Path:
-        """A file, folder or address."""
+        """A file, folder or address, or one of CORPORA."""
+        if name in CORPORA:
+            return self.published(CORPORA[name]["file"])
         if not is_address(name):
             return Path(name)
         file = self.downloads / (Path(name.partition("?")[0]).name or "download")
@@ -77,9 +79,6 @@ class Inputs:
             limits = known.get("sha256"), known["megabytes"]
             self.sha256[name] = download(known["url"], target, *limits)
         return self.downloads / path
-
-    def corpus(self, name: str) -> Path:
-        return self.published(CORPORA[name]["file"]) if name in CORPORA else self.local(name)
 
     def questions(self, set_name: str, entries: list[str]) -> dict[str, list[Path]]:
         """Split -> files of what is named, or else of what is published."""

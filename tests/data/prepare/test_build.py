@@ -167,7 +167,7 @@ def test_a_set_with_its_own_passages(tmp_path, out, capsys, monkeypatch):
         split: [f"{split}{i}" for i in range(3)] for split in ("train", "dev", "test")
     }
     assert world.questions("openbookqa", "test")[2].gold_passages == (world.corpus[0].id,)
-    assert "Mihaylov" in world.source and world.license == "questions: not stated by the authors"
+    assert "Mihaylov" in world.source and world.license == "not stated by the authors"
     assert (
         'splits: {"train": 3, "dev": 3, "test": 3}\nwith_gold_passages: {"train": 3, '
         in capsys.readouterr().out
@@ -342,7 +342,7 @@ def test_a_known_corpus(tmp_path, out, monkeypatch):
     )
     world = World.open(out)
     assert (
-        world.license == "questions: CC BY-SA 3.0; passages: CC BY-SA 3.0 (Wikipedia)"
+        world.license == "CC BY-SA 3.0; CC BY-SA 3.0 (Wikipedia)"
         and "Karpukhin" in world.source
         and len(world.corpus) == 1
     )
@@ -445,11 +445,7 @@ def test_bad_input_leaves_nothing(argv, problem, tmp_path, corpus, out, capsys):
 @pytest.mark.parametrize(
     "argv, problem",
     [
-        (
-            ["mine", "--out", "x"],
-            "the following arguments are required: --from/--questions, --corpus/--documents"
-            " (see python -m data.prepare mine --help)",
-        ),
+        (["mine", "--out", "x"], "mine needs --questions (see python -m data.prepare --help)"),
         (
             ["nq", "--out", "x", "--dev-share", ".9"],
             "--words must be at least 1, shares at least 0 and less than 0.5 (see python"

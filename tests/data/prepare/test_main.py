@@ -166,7 +166,7 @@ def test_disk_full_leaves_nothing(arguments, tmp_path, capsys, monkeypatch, step
         (["--word", "1"], "unrecognized arguments: --word 1 (see python -m data.prepare --help)"),
         (
             ["--words", "x"],
-            "argument --words: invalid int value: 'x' (see python -m data.prepare popqa --help)",
+            "argument --words: invalid int value: 'x' (see python -m data.prepare --help)",
         ),
     ],
 )
@@ -177,7 +177,9 @@ def test_unknown_flags(arguments, tmp_path, capsys, extra, message):
 
 def test_no_set_and_unknown_set(capsys):
     fails(
-        capsys, [], "the following arguments are required: SET (see python -m data.prepare --help)"
+        capsys,
+        [],
+        "the following arguments are required: SET, --out (see python -m data.prepare --help)",
     )
     with pytest.raises(SystemExit) as stop:
         prepare.main(["squad"])

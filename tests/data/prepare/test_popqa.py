@@ -11,7 +11,7 @@ import pytest
 
 from data import World
 from data.metrics import contains_answer
-from data.prepare import popqa
+from data.prepare import build as popqa
 from data.prepare.build import normalise, read_splits
 from data.world import Question, WorldError
 from tests.shared import shared_path
@@ -263,7 +263,7 @@ TEST = [
 
 @pytest.fixture(scope="module")
 def small():
-    return popqa.close({"train": TRAIN, "test": TEST}, 0.1, 0.1)
+    return popqa.closed_world({"train": TRAIN, "test": TEST}, 0.1, 0.1)
 
 
 def test_overlap_is_removed_and_counted(small):
@@ -318,10 +318,10 @@ def test_gold_passages_state_the_answers(small):
 
 def test_nothing_left():
     """A training set that is all in the test set; questions that fit no template."""
-    assert list(popqa.close({"train": TEST, "test": TEST}, 0.1, 0.1)[0]) == ["test"]
+    assert list(popqa.closed_world({"train": TEST, "test": TEST}, 0.1, 0.1)[0]) == ["test"]
     strange = [ask("x", "Who wrote Glas?", "Dee Dale")]
     with pytest.raises(WorldError, match=r"^none of the questions fits one of PopQA's 16 templ"):
-        popqa.close({"train": strange, "test": strange}, 0.1, 0.1)
+        popqa.closed_world({"train": strange, "test": strange}, 0.1, 0.1)
 
 
 def test_distractors_name_the_subject_and_give_nothing_away():
@@ -365,7 +365,7 @@ def official():
     train, test = (
         read(shared_path(f"datasets/popqa.{split}.jsonl.gz")) for split in ("train", "test")
     )
-    return train, test, *popqa.close({"train": train, "test": test}, 0.1, 0.1)
+    return train, test, *popqa.closed_world({"train": train, "test": test}, 0.1, 0.1)
 
 
 def test_official_counts(official):
