@@ -15,7 +15,6 @@ import os
 import re
 import struct
 import tarfile
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -142,11 +141,6 @@ def cut_words(text: str) -> str:
     """The text with longer words cut into pieces of LONGEST_WORD characters: a picture in base64 is
     a word of megabytes, and a tokenizer's training grows with its square."""
     return _PIECE.sub(r"\g<0> ", text) if len(text) > LONGEST_WORD else text
-
-
-def nfc(text: str) -> str:
-    """Letters with accents as one character each: files may spell them as two."""
-    return unicodedata.normalize("NFC", text)
 
 
 def tidy(text: str) -> str:

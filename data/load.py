@@ -1,12 +1,5 @@
-"""Opening and saving worlds: generated ones by name, others as directories. A directory holds these
-files, plain or .gz; unknown fields are ignored:
-
-    world.json                  {"name", "description", "license", "source", "k", "quota"};
-                                optional, as is each field
-    corpus.jsonl                {"id", "title", "text"}; also BEIR's "_id", without titles
-    questions/SET.SPLIT.jsonl   {"id", "question", "answers": [...]}; optional: "slice",
-                                "relation", "popularity", "gold_passages", "type"; also
-                                FlashRAG's "golden_answers"
+"""Opening and saving worlds: generated ones by name, others as directories (the format:
+docs/own-data.md).
 
 Left out on purpose: locks (two writers of one directory), partial reading of a corpus.
 """

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
+from unicodedata import normalize
 
 from data import files
 from data.world import Passage, Question, WorldError
@@ -24,14 +25,15 @@ csv.field_size_limit(files.LIMIT * files.MB)  # Python's own is 131,072 characte
 
 
 class Record(dict):
-    """A JSON object from the place `where`, "FILE:LINE". The methods return fields; each raises
-    WorldError, with the place, where one is not as it must be."""
+    """A JSON object, or a row of a table (is_cells: column -> text, "" where empty), from the place
+    `where`, "FILE:LINE". The methods return fields; each raises WorldError, with the place, where
+    one is not as it must be."""
 
-    def __init__(self, value: object, where: str):
+    def __init__(self, value: object, where: str, is_cells: bool = False):
         if not isinstance(value, dict):
             raise WorldError(f"{where}: not a JSON object")
         super().__init__(value)
-        self.where = where
+        self.where, self.is_cells = where, is_cells
 
     def error(self, problem: str) -> WorldError:
         return WorldError(f"{self.where}: {problem}")
@@ -45,7 +47,7 @@ class Record(dict):
         return self[name]
 
     def text(self, name: str, blank: bool = False) -> str:
-        """Text in NFC; may it be blank?"""
+        """Text in NFC: files may spell an accented letter as two. May it be blank?"""
         value = self.field(name, str)
         if not blank and not value.strip():
             raise self.error(f"{name!r} is blank")
@@ -53,7 +55,7 @@ class Record(dict):
             value.encode()
         except UnicodeEncodeError:  # JSON can spell half a character, "\ud800": no file takes it
             raise self.error(f"{name!r} is not valid Unicode") from None
-        return files.nfc(value)
+        return normalize("NFC", value)
 
     def optional(self, name: str) -> str:
         """Text that may be blank, null or absent: "" then."""
@@ -102,10 +104,6 @@ class Record(dict):
         if not all(isinstance(row, dict) for row in rows):
             raise error
         return [Record(row, self.where) for row in rows]
-
-
-class Row(Record):
-    """A row of a table: column -> text. "" is an empty cell."""
 
 
 def passage_of(row: Record) -> Passage:
@@ -188,7 +186,7 @@ def column_names(cells: list[str]) -> list[str]:
     return names
 
 
-def table(file: Path) -> Iterator[Row]:
+def table(file: Path) -> Iterator[Record]:
     """The records of a table; empty rows are none. Its delimiter is whichever of , ; and tab gives
     the first line a column that is known, and most columns. Raises WorldError."""
     numbered = files.text_lines(file)
@@ -209,7 +207,7 @@ def table(file: Path) -> Iterator[Row]:
             if any(cell.strip() for cell in row):
                 if len(row) != len(header):
                     raise WorldError(f"{file}:{number}: the number of columns is not the header's")
-                yield Row(dict(zip(header, row, strict=True)), f"{file}:{number}")
+                yield Record(dict(zip(header, row, strict=True)), f"{file}:{number}", True)
     except csv.Error as error:
         raise WorldError(f"{file}:{number + 1}: not a table: {error}") from None
 

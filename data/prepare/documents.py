@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
+from unicodedata import normalize
 
-from data.files import LONGEST_WORD, UNREADABLE, cut_words, nfc, opened, read_text, tidy
+from data.files import LONGEST_WORD, UNREADABLE, cut_words, opened, read_text, tidy
 from data.records import Record
 from data.world import Passage, WorldError
 
@@ -43,7 +44,7 @@ def read_documents(
         if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
             remarks["left out: binary"] += 1
             continue
-        title, text = _read(file, nfc(read_text(file)))
+        title, text = _read(file, normalize("NFC", read_text(file)))
         if text != (text := cut_words(text)):
             remarks[f"words of more than {LONGEST_WORD:,} characters cut in {name}"] += 1
         number = 0
@@ -97,7 +98,7 @@ def _read(file: Path, text: str) -> tuple[str, str]:
     if suffix != ".txt":
         page = _Page(_markdown_to_html(file, text) if suffix == ".md" else text, file)
         title, text = tidy(page.title) or title, "".join(page.text)
-    return tidy(nfc(title)), text
+    return tidy(normalize("NFC", title)), text
 
 
 def _markdown_to_html(file: Path, text: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.prepare.documents import SUFFIXES, read_documents
-from data.records import Record, Row, passage_of, question_of, records
+from data.records import Record, passage_of, question_of, records
 from data.world import Passage, Question
 
 
@@ -55,46 +55,34 @@ def choice(row: Record, stem: str, options: dict[str, str], key: str, **others) 
 
 def plain(row: Record) -> Iterator[Example]:
     """Ours, FlashRAG's (golden_answers), NQ-open's (answer, a list), somebody's own, MedQA's.
-    answers, or answer, is a list, one text, a number, or text with "|" between several. Optional:
-    id and the other fields of a world's questions; options {letter: text} with answer_key, or
-    answer_idx."""
-    is_cell = isinstance(row, Row)
-    gold = None if is_cell else row.get("gold_passages")
+    Optional: id and the other fields of a world's questions; options {letter: text} with
+    answer_key, or answer_idx."""
+    gold = None if row.is_cells else row.get("gold_passages")
     if row.get("options") is not None:
         key = row.text("answer_idx" if "answer_idx" in row else "answer_key")
         yield choice(row, row.text("question"), row.object("options"), key, gold_passages=gold)
         return
     names = [name for name in ("answers", "golden_answers", "answer") if name in row]
-    name = (names or ["answer"])[0]
-    value = row.get(name)
-    if type(value) in (int, float) and abs(value) < 1e300:  # nor nan
-        answers = [json.dumps(value)]
-    elif isinstance(value, str):
-        answers = aliases(row, name) if is_cell or name == "answers" else [row.text(name)]
-    else:
-        answers = row.texts(name)
+    answers = answers_in(row, (names or ["answer"])[0])
     yield example(row, [answer.strip() for answer in answers], gold_passages=gold)
 
 
-def answer_list(row: Record, name: str) -> tuple[str, ...]:
-    """A list of one answer or more, or such a list in JSON."""
-    values = row.field(name)
-    try:
-        values = json.loads(values) if isinstance(values, str) else values
-        answers = Record({name: values}, row.where).texts(name)
-    except (ValueError, RecursionError):  # also texts' own error
-        answers = ()
-    if not answers:
-        raise row.error(f"{name!r} must be a JSON list of one answer or more")
-    return answers
-
-
-def aliases(row: Record, name: str) -> Iterable[str]:
-    """The answers in a cell: a JSON list, or "|" between them. Brackets and bars may also be text:
-    "[sic]", "|x|", "P(A|B)"."""
+def answers_in(row: Record, name: str) -> Iterable[str]:
+    """A list, one text or a number; a cell of a table and the text "answers" may hold a JSON list,
+    or "|" between several. Brackets and bars may also be text: "[sic]", "|x|", "P(A|B)"."""
+    value = row.get(name)
+    if type(value) in (int, float) and abs(value) < 1e300:  # nor nan
+        return [json.dumps(value)]
+    if not isinstance(value, str):
+        return row.texts(name)
     text = row.text(name)
+    if name == "answer" and not row.is_cells:
+        return [text]
     if re.match(r"\s*\[\s*[\"'\]]", text):
-        return answer_list(row, name)
+        try:
+            return Record({name: json.loads(text)}, row.where).texts(name)
+        except (ValueError, RecursionError):  # also texts' own error
+            raise row.error(f"{name!r} must be a JSON list of answers") from None
     parts = re.sub(r"[|\s]+$", "", text).split("|")
     torn = any(part.count(a) != part.count(b) for part in parts for a, b in ("()", "[]", "{}"))
     blank = any(not part.strip() for part in parts)
@@ -105,7 +93,7 @@ def popqa(row: Record) -> Iterator[Example]:
     """The authors' TSV, or what `datasets` exports; without possible_answers `obj` is the answer.
     `prop` is the relation, `s_pop`, monthly page views of the subject, the popularity."""
     known = row.get("possible_answers") or not row.get("obj")
-    answers = answer_list(row, "possible_answers") if known else [row.text("obj")]
+    answers = answers_in(row, "possible_answers") if known else [row.text("obj")]
     yield example(row, answers, relation=row.optional("prop"), popularity=row.number("s_pop"))
 
 
@@ -114,13 +102,9 @@ def ambignq(row: Record) -> Iterator[Example]:
     wrote the same question, the answers of all of them are right."""
     merged: dict[str, list[str]] = {}
     for note in row.objects("annotations"):
-        if note.get("type") == "singleAnswer":
-            pairs = [Record({**note, "question": row.get("question")}, row.where)]
-        elif note.get("type") == "multipleQAs":
+        pairs = [Record({**note, "question": row.get("question")}, row.where)]
+        if note.get("type") == "multipleQAs":
             pairs = note.objects("qaPairs")
-        else:
-            wanted = f"'singleAnswer' or 'multipleQAs', not {note.get('type')!r}"
-            raise row.error(f"an annotation's type must be {wanted}")
         for pair in pairs:
             merged.setdefault(pair.text("question"), []).extend(pair.texts("answer"))
     for i, (question, answers) in enumerate(merged.items()):

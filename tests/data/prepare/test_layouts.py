@@ -193,10 +193,7 @@ def test_a_field_of_any_length(write):
         ("question;antwort\nWho?;Ann\n", ":2: lacks the field 'answer'"),
         ("question\nWho?\n", ":2: lacks the field 'answer'"),
         ("question,Question\n", ":1: the header has the column 'question' twice"),
-        (
-            "question,answer\nWho?,\"['Ann']\"\n",
-            ":2: 'answer' must be a JSON list of one answer or more",
-        ),
+        ("question,answer\nWho?,\"['Ann']\"\n", ":2: 'answer' must be a JSON list of answers"),
         (
             "question,answer\nWho?,Ann\n\nWhere?,here,there\n",
             ":4: the number of columns is not the header's",
