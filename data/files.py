@@ -44,8 +44,7 @@ def _unpacked(stream: BinaryIO) -> BinaryIO:
 
 @contextmanager
 def opened(file: Path) -> Iterator[tuple[BinaryIO, float]]:
-    """The bytes of a file or of an archive's member, unpacked, and how many they may be. Raises
-    UNREADABLE, WorldError."""
+    """The unpacked bytes of a file or archive's member; how many they may be. Raises UNREADABLE."""
     archive = next((p for p in file.parents if p.name.endswith(ARCHIVES) and p.is_file()), None)
     with open(archive or file, "rb") as on_disk:
         if on_disk.peek(64).startswith(b"version https://git-lfs"):
@@ -99,8 +98,7 @@ def read_text(file: Path, megabytes: int | None = None) -> str:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
-    """Takes what will replace the file: it is there whole, old or new, whatever happens. Raises
-    OSError."""
+    """Takes what replaces the file, which is there whole, old or new, always. Raises OSError."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as out:
@@ -116,8 +114,8 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
 def write_json(file: Path, rows: Iterable[object], indent: int | None = None) -> None:
     """Replace a file by these rows, each in a line of its own. Raises OSError."""
     with replacing(file) as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False, indent=indent).encode() + b"\n")
+        texts = (json.dumps(row, ensure_ascii=False, indent=indent) for row in rows)
+        out.writelines(f"{text}\n".encode() for text in texts)
 
 
 def sync_directory(directory: Path) -> None:

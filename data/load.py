@@ -1,5 +1,4 @@
-"""Opening and saving worlds: generated ones by name, others as directories (the format:
-docs/own-data.md).
+"""Opening and saving worlds: generated ones by name, others as directories (docs/own-data.md).
 
 Left out on purpose: locks (two writers of one directory), partial reading of a corpus.
 """
@@ -57,9 +56,8 @@ def _read_metadata(directory: Path) -> dict:
     """The fields of world.json, all of which have defaults, as has the file."""
     file = directory / "world.json"
     metadata = {"name": directory.resolve().name or "world"}
-    if not file.exists():
-        return metadata
-    row = Record(parse_json(files.read_text(file), file), f"{file}:1")
+    content = parse_json(files.read_text(file), file) if file.exists() else {}
+    row = Record(content, f"{file}:1")
     metadata |= {name: row.text(name, name != "name") for name in TEXT_FIELDS if name in row}
     name = row.get("name", "w")
     if not name.isprintable() or len(name) > 100 or name in (".", "..") or {"/", "\\"} & set(name):

@@ -1,8 +1,7 @@
 """Records: JSON objects and rows of tables that know where they stand and check their fields, and
 the questions and passages that they hold. What a file consists of is known by its name.
 
-Left out on purpose: a schema language (fields that nobody asks for are ignored), Parquet (a
-dependency), spreadsheets.
+Left out on purpose: a schema language, Parquet (a dependency), spreadsheets.
 """
 
 import csv
@@ -25,9 +24,8 @@ csv.field_size_limit(files.LIMIT * files.MB)  # Python's own is 131,072 characte
 
 
 class Record(dict):
-    """A JSON object, or a row of a table (is_cells: column -> text, "" where empty), from the place
-    `where`, "FILE:LINE". The methods return fields; each raises WorldError, with the place, where
-    one is not as it must be."""
+    """A JSON object, or a row of a table (is_cells: column -> text, "" where empty), of the place
+    `where`, "FILE:LINE". The methods return fields, or raise WorldError with the place."""
 
     def __init__(self, value: object, where: str, is_cells: bool = False):
         if not isinstance(value, dict):
@@ -79,18 +77,15 @@ class Record(dict):
     def identity(self) -> str:
         """ "id" or BEIR's "_id", a string or a whole number; "" where there is none."""
         value = self.get("id", self.get("_id"))
-        if type(value) is float and value.is_integer():
-            value = int(value)
-        if type(value) is int:
-            value = str(value)
+        if type(value) in (int, float) and value % 1 == 0:
+            value = str(int(value))
         return "" if value in (None, "") else Record({"id": value}, self.where).text("id")
 
     def object(self, name: str) -> "Record":
         return Record(self.field(name, dict), self.where)
 
     def objects(self, name: str, names: tuple[str, ...] = ()) -> list["Record"]:
-        """A list of objects, or of lists of values with these names. `datasets` exports both as an
-        object of lists."""
+        """A list of objects, or of lists with these names; `datasets` has an object of lists."""
         values, error = self.field(name), self.error(f"{name!r} must be a list of objects")
         if isinstance(values, dict):
             names, columns = tuple(values), list(values.values())
@@ -107,8 +102,7 @@ class Record(dict):
 
 
 def passage_of(row: Record) -> Passage:
-    """The passage in a row of ours, of BEIR or of FlashRAG ("contents": title, line end, text).
-    Raises WorldError."""
+    """The passage in a row of ours, of BEIR or of FlashRAG ("contents": title, line end, text)."""
     if "contents" in row and "text" not in row:
         title, _, text = row.text("contents").partition("\n")
         return Passage(row.identity(), title.strip().strip('"'), text)
@@ -136,18 +130,16 @@ def question_of(row: Record) -> Question:
 def collect(items: Iterable[tuple[str, Item]], empty: str) -> list[Item]:
     """The items of ("FILE:LINE", question or passage). Raises WorldError where one has no id, where
     two have the same, and where there is none: `empty`."""
-    places: dict[str, str] = {}
-    collected = []
+    found: dict[str, tuple[str, Item]] = {}
     for where, item in items:
         if not item.id:
             raise WorldError(f"{where}: lacks the field 'id'")
-        first = places.setdefault(item.id, where)
-        if first is not where:
-            raise WorldError(f"{where}: duplicate id {item.id!r}, first at {first}")
-        collected.append(item)
-    if not collected:
+        if item.id in found:
+            raise WorldError(f"{where}: duplicate id {item.id!r}, first at {found[item.id][0]}")
+        found[item.id] = where, item
+    if not found:
         raise WorldError(empty)
-    return collected
+    return [item for _, item in found.values()]
 
 
 def parse_json(text: str, file: Path, line: int = 1) -> object:

@@ -117,13 +117,8 @@ def make_entities(scale: dict, rng: Random) -> list[Entity]:
     # Works of all kinds draw on three titles per film: one song or book in three shares its title
     # with a film.
     of_works = rng.sample(of_works, scale["entities"]["film"] * 3)
-    names = {
-        "person": full_names(parts),
-        **dict.fromkeys(WORKS, of_works),
-        "city": WORDS["city"],
-        "country": WORDS["country"],
-        "team": titles(parts, WORDS["team noun"]),
-    }
+    names = WORDS | dict.fromkeys(WORKS, of_works)  # those of cities and countries are words
+    names |= {"person": full_names(parts), "team": titles(parts, WORDS["team noun"])}
     entities = [
         Entity(kind, name)
         for kind, count in scale["entities"].items()

@@ -31,9 +31,8 @@ SCALES = json.loads(Path(__file__).with_name("sizes.json").read_text(encoding="u
 
 
 def generate(scale_name: str, seed: int) -> World:
-    """The world "mini" or "tiny" of this seed, the same on every machine. For benchmarks and tests
-    it has the facts that popqa is about, `facts`, and `fact_of`: id of a question of popqa -> its
-    fact; nothing else may look."""
+    """The world "mini" or "tiny" of this seed, the same on every machine. Only for benchmarks and
+    tests it has the facts that popqa is about, `facts`, and `fact_of`: id of a question -> fact."""
     scale, stream = SCALES[scale_name], f"{scale_name}/{seed}"
     rng = Random(f"{stream}/facts")
     entities = mini.make_entities(scale, rng)

@@ -40,9 +40,8 @@ class Names:
         taken |= {name for fact in facts for name in (fact.value, fact.stale_value)}
         people = [name for name in mini.full_names(parts) if name not in taken]
         free = [title for title in mini.titles(parts) if not {title, f"The {title}"} & taken]
-        with_article = [rng.choice(("The ", "")) + title for title in rng.sample(free, len(free))]
-        self.people = iter(rng.sample(people, len(people)))
-        self.titles = iter(with_article)
+        free = [rng.choice(("The ", "")) + title for title in rng.sample(free, len(free))]
+        self.titles, self.people = iter(free), iter(rng.sample(people, len(people)))
         self.places = {
             "place of birth": [entity.name for entity in entities if entity.kind == "city"],
             "country": [entity.name for entity in entities if entity.kind == "country"],
@@ -93,9 +92,10 @@ class Group:
 
     def _value(self, kind: str, relation: str, other_than: str) -> str:
         value = other_than
+        pools = {"year": mini.WORDS["year"], **dict.fromkeys(CREDIT_RELATIONS, self.credited)}
         while value == other_than:
-            if relation in CREDIT_RELATIONS or relation == "year":
-                value = self.rng.choice(mini.WORDS["year"] if relation == "year" else self.credited)
+            if relation in pools:
+                value = self.rng.choice(pools[relation])
             else:
                 value = mini.common_value(kind, relation, self.names.places, self.rng)
         return value
@@ -118,8 +118,7 @@ class Group:
 def make_sets(
     name: str, scale: dict, entities: list[Entity], facts: list[Fact]
 ) -> tuple[list[Passage], dict[str, list[Question]]]:
-    """More passages for the world of these facts, and the sets as {"<set>.<split>": questions}.
-    name: begins the names of the random streams."""
+    """More passages, and the sets as {"<set>.<split>": questions}. name: of the random streams."""
     names = Names(entities, facts, scale["parts"], Random(f"{name}/names"))
     of_split, drafts, questions = {}, [], {}
     for split, sizes in scale["groups"].items():
@@ -140,15 +139,15 @@ def _questions(set_name: str, group: Group, count: int, rng: Random) -> list[Que
     """So many questions of this set, without ids; every fact once before any fact twice."""
     if set_name in HOPS:
         return _two_hops(set_name, group, count, rng)
+    facts = group.people + group.works
+    if set_name == "triviaqa":  # the facts in the middle of the long passages
+        facts = [fact for profile in group.profiles for fact in profile[1:-1]]
     if set_name == "ambignq":
         rows = _ambiguous(group, rng)
     elif set_name == "openbookqa":
-        rows = _multiple_choice(group.people + group.works, rng)
-    elif set_name == "nq":
-        rows = _in_unseen_forms(group.people + group.works, "nq", rng)
-    else:  # the facts in the middle of the long passages
-        facts = [fact for profile in group.profiles for fact in profile[1:-1]]
-        rows = _in_unseen_forms(facts, "triviaqa", rng)
+        rows = _multiple_choice(facts, rng)
+    else:
+        rows = _in_unseen_forms(facts, set_name, rng)
     return _first(rows, count, rng)
 
 
@@ -225,8 +224,7 @@ def _in_unseen_forms(facts: list[Fact], set_name: str, rng: Random) -> Rows:
 
 
 def _two_hops(set_name: str, group: Group, count: int, rng: Random) -> list[Question]:
-    """Three bridge questions to two comparisons. 2wikimultihopqa's are of relations and in forms
-    that training does not combine."""
+    """Three bridge questions to two comparisons."""
     bridges, compared = count * 3 // 5, HOPS[set_name]["compared"]
     first = (count - bridges) // 2
     questions = _first(_bridges(set_name, group, rng), bridges, rng)

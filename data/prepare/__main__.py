@@ -23,7 +23,6 @@ from data.prepare import build
 from data.prepare.sets import CORPORA, NO_PASSAGES, SETS, Inputs, is_address, split_of
 from data.world import World, WorldError, printable
 
-DOWNLOADS = "runs/downloads"
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
 
 
@@ -53,8 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         " known split (train=FILE dev=FILE test=FILE) they are split by a hash of the question"
     )
     many = {"nargs": "+", "default": []}
-    source = "[SPLIT=]FILE_OR_URL"
-    add("--from", "--questions", dest="source", metavar=source, help=about, **many)
+    add("--from", "--questions", dest="source", metavar="[SPLIT=]FILE_OR_URL", help=about, **many)
     about = (
         f"passages: {', '.join(CORPORA)} (DPR's Wikipedia, 4.7 GB), an address, a file (ours,"
         " BEIR's, FlashRAG's, DPR's), or a folder of .txt, .md and .html files; for popqa without"
@@ -64,8 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--words", type=int, default=100, help="longest passage of a document (default: 100)")
     for flag in ("--dev-share", "--test-share"):
         add(flag, type=float, default=0.1, help="of questions without a split (default: 0.1)")
-    about = f"where downloads lie (default: {DOWNLOADS})"
-    add("--downloads", type=Path, default=Path(DOWNLOADS), metavar="DIR", help=about)
+    add("--downloads", type=Path, default="runs/downloads", metavar="DIR", help="where they lie")
     args = parser.parse_args(argv)
     if args.words < 1 or not all(0 <= x < 0.5 for x in (args.dev_share, args.test_share)):
         parser.error("--words must be at least 1, shares at least 0 and less than 0.5")
@@ -82,12 +79,11 @@ def prepare(args: argparse.Namespace) -> tuple[World, dict]:
     files = inputs.questions(args.set, args.source)
     sources = [inputs.local(name) for name in args.corpus]
     read, published = build.read_splits(args.set, files)
-    shares = args.dev_share, args.test_share
     if args.set == "popqa" and not sources:
-        splits, corpus, report = build.closed_world(read, *shares)
+        splits, corpus, report = build.closed_world(read, args.dev_share, args.test_share)
         passages = "generated from the answers: figures do not compare with those over Wikipedia"
     else:
-        splits, report = build.arrange(read, *shares)
+        splits, report = build.arrange(read, args.dev_share, args.test_share)
         corpus = build.choose_corpus(splits, published, sources, args.words, report)
         passages = ", ".join(source.name for source in sources) or "published with the questions"
     origins = [known, *(CORPORA[name] for name in args.corpus if name in CORPORA)]
@@ -105,8 +101,7 @@ def prepare(args: argparse.Namespace) -> tuple[World, dict]:
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Before the work: raises WorldError unless the inputs exist, and the output does not or is an
-    empty folder."""
+    """Raises WorldError unless the inputs exist, and the output does not or is an empty folder."""
     for name in [split_of(name)[1] for name in [*args.source, *args.corpus]]:
         if not (name in CORPORA or is_address(name) or Path(name).exists()):
             raise WorldError(f"{name}: no such file or folder")

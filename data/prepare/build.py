@@ -10,8 +10,7 @@ PopQA (Mallen et al., ACL 2023, arXiv 2212.10511) can also be a *closed world*. 
 of 16 templates filled with a subject, so a question and its first answer give back the fact
 (subject, relation, object) that they were made from, and each fact becomes one short passage. The
 passages are generated from the answers: a figure measured here says how well a policy reads and
-retrieves, not what it would do over Wikipedia. Left out: aliases in passages (the reader copies the
-first answer), the popularity of objects.
+retrieves, not what it would do over Wikipedia. Left out: aliases in passages.
 """
 
 import hashlib
@@ -52,8 +51,7 @@ def normalise(question: str) -> str:
 
 
 def read_splits(set_name: str, files: dict[str, list[Path]]) -> tuple[Splits, list[Passage]]:
-    """Split ("": still to be split) -> questions, and the passages published with them. Raises
-    WorldError."""
+    """Split ("": still to be split) -> questions, and the passages published with them."""
     splits, passages = {}, {}  # passages by id: the same paragraph comes with several questions
     for split, of_split in files.items():
         prefix, asked = f"{set_name}_{split}" if split else set_name, []
@@ -102,8 +100,7 @@ def choose_corpus(
     splits: Splits, published: list[Passage], sources: list[Path], words: int, report: dict
 ) -> list[Passage]:
     """The passages of these files and folders, or else the published ones. In another corpus the
-    gold passages are not known. What was left out or cut is reported. Raises WorldError, also where
-    a gold passage is in no corpus."""
+    gold passages are not known. What was left out or cut is reported. Raises WorldError."""
     if not (sources or published):
         raise WorldError(NO_PASSAGES)
     corpus, remarks = published, Counter()
@@ -121,8 +118,7 @@ def choose_corpus(
 
 
 def counts(read: Splits, splits: Splits, corpus: list[Passage]) -> dict:
-    """For the report; contradicting duplicates: questions that come several times with no answer
-    that is right each time."""
+    """For the report; contradicting duplicates: questions without an answer that is right twice."""
     common: dict[str, set[str]] = {}
     for question in chain(*read.values()):
         answers = set(map(normalize_answer, question.answers))
@@ -210,9 +206,8 @@ def write_passages(facts: Iterable[Fact]) -> tuple[list[Passage], dict[Fact, str
 def closed_world(
     read: Splits, dev_share: float, test_share: float
 ) -> tuple[Splits, list[Passage], dict]:
-    """Splits, corpus and what the report says of them. A row that does not invert states no fact:
-    it is left out. In test it is kept, with no gold passage, so that the test set stays the
-    official one. Raises WorldError."""
+    """Splits, corpus and report. A row that does not invert states no fact: it is left out; in test
+    it is kept, with no gold passage, so that the test set stays the official one."""
     facts_of = defaultdict(list)  # normalised question -> its facts in all files
     kept, others = defaultdict(list), []
     for split, rows in read.items():

@@ -4,8 +4,7 @@ Passages end where a sentence or a paragraph does; every passage carries its doc
 HTML file's <title>, else the first heading, else the file's name. Ids are "path/in/folder.md#1".
 Markup is no text: Markdown becomes HTML, of which the text is taken.
 
-Left out on purpose: other kinds of files, front matter, the layout of tables, languages that are
-written without spaces.
+Left out on purpose: other kinds of files, front matter, tables' layout, languages without spaces.
 """
 
 import re

@@ -41,8 +41,7 @@ def paragraph(title: str, text: str) -> Passage:
 
 
 def choice(row: Record, stem: str, options: dict[str, str], key: str, **others) -> Example:
-    """A multiple-choice question, options lettered in order; right are the text and its letter.
-    others: for `example`."""
+    """A multiple-choice question, options lettered in order; right are the text and its letter."""
     letters = dict(zip(options, "ABCDEFGHIJ", strict=False))
     if key not in letters:
         raise row.error(f"the answer key {key!r} is none of the options {', '.join(options)}")
@@ -159,9 +158,8 @@ def openbookqa(row: Record) -> Iterator[Example]:
     asked, stem = (row, "question") if "choices" in row else (row.object("question"), "stem")
     stem = "question_stem" if "question_stem" in asked else stem
     options = {one.text("label"): one.text("text") for one in asked.objects("choices")}
-    key = row.text("answerKey")
-    known = row.get("fact1") is not None
-    facts = [paragraph("", row.text("fact1", blank=True))] if known else []
+    key, fact = row.text("answerKey"), row.optional("fact1")
+    facts = [paragraph("", fact)] if fact else []
     gold = [fact.id for fact in facts] or None
     yield choice(row, asked.text(stem), options, key, passages=facts, gold_passages=gold)
 
@@ -191,9 +189,8 @@ def read_questions(file: Path) -> Iterator[tuple[str, Example]]:
 def read_corpus(
     source: Path, words: int = 100, remarks: Counter | None = None
 ) -> Iterator[tuple[str, Passage]]:
-    """("FILE:LINE", passage) of a corpus; `remarks` counts what is left out. Raises WorldError.
-    JSON lines of ours, of BEIR or of FlashRAG; DPR's table psgs_w100.tsv; a document or a folder of
-    documents, cut into passages of at most `words` words."""
+    """("FILE:LINE", passage) of a corpus: records, or documents, which are cut into passages of at
+    most `words` words; `remarks` counts what is left out. Raises WorldError."""
     if source.is_dir() or source.suffix.lower() in SUFFIXES:
         yield from read_documents(source, words, Counter() if remarks is None else remarks)
         return

@@ -52,8 +52,7 @@ def split_of(entry: str) -> tuple[str, str]:
 
 
 class Inputs:
-    """Local paths of what a command names; downloads on the way are noted in `sha256`. The methods
-    raise WorldError."""
+    """Local paths of what a command names; downloads on the way are noted in `sha256`."""
 
     def __init__(self, downloads: Path):
         self.downloads, self.sha256 = downloads, {}
