@@ -8,8 +8,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.load import FEW
 from data.metrics import gold_passage, stated
-from data.world import FEW, Question, World
+from data.world import Question, World
 from model import Tokenizer
 from model.files import existing
 from rl import ranks
