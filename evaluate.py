@@ -24,8 +24,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from data.world import Question
-from model import is_checkpoint, read_json, weights_sha256, write_json
-from model.checkpoint import existing
+from model.files import existing, is_checkpoint, read_json, weights_sha256, write_json
 from model.pretrained import open_policy
 from rl import Decoding, Episode, ranks
 from rl.report import page

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 
 from data.world import Passage, Question
-from model import Policy, Tokenizer, atomic_write, read_json, write_json
+from model import Policy, Tokenizer
+from model.files import atomic_write, read_json, write_json
 from rl import Decoding, Episode, Part, RagEnv, Turn, ranks, rollout
 from rl.report.summary import METRICS, by_slice, policy_calls, summarize
 from rl.runs.flags import UsageError

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from model import atomic_write
+from model.files import atomic_write
 from rl.report.charts import calibration_charts, figures, sweep_charts, training
 from rl.report.evaluation import Results, own_decisions
 from rl.report.text import Table

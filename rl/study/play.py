@@ -16,7 +16,7 @@ import torch
 
 from data.metrics import answerable
 from data.world import Question
-from model import weights_sha256, write_json
+from model.files import weights_sha256, write_json
 from model.pretrained import open_policy
 from rl import Episode, Reward, collate, ranks, score
 from rl.report.evaluation import DIRECT, RETRIEVE, Evaluation, read_lines

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import World
-from model import atomic_write, read_json, write_json
+from model.files import atomic_write, read_json, write_json
 from rl.report import page
 from rl.report.charts import figures, sweep_charts, training
 from rl.report.summary import mean
