@@ -78,12 +78,8 @@ def policy_reward(episodes: Sequence[Episode], both: bool) -> float:
 
 def dev_figures(greedy: Sequence[Episode], sampled: Sequence[Episode]) -> dict:
     """What a dev evaluation logs: figures of greedy and of sampled episodes, and per slice."""
-    return {
-        "greedy": summarize(greedy),
-        "greedy_slices": by_slice(greedy),
-        "sampled": summarize(sampled),
-        "sampled_slices": by_slice(sampled),
-    }
+    figures = {"greedy": summarize(greedy), "greedy_slices": by_slice(greedy)}
+    return figures | {"sampled": summarize(sampled), "sampled_slices": by_slice(sampled)}
 
 
 def dev_line(dev: dict, training: dict | None = None) -> str:

@@ -73,8 +73,7 @@ class Evaluation:
         }
 
     def file(self, decoding: Decoding) -> Path:
-        """CHECKPOINT/eval/<world>.<set>.<split>.json; decodings other than the policy's own greedy
-        decisions carry their name."""
+        """CHECKPOINT/eval/<world>.<set>.<split>.json, with a name of decodings but greedy."""
         name = ".".join([self.env.world.name, *self.asked])
         if decoding.force:
             name += f".force-{decoding.force}"
@@ -94,10 +93,8 @@ class Evaluation:
         self, row: str, decoding: Decoding, reuse: bool = False, file: Path | None = None
     ) -> Result:
         """Play the questions and write the result (rank 0): the .jsonl, then `file`, the .json.
-
-        Where `reuse` and the file is about the same, it is read instead. row: stands before the
-        progress bar. Raises WorldError for a damaged .jsonl, CheckpointError, OSError.
-        """
+        Where `reuse` and the file is about the same, it is read instead. row: for the progress bar.
+        Raises WorldError for a damaged .jsonl, CheckpointError, OSError."""
         about, file = self.facts | {"decoding": asdict(decoding)}, file or self.file(decoding)
         old = read_json(file) if reuse and file.exists() else {}
         if not differences(old, about):

@@ -183,9 +183,6 @@ def calibration_chart(results: Results) -> Element:
     return chart(title, lines, "P([RETRIEVE])", "mean and 95 % interval")
 
 
-# ------------------------------------------------------------------------------------ the page
-
-
 def write_report(
     path: str, about: str, results: Results, tables: Sequence[Table], sweeps: dict[str, dict]
 ) -> None:

@@ -89,9 +89,8 @@ def stratified_interval(
 
 def sweep(played: dict[str, list[Episode]]) -> dict:
     """{"points": {row: figures}, "curve": [{"threshold": t, figures}, ...]} of row -> episodes.
-
-    A threshold on the first P([RETRIEVE]) plays what one of the two forced rows has played; where
-    more retrievals may follow, these are the policy's own decisions."""
+    A threshold on the first P([RETRIEVE]) plays what one of the two forced rows has played, later
+    decisions of a quota above 1 included."""
     pairs = list(zip(played[DIRECT], played[RETRIEVE], strict=True))
     better = [max(pair, key=lambda e: e.reward) for pair in pairs]
     rows = played | {"better branch of each question": better}

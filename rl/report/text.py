@@ -37,8 +37,7 @@ def check(args, rows: dict[str, Decoding]) -> tuple[list[str], dict[str, Decodin
     Raises UsageError, CheckpointError."""
     if bool(args.force) + args.sample + (args.threshold != 0.5) > 1:
         raise UsageError("--force, --sample and --threshold exclude each other")
-    force = args.force or None
-    decoding = Decoding(float(args.sample), args.sample, args.threshold, force=force)
+    decoding = Decoding(float(args.sample), args.sample, args.threshold, force=args.force or None)
     if args.json and args.ask is None:
         raise UsageError("--json goes with --ask")
     if (args.sweep or args.report) and decoding != GREEDY:
@@ -50,7 +49,7 @@ def check(args, rows: dict[str, Decoding]) -> tuple[list[str], dict[str, Decodin
         missing = "no checkpoint in runs/sft or runs/ppo"
         raise UsageError(f"{missing}; train one (python train_sft.py) or give --checkpoint")
     if decoding != GREEDY:
-        rows = {f"force {force}" if force else OWN: decoding}
+        rows = {f"force {args.force}" if args.force else OWN: decoding}
     return [str(existing(name)) for name in names], rows
 
 
@@ -165,9 +164,6 @@ def comparison(results: Results, sweeps: dict[str, dict]) -> list[Table]:
         shown = {f"P([RETRIEVE]) > {m['threshold']:g}": m for m in swept["curve"]}
         tables.append(figures_table(f"{name}: threshold sweep", shown | swept["points"]))
     return [table for table in tables if table.rows]
-
-
-# ---------------------------------------------------------------------------------- episodes
 
 
 def printed(text: str) -> str:

@@ -31,6 +31,7 @@ from rl.study.systems import COSTS, JOINT, TOGETHER, TRAINED, commands_of, play,
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = ("reward", "em", "f1", "retrieval", "queries", "calls", "hit", "malformed")
 COMPUTE = ("steps", "tokens", "minutes")
+MINUS = "joint_minus"
 
 
 @dataclass
@@ -72,9 +73,8 @@ def compare(args: StudyArgs) -> None:
 
 
 def train(commands: dict[Path, list[str]], count: int) -> None:
-    """Run Python with each of the commands, as `count` ranks, to fill its folder OUT, and write
-    OUT.log. Raises UsageError, with the last line said, if one fails; a SIGTERM ends it like
-    Ctrl-C."""
+    """Run Python with each command, as `count` ranks, to fill its folder OUT, and write OUT.log.
+    Raises UsageError with what was said last if one fails; a SIGTERM ends it like Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
     options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
@@ -95,10 +95,9 @@ def train(commands: dict[Path, list[str]], count: int) -> None:
 
 
 def write(study: dict, out: Path) -> None:
-    """study.json, report.md and report.html; some tables also on standard output. study: seed ->
-    its figures, as `play` has them."""
-    shown, pages = tables(study)
-    first = next(iter(study.values()))
+    """study.json, report.md, report.html, and a few tables on standard output."""
+    first, rows = next(iter(study.values())), [r for one in study.values() for r in one["figures"]]
+    shown, pages = tables(rows, first["unseen"])
     questions = ", ".join(f"{name} {count:,}" for name, count in first["questions"].items())
     head = (
         f"World {first['world']}, test questions: {questions}; greedy; seeds {', '.join(study)}: "
@@ -111,7 +110,7 @@ def write(study: dict, out: Path) -> None:
     print(printed("\n".join([head, "", *(table.markdown() for table in shown)])))
     print(f"per set and slice, and every figure: {out}/report.md, {out}/study.json")
     sections = {
-        "Retrieval and what it buys, together": trade_off(study),
+        "Retrieval and what it buys, together": trade_off(rows),
         "Figures": "".join(table.html() for table in shown),
         "Training of joint": "".join(training(out / f"seed-{seed}" / JOINT) for seed in study),
         "Per set and slice": "".join(table.html() for table in pages),
@@ -119,9 +118,8 @@ def write(study: dict, out: Path) -> None:
     write_page(out / "report.html", "does joint training win?", head, sections)
 
 
-def values(study: dict, system: str, part: str, figure: str) -> list:
+def values(rows: list[dict], system: str, part: str, figure: str) -> list:
     """One value per seed that has it."""
-    rows = [row for seed in study.values() for row in seed["figures"]]
     found = [row.get(figure) for row in rows if (row["system"], row["part"]) == (system, part)]
     return [value for value in found if value is not None]
 
@@ -135,46 +133,41 @@ def over_seeds(values: Sequence) -> str:
 
 
 def pivot(
-    title: str, study: dict, systems: Sequence[str], parts: Sequence[str], figures: Sequence[str]
+    title: str, rows: list[dict], systems: Sequence[str], parts: Sequence[str], names: Sequence[str]
 ) -> Table:
     """Systems x parts x figures; the heading of a column is what the others do not share."""
-    columns = [(part, figure) for part in parts for figure in figures]
-    head = ["system", *(part if len(parts) > 1 else figure for part, figure in columns)]
-    rows = [[name, *(over_seeds(values(study, name, *c)) for c in columns)] for name in systems]
-    return Table(title, head, rows)
+    columns = [(part, name) for part in parts for name in names]
+    head = ["system", *(part if len(parts) > 1 else name for part, name in columns)]
+    lines = [[s, *(over_seeds(values(rows, s, *column)) for column in columns)] for s in systems]
+    return Table(title, head, lines)
 
 
-def systems_in(study: dict, *groups: str) -> list[str]:
-    rows = [row for seed in study.values() for row in seed["figures"]]
+def systems_in(rows: list[dict], *groups: str) -> list[str]:
     return list(dict.fromkeys(row["system"] for row in rows if row["group"] in groups))
 
 
-def tables(study: dict) -> tuple[list[Table], list[Table]]:
+def tables(rows: list[dict], unseen: Sequence[str]) -> tuple[list[Table], list[Table]]:
     """What is printed, and what takes pages: every set and slice."""
-    first = next(iter(study.values()))
-    parts = list(dict.fromkeys(row["part"] for row in first["figures"]))
-    systems = systems_in(study, "main", "ablations")
-    every = systems_in(study, "main", "ablations", "quota")
-    swept = [*systems_in(study, "sweep"), JOINT]
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    systems = systems_in(rows, "main", "ablations")
+    every = systems_in(rows, "main", "ablations", "quota")
+    swept = [*systems_in(rows, "sweep"), JOINT]
     costs = ["retrieval", *(f"reward at {cost:g}" for cost in COSTS)]
-    chosen, minus = [TOGETHER, *first["unseen"]], "joint_minus"
     shown = [
-        pivot("Systems, together", study, systems, [TOGETHER], [*SHOWN, *COMPUTE]),
-        pivot("Reward of joint minus each, by seed", study, systems, chosen, [minus]),
-        pivot("Cost of a retrieval, together", study, systems, [TOGETHER], costs),
-        pivot("Threshold on P([RETRIEVE]), joint's .5", study, swept, [TOGETHER], SHOWN),
+        pivot("Systems, together", rows, systems, [TOGETHER], [*SHOWN, *COMPUTE]),
+        pivot("Reward of joint minus each, by seed", rows, systems, [TOGETHER, *unseen], [MINUS]),
+        pivot("Cost of a retrieval, together", rows, systems, [TOGETHER], costs),
+        pivot("Threshold on P([RETRIEVE]), joint's .5", rows, swept, [TOGETHER], SHOWN),
     ]
-    return shown, [pivot(f"Per part: {f}", study, every, parts, [f]) for f in (*SHOWN, minus)]
+    return shown, [pivot(f"Per part: {f}", rows, every, parts, [f]) for f in (*SHOWN, MINUS)]
 
 
-def trade_off(study: dict) -> str:
+def trade_off(rows: list[dict]) -> str:
     """EM and reward against retrieval: joint at every threshold, each system's point."""
-
-    def point(name: str) -> dict:
+    points = {}
+    for name in systems_in(rows, "main", "ablations", "sweep"):
         shown = ("retrieval", "em", "reward")
-        return {figure: mean(values(study, name, TOGETHER, figure)) for figure in shown}
-
-    curve = map(point, [*systems_in(study, "sweep"), JOINT])
-    points = {name: point(name) for name in systems_in(study, "main", "ablations")}
-    ordered = sorted(curve, key=lambda m: m["retrieval"])
-    return figures(sweep_charts(TOGETHER, {"curve": ordered, "points": points}))
+        points[name] = {figure: mean(values(rows, name, TOGETHER, figure)) for figure in shown}
+    curve = [points.pop(name) for name in systems_in(rows, "sweep")]
+    curve = sorted([*curve, points[JOINT]], key=lambda m: m["retrieval"])
+    return figures(sweep_charts(TOGETHER, {"curve": curve, "points": points}))

@@ -10,7 +10,7 @@ Left out: how runs are started, anything over several seeds (study.py).
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -149,11 +149,8 @@ def commands_of(seed: int, folder: Path, sets: Sequence[str], args) -> dict[Path
     return commands
 
 
-# ------------------------------------------------------------------------------------- figures
-
-
 def figures_of(
-    played: dict[System, Episodes], compute: dict[System, dict], trained: Sequence[str]
+    played: dict[System, Episodes], compute: Callable[[System], dict], trained: Sequence[str]
 ) -> list[dict]:
     """A dict of figures for every system and part. A part is a question set, a slice of one
     ("popqa: tail"), or "together": the training sets, each with the same weight. joint_minus: its
@@ -169,7 +166,7 @@ def figures_of(
             row |= {f"reward at {cost:g}": answers - cost * row["queries"] for cost in COSTS}
             rewards = [[[e.reward for e in one] for one in both] for both in (joint[part], sets)]
             row |= {"joint_minus": stratified_interval(list(zip(*rewards, strict=True)))}
-            rows.append(row | (compute[system] if part == TOGETHER else {}))
+            rows.append(row | (compute(system) if part == TOGETHER else {}))
     return rows
 
 
@@ -209,8 +206,7 @@ class Player:
         self.questions = cache(self.labelled)
 
     def labelled(self, set_name: str, split: str) -> list[Question]:
-        """Where the world has no slices, they are the questions whose gold passages state the
-        answer, and those whose do not."""
+        """In a world without slices these are: the gold passages state the answer, or do not."""
         labelled = []
         for q in self.world.questions(set_name, split)[: self.rows or None]:
             if q.slice is None and q.gold_passages is not None:
@@ -234,8 +230,8 @@ class Player:
         return Evaluation(*parts, self.device, self.dtype).play(set_name, *how).episodes
 
     def branches(self, set_name: str, split: str) -> tuple[np.ndarray, list, list]:
-        """How sure the warm-up is of the answers that it gives at once (mean probability of their
-        tokens), the episodes with these, and those that always retrieve, with its own queries."""
+        """The warm-up's confidence in its direct answers (mean probability of their tokens), their
+        episodes, and those that always retrieve."""
         systems = {system.name: system for system in SYSTEMS}
         direct = self.play(systems[DIRECT], set_name, split, reuse=False)  # with their tokens
         policy, sure = self.policy("warm-up"), np.zeros(len(direct))
@@ -249,8 +245,7 @@ class Player:
 
     @cached_property
     def threshold(self) -> float:
-        """Of the confidence baseline: what earns most on the dev splits of the training sets, each
-        with the same weight. 2, more than any confidence, is always."""
+        """Of confidence: what earns most on dev, training sets weighing the same; 2 is always."""
         dev = []
         for name in sets_of(self.world)[0]:
             sure, *both = self.branches(name, "dev")
@@ -267,8 +262,7 @@ class Player:
         return [after if sure < self.threshold else before for sure, before, after in branches]
 
     def compute(self, system: System) -> dict[str, float]:
-        """Optimiser steps (of policies, not value heads), millions of tokens, and minutes of a
-        system's own runs, from their logs; the warm-up is everybody's."""
+        """Of a system's own runs, from their logs; steps of value heads do not count."""
         runs = [run for run in needed(system.roles) if run != "warm-up"]
         logs = [line for run in runs for line in json_lines(self.folder / run / "metrics.jsonl")]
         lines = [line for line in logs if "tokens" in line]
@@ -286,12 +280,6 @@ def play(folder: Path, args) -> dict:
         system: {name: player.play(system, name) for name in sets if name in system.sets}
         for system in systems_of(args.systems)
     }
-    compute = {system: player.compute(system) for system in played}
-    figures = {
-        "world": player.world.name,
-        "questions": {name: len(player.questions(name, "test")) for name in sets},
-        "trained": trained,
-        "unseen": unseen,
-        "figures": figures_of(played, compute, trained),
-    }
-    return plain(figures)
+    about = {"world": player.world.name, "trained": trained, "unseen": unseen}
+    about["questions"] = {name: len(player.questions(name, "test")) for name in sets}
+    return plain(about | {"figures": figures_of(played, player.compute, trained)})

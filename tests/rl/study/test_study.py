@@ -66,7 +66,7 @@ def study_of(choice: str = "all", seeds=(0, 1)) -> dict:
     compute = {system: {"steps": 10, "tokens": 1.5, "minutes": 2.0} for system in mine}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(systems, "stratified_interval", partial(stratified_interval, draws=20))
-        figures = figures_of(mine, compute, TRAINED)
+        figures = figures_of(mine, compute.get, TRAINED)
     one = {
         "world": "w",
         "questions": {"popqa": 1400, "nq": 3},
@@ -97,8 +97,12 @@ def test_sets_weigh_the_same_whatever_their_size():
     assert str(together([{"hit": nan}])["hit"]) == "nan"
 
 
+def rows_of(study: dict) -> list[dict]:
+    return [row for seed in study.values() for row in seed["figures"]]
+
+
 def figure(study: dict, part: str, name: str, system: str = JOINT):
-    return values({"1": study["1"]}, system, part, name)[0]
+    return values(study["1"]["figures"], system, part, name)[0]
 
 
 def test_figures_of_a_study(study):
@@ -107,9 +111,12 @@ def test_figures_of_a_study(study):
     assert figure(study, TOGETHER, "retrieval") == pytest.approx(4 / 9)
     em, queries = (2 / 3 + 1 + 1) / 3, (1 / 3 + 1 / 2 + 1 / 2) / 3
     assert figure(study, TOGETHER, "reward at 0.5") == pytest.approx(2 * em - 0.5 * queries)
-    assert figure(study, TOGETHER, "steps") == 10 and values(study, JOINT, "popqa", "steps") == []
+    assert (
+        figure(study, TOGETHER, "steps") == 10
+        and values(rows_of(study), JOINT, "popqa", "steps") == []
+    )
     assert figure(study, "popqa: tail", "retrieval") == 1.0 and figure(study, "nq", "rows") == 2
-    assert values(study, "joint, N = 1", TOGETHER, "em") == []
+    assert values(rows_of(study), "joint, N = 1", TOGETHER, "em") == []
     parts = [r["part"] for r in study["1"]["figures"] if r["system"] == JOINT]
     slices = [f"{name}: {part}" for name, found in SLICES.items() for part in found]
     others = {name for name in (*TRAINED, *UNSEEN) if name not in SLICES}
@@ -131,12 +138,14 @@ def test_a_pivot(study):
         if (one["system"], one["part"]) == ("SFT, adaptive", TOGETHER):
             one["reward"] += 0.5
             one["hit"] = None
-    table = pivot("T", study, ["SFT, adaptive", JOINT], [TOGETHER], ["reward", "em", "hit"])
+    table = pivot(
+        "T", rows_of(study), ["SFT, adaptive", JOINT], [TOGETHER], ["reward", "em", "hit"]
+    )
     assert table.head == ["system", "reward", "em", "hit"]
     base = (2 / 3 + 1 + 1) / 3
     assert table.rows[0][1] == f"{base + 0.25:.4g} [{base:.4g}, {base + 0.5:.4g}]"
     assert table.rows[1] == [JOINT, "1.689 [1.689, 1.689]", "0.8889 [0.8889, 0.8889]", "0 [0, 0]"]
-    parts = pivot("T", study, [JOINT], ["popqa: tail", "nq"], ["retrieval"])
+    parts = pivot("T", rows_of(study), [JOINT], ["popqa: tail", "nq"], ["retrieval"])
     assert parts.head == ["system", "popqa: tail", "nq"]
     assert parts.rows == [[JOINT, "1 [1, 1]", "0.5 [0.5, 0.5]"]]
 
@@ -146,12 +155,12 @@ def test_cells(study):
     assert over_seeds([0.2, 0.4]) == "0.3 [0.2, 0.4]"
     differences = [[1.8, 1.8, 1.8], [-0.5, -0.6, 0.1]]
     assert over_seeds(differences) == "+1.800 [+1.800, +1.800]; -0.500 [-0.600, +0.100]"
-    assert values(study, "direct only", TOGETHER, "hit") == [], "nothing was retrieved"
+    assert values(rows_of(study), "direct only", TOGETHER, "hit") == [], "nothing was retrieved"
 
 
 @pytest.mark.parametrize("choice, ablations", [("all", True), ("main", False)])
 def test_the_tables_of_every_choice(choice, ablations):
-    shown, pages = tables(study_of(choice))
+    shown, pages = tables(rows_of(study_of(choice)), UNSEEN)
     systems = [[line[0] for line in table.rows] for table in shown]
     assert ("no KL" in systems[0]) == ablations and "joint, N = 1" not in systems[0]
     assert "joint, threshold 0.9" in systems[3] and systems[3][-1] == JOINT
@@ -187,7 +196,7 @@ def test_everything_that_a_study_leaves(tmp_path, capsys, study):
     for figures in study.values():
         figures["world"] = MARKUP
     write(study, tmp_path)
-    shown, pages = tables(study)
+    shown, pages = tables(rows_of(study), UNSEEN)
     report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
     assert json.loads((tmp_path / "study.json").read_text()) == study
     assert all(table.markdown() in report for table in (*shown, *pages))
