@@ -28,7 +28,7 @@ from rl.runs.flags import DEVICES, arg, main, parse, share
 from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, choose_dtype
 from rl.runs.retrievers import RetrieverArgs
-from rl.study.study import StudyArgs, compare
+from rl.study import study
 
 ROWS = {
     DIRECT: Decoding(force="answer"),
@@ -65,7 +65,7 @@ class Args(RetrieverArgs):
 
 def evaluate() -> None:
     if "--compare" in sys.argv:
-        return compare(parse(StudyArgs, __doc__))
+        return study.compare(parse(study.StudyArgs, study.__doc__))
     args = parse(Args, __doc__)
     names, rows = check(args, ROWS)
     launch(args.ranks if args.ask is None else 1, args.device)

@@ -263,8 +263,8 @@ class Player:
 
     def compute(self, system: System) -> dict[str, float]:
         """Of a system's own runs, from their logs; steps of value heads do not count."""
-        runs = [run for run in needed(system.roles) if run != "warm-up"]
-        logs = [line for run in runs for line in json_lines(self.folder / run / "metrics.jsonl")]
+        runs = [self.folder / run for run in needed(system.roles) if run != "warm-up"]
+        logs = [line for run in runs for line in json_lines(run / "metrics.jsonl")]
         lines = [line for line in logs if "tokens" in line]
         steps = [line.get("optimizer_steps", 0 if "iteration" in line else 1) for line in lines]
         tokens, seconds = (sum(line[name] for line in lines) for name in ("tokens", "seconds"))
