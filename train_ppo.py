@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from data.world import Question
-from model import weights_sha256
-from model.pretrained import add_adapters, open_policy, trained_modules, without_adapters
+from model.files import weights_sha256
+from model.pretrained import open_policy
+from model.pretrained.lora import add_adapters, trained_modules, without_adapters
 from rl import Decoding, Episode, Experience, PPOConfig, RagEnv, Reward, rollout
 from rl.experience import penalised_rewards, score_rollout, with_advantages
 from rl.ppo import adapt_beta, ppo_update, update_value_head

@@ -25,8 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from data.world import Question
-from model import Config, Policy, Tokenizer, weights_sha256
-from model.pretrained import add_adapters, open_pretrained, trained_modules
+from model import Config, Policy, Tokenizer
+from model.files import weights_sha256
+from model.pretrained import open_pretrained
+from model.pretrained.lora import add_adapters, trained_modules
 from rl import Decoding, Episode, collate, ranks, rollout
 from rl.episode import Batch, Part
 from rl.report.summary import mean

@@ -23,7 +23,8 @@ import transformers
 from torch import Tensor
 
 from data.world import Question, World
-from model import Config, Policy, Session, Tokenizer, load_policy, save_policy
+from model import Config, Policy, Session, Tokenizer, save_policy
+from model.pretrained import open_policy
 from retrieval_cpp import BM25Index
 from rl import Decoding, RagEnv, rollout
 from rl.environment import observation
@@ -153,7 +154,7 @@ def tune(peer: partial, questions: list[Question]) -> dict:
 
 def compare(checkpoint: Path, env: RagEnv, questions: list[Question], tokens: int, rounds: int):
     """Print whether both sides play the same episodes, then the table."""
-    policy, tokenizer, _ = load_policy(checkpoint)
+    policy, tokenizer, _ = open_policy(checkpoint)
     ours = partial(play, policy, tokenizer, env)
     peer = partial(Peer, checkpoint, tokenizer, env, tokens)
     mine, theirs = ours(0.0, "fp32", questions[:64]), peer(0.0)(questions[:64])

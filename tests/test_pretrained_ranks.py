@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 import train_sft
-from model.pretrained import trained_modules, without_adapters
+from model.pretrained.lora import trained_modules, without_adapters
 from rl import Decoding, PPOConfig, ppo_update, ranks, rollout, score_rollout
 from rl.experience import penalised_rewards, with_advantages
 from rl.runs.state import load_state, save_state

@@ -175,7 +175,7 @@ def test_foreign_checkpoint(checkpoint):
     )
     (checkpoint / "model.safetensors").write_bytes(b"no tensors")
     assert message("ppo", "--init", checkpoint).startswith(
-        f"{checkpoint}/model.safetensors: not a readable safetensors file"
+        f"{checkpoint}/model.safetensors: not readable here"
     )
 
 
@@ -564,7 +564,7 @@ def test_disk_full_while_writing_the_final_checkpoint(trained, checkpoint, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model.checkpoint.save_file", full)
+    monkeypatch.setattr("model.files.save_file", full)
     assert message("sft", *SFT, *SHORT, "--fresh", "--out", checkpoint) == (
         f"{checkpoint}/read: could not be written ([Errno 28] No space left on device); what was"
         " there before is kept"

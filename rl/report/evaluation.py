@@ -96,7 +96,7 @@ class Evaluation:
         Where `reuse` and the file is about the same, it is read instead. row: for the progress bar.
         Raises WorldError for a damaged .jsonl, CheckpointError, OSError."""
         about, file = self.facts | {"decoding": asdict(decoding)}, file or self.file(decoding)
-        old = read_json(file) if reuse and file.exists() else {}
+        old = read_json(file, optional=True) if reuse else {}
         if not differences(old, about):
             records = list(json_lines(file.with_suffix(".jsonl")))
             if len(records) == len(self.questions):

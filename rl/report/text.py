@@ -15,8 +15,7 @@ from html import escape
 from typing import NamedTuple
 
 from data.world import Question, printable
-from model.checkpoint import existing, is_checkpoint
-from model.files import weights_sha256
+from model.files import existing, is_checkpoint, weights_sha256
 from model.pretrained import open_policy
 from rl import GREEDY, Decoding
 from rl.report.evaluation import Evaluation, Result, Results, own_decisions

@@ -8,10 +8,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.load import FEW
 from data.metrics import gold_passage, stated
-from data.world import FEW, Question, World
+from data.world import Question, World
 from model import Tokenizer
-from model.checkpoint import existing
+from model.files import existing
 from rl import ranks
 from rl.environment import RagEnv
 from rl.runs.flags import UsageError, flag
@@ -60,10 +61,11 @@ def describe(script: str, trainer, plan: str) -> None:
     if getattr(trainer, "both", False) and env.quota < 1:
         none = f"world {world.name!r} allows no retrieval (quota 0), so there are no two branches"
         raise UsageError(f"{none} to play; give --quota 1 or --no-both")
+    parameters = sum(p.numel() for p in policy.parameters())
     say(
         f"{script}: world {world.name}, {len(world.corpus):,} passages, k = {env.k}, quota"
         f" {env.quota}; {args.dataset}.train, {len(trainer.questions):,} questions;"
-        f" {policy.parameter_count():,} parameters, vocabulary {len(trainer.tokenizer):,};"
+        f" {parameters:,} parameters, vocabulary {len(trainer.tokenizer):,};"
         f" {args.dtype}, {ranks.size()} ranks; {plan}; out {args.out}"
     )
     say_misfits(trainer.questions, trainer.tokenizer, env, policy.config.max_position_embeddings)

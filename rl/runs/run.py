@@ -19,9 +19,9 @@ from typing import IO
 
 import torch
 
-from model import Policy, Tokenizer, is_checkpoint, read_json
-from model.checkpoint import POLICY_FILES
-from model.pretrained import save_policy
+from model import Policy, Tokenizer
+from model.files import POLICY_FILES, is_checkpoint, read_json
+from model.pretrained.lora import save_policy
 from rl import ranks
 from rl.runs.flags import UsageError
 from rl.runs.info import ADDRESSES

@@ -25,7 +25,7 @@ import torch
 
 from data.metrics import answerable
 from data.world import Question
-from model import weights_sha256
+from model.files import weights_sha256
 from model.pretrained import open_policy
 from rl import Decoding, Episode, Part, RagEnv, Reward, collate, ranks, rollout, score
 from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share

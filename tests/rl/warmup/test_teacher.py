@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data import Passage, Question, World, contains_answer, normalize_answer
-from data.metrics import answerable, gold_passage, stated
+from data import Passage, Question, World
+from data.metrics import answerable, contains_answer, gold_passage, normalize_answer, stated
 from rl.warmup.teacher import TEACHER, Teacher, keywords_of, subject_of, template_of
 
 # ------------------------------------------------------------------------------- the subject
