@@ -29,9 +29,9 @@ from model.pretrained import open_policy
 from rl import Decoding, Episode, Reward, collate, score
 from rl.report.evaluation import Evaluation
 from rl.report.summary import DIRECT, RETRIEVE, THRESHOLDS, mean, stratified_interval, summarize
-from rl.runs.info import run_info
+from rl.runs.info import RetrieverArgs, run_info
 from rl.runs.precision import choose_dtype, precision
-from rl.runs.retrievers import RetrieverArgs, open_world
+from rl.runs.retrievers import open_world
 from rl.runs.run import plain
 from rl.scoring import by_length
 from rl.study.roles import Roles
