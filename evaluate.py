@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from rl import GREEDY, Decoding, ranks
 from rl.report.page import write_report
 from rl.report.summary import DIRECT, OWN, RETRIEVE, sweep
-from rl.report.text import answer, check, comparison, header, open_checkpoint, printed, traces
+from rl.report.text import answer, check, comparison, header, open_checkpoint, traces
 from rl.rollout import FORCED
 from rl.runs.flags import DEVICES, arg, main, parse, share
 from rl.runs.info import RetrieverArgs
@@ -74,7 +74,7 @@ def evaluate() -> None:
         return answer(open_checkpoint(names[-1], args), [*rows.values()][-1], args)
     policies = [open_checkpoint(name, args) for name in names]
     about = header(policies, args.sample)
-    print(printed(about + "\n"))
+    print(about + "\n")
     results, sweeps = {}, {}
     for policy in policies:
         for row, how in rows.items():
@@ -82,7 +82,7 @@ def evaluate() -> None:
         if args.sweep:
             sweeps[policy.name] = sweep({row: results[policy.name, row].episodes for row in rows})
     tables = comparison(results, sweeps)
-    print(printed("\n".join(table.markdown() for table in tables)))
+    print("\n".join(table.markdown() for table in tables))
     print(traces(results[policy.name, row], args.show))
     print("\nresults: " + ", ".join(str(policy.file(how)) for policy in policies))
     if args.report and ranks.rank() == 0:

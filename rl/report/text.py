@@ -26,7 +26,6 @@ from rl.runs.precision import precision
 from rl.runs.retrievers import open_world
 from rl.runs.run import differences
 
-SAME = ("world", "questions_sha256", "corpus_sha256")  # for all policies in one table
 ANSWERED = ("question", "p_retrieve", "turns", "answer", "malformed", "truncated", "seconds")
 MINUS = ("reward", "em")  # figures of the last policy minus those of each row
 
@@ -76,7 +75,7 @@ def header(policies: Sequence[Evaluation], sampled: bool) -> str:
     first = policies[0].facts
     if not first["rows"]:
         raise UsageError("{set}.{split} of world {world} is empty".format(**first))
-    same = {name: first[name] for name in SAME}
+    same = {name: first[name] for name in ("world", "questions_sha256", "corpus_sha256")}
     for other in policies[1:]:
         if differences(other.facts, same):
             pair = f"{policies[0].name} and {other.name}"
@@ -87,13 +86,14 @@ def header(policies: Sequence[Evaluation], sampled: bool) -> str:
         for policy in policies:
             policy.name += f" ({costs.format(**policy.facts['reward'])})"
     how = "sampled" if sampled else "greedy"
-    return (
+    text = (
         "evaluate: world {world}, set {set}, split {split}, {rows} questions, "
         "{retriever[retriever]}, k = {k}, quota {quota}; "
         f"{how}; reward "
         "{reward[exact_match]:g} EM + {reward[f1]:g} F1 - {reward[retrieval_cost]:g} per retrieval "
         "- {reward[malformed_cost]:g} if malformed; checkpoints "
-    ).format(**first) + ", ".join(policy.name for policy in policies)
+    ).format(**first)
+    return printable(text + ", ".join(policy.name for policy in policies))
 
 
 # ------------------------------------------------------------------------------------- tables
@@ -112,7 +112,7 @@ class Table(NamedTuple):
             "| " + " | ".join(map(str.ljust, line, widths)) + " |"
             for line in (self.head, rule, *self.rows)
         ]
-        return "\n".join([f"## {self.title}\n", *text, ""])
+        return "\n".join(map(printable, [f"## {self.title}", "", *text, ""]))
 
     def html(self) -> str:
         """The first row and the first cell of each row are headings."""
@@ -163,11 +163,6 @@ def comparison(results: Results, sweeps: dict[str, dict]) -> list[Table]:
         shown = {f"P([RETRIEVE]) > {m['threshold']:g}": m for m in swept["curve"]}
         tables.append(figures_table(f"{name}: threshold sweep", shown | swept["points"]))
     return [table for table in tables if table.rows]
-
-
-def printed(text: str) -> str:
-    """The text, in which nothing but its line ends controls the terminal."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def traces(result: Result, count: int) -> str:

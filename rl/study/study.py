@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import World
+from data.world import printable
 from model.files import atomic_write, write_json
 from rl import ranks
 from rl.report.page import figures, sweep_charts, training, write_page
 from rl.report.summary import mean
-from rl.report.text import Table, interval, printed
+from rl.report.text import Table, interval
 from rl.runs.flags import DEVICES, UsageError, arg
 from rl.runs.launch import LAUNCHER, launch
 from rl.runs.progress import progress
@@ -107,7 +108,7 @@ def write(study: dict, out: Path) -> None:
     write_json(out / "study.json", study)
     report = "\n".join([f"# The study\n\n{head}\n", *(t.markdown() for t in (*shown, *pages))])
     atomic_write(out / "report.md", lambda file: file.write_text(report, encoding="utf-8"))
-    print(printed("\n".join([head, "", *(table.markdown() for table in shown)])))
+    print("\n".join([printable(head), "", *(table.markdown() for table in shown)]))
     print(f"per set and slice, and every figure: {out}/report.md, {out}/study.json")
     sections = {
         "Retrieval and what it buys, together": trade_off(rows),

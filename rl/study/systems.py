@@ -41,7 +41,6 @@ UNSEEN = ("triviaqa", "2wikimultihopqa", "nq", "openbookqa")
 TOGETHER = "together"
 COSTS = (0.0, 0.1, 0.2, 0.4, 0.5)  # of a retrieval, for the same episodes
 Episodes = dict[str, list[Episode]]  # by question set
-BATCH = 256
 QUOTA = 2  # retrievals at most
 
 
@@ -235,7 +234,7 @@ class Player:
         systems = {system.name: system for system in SYSTEMS}
         direct = self.play(systems[DIRECT], set_name, split, reuse=False)  # with their tokens
         policy, sure = self.policy("warm-up"), np.zeros(len(direct))
-        for group in by_length([e.tokens for e in direct], BATCH):
+        for group in by_length([e.tokens for e in direct], 256):
             batch = collate([direct[i] for i in group], self.tokenizer.pad, self.device)
             with torch.no_grad(), precision(self.device, self.dtype):
                 p = score(policy, batch, self.tokenizer).log_probs.float().exp().cpu()
