@@ -116,9 +116,10 @@ class Module:
             return [Example(self.to_read(env, e)) for e in played if self.is_readable(e)]
         direct = self.play(env, questions, Decoding(force="answer"))
         retrieved = self.play(env, questions, Decoding(force="retrieve"))
-        gains = [r.reward - d.reward for d, r in zip(direct, retrieved, strict=True)]
         if self.kind == "decision-right":
             gains = [1.0 if e.exact_match < 1.0 else -1.0 for e in direct]
+        else:
+            gains = [r.reward - d.reward for d, r in zip(direct, retrieved, strict=True)]
         scale = sum(map(abs, gains)) / len(gains)
         pairs = zip(direct, gains, strict=True)
         first = [self.to_decide(e, gain > 0, abs(gain) / scale) for e, gain in pairs if gain]
