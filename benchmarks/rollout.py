@@ -22,7 +22,6 @@ import torch
 import transformers
 from torch import Tensor
 
-import evaluate
 from data.world import Question, World
 from model import Config, Policy, Session, Tokenizer, save_policy
 from model.pretrained import open_policy
@@ -65,7 +64,7 @@ def fixed_length(tokens: int) -> mock._patch:
 def play(policy: Policy, tokenizer: Tokenizer, env: RagEnv, temperature, dtype, questions):
     """Query and answer of our episodes."""
     decoding, generator = Decoding(temperature, force="retrieve"), torch.Generator().manual_seed(0)
-    size = 0 if temperature else evaluate.Args.batch_size
+    size = 0 if temperature else 512
     with precision("cpu", dtype):
         episodes = rollout(policy, tokenizer, env, questions, decoding, generator, size)
     return [(e.turns[0].query if e.turns else "", e.answer) for e in episodes]

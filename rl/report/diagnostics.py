@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rl.episode import ACTIONS, Episode, Part
 from rl.ppo import Experience
-from rl.report.summary import by_slice, summarize
+from rl.report.summary import by_slice, mean, summarize
 
 # Figure, the most that is healthy, what more of it means.
 LIMITS = (
@@ -67,19 +67,14 @@ def policy_reward(episodes: Sequence[Episode], both: bool) -> float:
     weighted by P([RETRIEVE])."""
     if not both:
         return summarize(episodes)["reward"]
-    pairs = list(zip(episodes[::2], episodes[1::2], strict=True))
-    rewards = [a.p_retrieve * a.reward + (1 - a.p_retrieve) * b.reward for a, b in pairs]
-    return sum(rewards) / len(pairs)
+    pairs = zip(episodes[::2], episodes[1::2], strict=True)
+    return mean([a.p_retrieve * a.reward + (1 - a.p_retrieve) * b.reward for a, b in pairs])
 
 
 def dev_figures(greedy: Sequence[Episode], sampled: Sequence[Episode]) -> dict:
     """What a dev evaluation logs: figures of greedy and of sampled episodes, and per slice."""
-    return {
-        "greedy": summarize(greedy),
-        "greedy_slices": by_slice(greedy),
-        "sampled": summarize(sampled),
-        "sampled_slices": by_slice(sampled),
-    }
+    figures = {"greedy": summarize(greedy), "greedy_slices": by_slice(greedy)}
+    return figures | {"sampled": summarize(sampled), "sampled_slices": by_slice(sampled)}
 
 
 def dev_line(dev: dict, training: dict | None = None) -> str:

@@ -117,12 +117,12 @@ class Module:
         direct = self.play(env, questions, Decoding(force="answer"))
         retrieved = self.play(env, questions, Decoding(force="retrieve"))
         if self.kind == "decision-right":
-            first = [self.to_decide(e, e.exact_match < 1.0) for e in direct]
+            gains = [1.0 if e.exact_match < 1.0 else -1.0 for e in direct]
         else:
             gains = [r.reward - d.reward for d, r in zip(direct, retrieved, strict=True)]
-            scale = sum(map(abs, gains)) / len(gains)
-            pairs = zip(direct, gains, strict=True)
-            first = [self.to_decide(e, gain > 0, abs(gain) / scale) for e, gain in pairs if gain]
+        scale = sum(map(abs, gains)) / len(gains)
+        pairs = zip(direct, gains, strict=True)
+        first = [self.to_decide(e, gain > 0, abs(gain) / scale) for e, gain in pairs if gain]
         later = [e for e in retrieved if e.exact_match == 1.0 and Part.DECISION in e.parts]
         return first + [Example(e) for e in later]
 
