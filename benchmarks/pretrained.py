@@ -48,6 +48,7 @@ from rl import Episode, RagEnv, collate
 from rl.episode import Part
 from rl.runs.info import RunInfo
 from rl.runs.launch import MALLOC
+from rl.runs.policies import open_start
 from rl.runs.precision import precision
 
 PASSAGE = 24  # tokens of a passage at most, --k of them make an observation
@@ -84,8 +85,7 @@ def our_step(args, dtype: str, **flags):
     sft = train_sft.Args(init=str(args.init), micro_batch=args.batch, dtype=dtype, **flags)
     sft.device = args.device
     run = SimpleNamespace(args=sft, phase="read", demonstrator=None)
-    run.policy, run.tokenizer = train_sft.WarmUp.open_init(run)
-    run.policy.to(args.device).train().model.gradient_checkpointing = sft.checkpointing
+    run.policy, run.tokenizer = open_start(sft, None)
     run.optimizers = train_sft.make_optimizers(run.policy, sft)
     episodes = demonstrations(args.episodes, args.tokens, len(run.tokenizer))
     run.curriculum = SimpleNamespace(demonstrations=lambda *_: episodes)

@@ -20,7 +20,7 @@ import pytest
 import torch
 import torch._dynamo  # what the first optimizer of a process imports: a second, here paid once
 
-import train_sft
+import rl.runs.setting
 from rl.runs.state import PolyakMean
 from tests.shared import ROOT
 from tests.test_scripts import call
@@ -118,14 +118,14 @@ def test_the_same_arguments_twice_are_the_same_bits(whole, tmp_path, script):
 
 def test_what_a_new_retriever_draws_does_not_matter(whole, tmp_path, monkeypatch):
     """A sentence encoder is trained once, by rank 0 alone; every other start finds it."""
-    real = train_sft.open_world
+    real = rl.runs.setting.open_world
 
     def drawing(*args):
         opened = real(*args)
         torch.rand(7)
         return opened
 
-    monkeypatch.setattr(train_sft, "open_world", drawing)
+    monkeypatch.setattr(rl.runs.setting, "open_world", drawing)
     assert call("sft", *SFT, *ONE, "--out", tmp_path / "sft").code == 0
     same(tmp_path / "sft", whole / "sft")
 

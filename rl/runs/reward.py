@@ -15,8 +15,11 @@ from rl.episode import Episode
 from rl.runs.flags import UsageError
 
 
-def load_reward(spec: str) -> Callable[[Episode], float]:
-    """The function of "FILE.py:function". UsageError; when called, too, for what is no number."""
+def load_reward(spec: str) -> Callable[[Episode], float] | None:
+    """The function of "FILE.py:function"; None of "". UsageError; when called, too, for what is no
+    number."""
+    if not spec:
+        return None
     file, _, name = spec.rpartition(":")
     if not Path(file).is_file():
         raise UsageError(f"--reward {spec}: FILE.py:function is wanted, and {file!r} is no file")

@@ -19,14 +19,16 @@ from typing import IO
 
 import torch
 
-from model import Policy, Tokenizer, is_checkpoint, read_json
+from model import is_checkpoint, read_json, weights_sha256
 from model.checkpoint import POLICY_FILES
-from model.pretrained import save_policy
+from model.pretrained import save_policy, trained_modules
 from rl import ranks
-from rl.runs.flags import UsageError
+from rl.runs.flags import UsageError, parse
 from rl.runs.info import ADDRESSES
+from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, choose_dtype
-from rl.runs.progress import progress
+from rl.runs.progress import progress, say
+from rl.runs.setting import describe
 from rl.runs.state import STATE_FILE, load_state, read_state, save_state
 
 LOCK, MARK = "lock", "nano-smartrag, process "
@@ -34,24 +36,35 @@ LOCK, MARK = "lock", "nano-smartrag, process "
 STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", "checkpointing", *ADDRESSES)
 
 
-class Run:
-    """status: "new", "resume" (load() comes first) or "finished"."""
+def start(cls: type, description: str, check: Callable, words: list[str] | None = None):
+    """The checked arguments of a training script, in every rank. Raises UsageError."""
+    args = parse(cls, description, words)
+    check(args)
+    launch(args.ranks, args.device)
+    settle_dtype(args)
+    return args
 
-    def __init__(self, script: str, args, info: dict):
-        """args: the script's dataclass with at least out, fresh, save_seconds; info goes into
-        run.json too: whatever else the run's bits depend on, and what its checkpoint is opened
-        with (rl/runs/info.py). Raises UsageError, also where --out holds another run, or what no
-        run made; CheckpointError."""
+
+class Run:
+    """status: "new", "resume" or "finished". phase, first: of a run that goes on, the name of its
+    loop, and the first step of it that is still to do."""
+
+    def __init__(self, script: str, args, info: dict, **files: str):
+        """args: RunArgs. run.json has `info`, with which a checkpoint is opened (rl/runs/info.py),
+        and the hash of each of the `files` that has a name. Raises UsageError, also where --out
+        holds another run, or what no run made; CheckpointError."""
         if not args.out.strip():
             raise UsageError("--out is empty; name a folder")
         kept = [f for f in fields(args) if f.name not in STATELESS]
-        self.out, self.log_path = Path(args.out), Path(args.out) / "metrics.jsonl"
+        self.args, self.out = args, Path(args.out)
+        self.log_path = self.out / "metrics.jsonl"
         arguments = {f.name: getattr(args, f.name) for f in kept}
-        self.record = {"script": script, "arguments": arguments, **info}
-        self._save_seconds, self._last_save = args.save_seconds, time.monotonic()
+        hashes = {f"{name}_sha256": weights_sha256(file) for name, file in files.items() if file}
+        self.record = {"script": script, "arguments": arguments, **info, **hashes}
         self._lock = self._log_bytes = None
+        self._last_save = time.monotonic()
         self.base: Path | None = None
-        self.status = "new"
+        self.status, self.phase, self.first = "new", "", 0
         if self.out.exists():
             self.status = self._find(args.fresh, {f.name: f.default for f in kept})
             if self.status != "finished" and ranks.rank() == 0:  # for its group
@@ -84,7 +97,7 @@ class Run:
             return False
         if self._log_bytes is None:
             if self.status != "new":
-                raise RuntimeError("load() comes before the first write")
+                raise RuntimeError("begin() comes before the first write")
             self._lock = self._lock or lock(self.out)
             discard(self.out)
             self.log_path.write_text("")
@@ -102,20 +115,44 @@ class Run:
         advice = f"{other}start over (--fresh) with a lower learning rate"
         return f"the last good state is kept in {self.out}; {again}: {advice}"
 
+    def begin(self, trainer, plan: str) -> None:
+        """Say what is about to happen. trainer: what is saved from here on, filled with what was
+        saved where the run goes on: its policy, tokenizer, optimizers, counters (JSON values by
+        name) and buffers (lists of tensors by name). It has args and setting, too."""
+        self.trainer = trainer
+        describe(self.record["script"], trainer, plan)
+        if self.status == "resume":
+            self._load()
+            say(f"resuming {self.out} at {self.phase} {self.first}")
+        if self.args.lora_rank and not self.args.merge:  # adapters over the policy of a new run
+            if self.status == "new":
+                self.export(self.out / "base")
+            self.base = self.out / "base"
+
+    def _load(self) -> None:
+        trainer, modules = self.trainer, trained_modules(self.trainer.policy)
+        facts = load_state(self.out, modules, trainer.optimizers, trainer.buffers)
+        for kept in trainer.buffers.values():
+            kept[:] = [tensor.to(self.args.device) for tensor in kept]
+        trainer.counters |= {name: facts[name] for name in trainer.counters}
+        self.phase, self.first = facts["phase"], facts["step"]
+        if ranks.rank() == 0:
+            self._log_bytes = facts["log_bytes"]
+            self._check_log(more=True)
+            os.truncate(self.log_path, self._log_bytes)
+
     def loop(
         self,
         name: str,
         unit: str,
-        first: int,
         total: int,
         step: Callable[[int], dict],
-        save: Callable[[int], None],
         shown: tuple[str, ...] = (),
     ) -> None:
-        """The training loop: step(i) for i from `first` to `total` - 1. Each gives figures, a line
-        of metrics.jsonl with the seconds it took; those named in `shown` stand beside the bar.
-        save(i + 1) when a save is due: its argument is the next step. Raises FloatingPointError
-        that names the step and what is kept."""
+        """The training loop: step(i) for every i below `total` that is still to do. Each gives
+        figures, a line of metrics.jsonl with the seconds it took; those named in `shown` stand
+        beside the bar. Raises FloatingPointError that names the step and what is kept."""
+        first = self.first if self.phase == name else 0
         with progress(total, name, unit, initial=first) as bar:
             for i in range(first, total):
                 start = time.perf_counter()
@@ -128,7 +165,7 @@ class Run:
                 bar.set_postfix({key: f"{figures[key]:.3g}" for key in shown}, refresh=False)
                 bar.update()
                 if self.due():
-                    save(i + 1)
+                    self.save(name, i + 1)
 
     def log(self, line: dict) -> None:
         """Append a line to metrics.jsonl. Raises UsageError where that is not as it was left."""
@@ -149,44 +186,33 @@ class Run:
 
     def due(self) -> bool:
         """Whether it is time to save; the same on all ranks, which have to ask together."""
-        late = torch.tensor(float(time.monotonic() - self._last_save > self._save_seconds))
+        late = torch.tensor(float(time.monotonic() - self._last_save > self.args.save_seconds))
         late *= ranks.rank() == 0
         ranks.reduce([late])
         return bool(late)
 
-    def save(self, modules: dict, optimizers: dict, tensors: dict, info: dict) -> None:
-        """Replace the state file. The log goes to disk first, as the state says how long it is."""
+    def save(self, phase: str, step: int) -> None:
+        """Replace the state file: `step` is the next one of this loop. The log goes to disk first,
+        as the state says how long it is."""
         if not self._begin():
             return
         self._check_log()
         with open(self.log_path, "rb+") as file:
             os.fsync(file.fileno())
-        state = {"record": self.record, "log_bytes": self._log_bytes, **info}
-        save_state(self.out, modules, optimizers, tensors, state)
+        facts = {"record": self.record, "log_bytes": self._log_bytes, "phase": phase, "step": step}
+        trainer, modules = self.trainer, trained_modules(self.trainer.policy)
+        facts |= trainer.counters
+        save_state(self.out, modules, trainer.optimizers, trainer.buffers, facts)
         self._last_save = time.monotonic()
 
-    def load(self, modules: dict, optimizers: dict) -> tuple[dict, dict]:
-        """(tensors, info) of the last save; modules and optimizers are filled, the log is cut."""
-        tensors, info = load_state(self.out, modules, optimizers)
-        if ranks.rank() == 0:
-            self._log_bytes = info["log_bytes"]
-            self._check_log(more=True)
-            os.truncate(self.log_path, self._log_bytes)
-        return tensors, info
-
-    def export(self, directory: Path, policy: Policy, tokenizer: Tokenizer, **info) -> None:
+    def export(self, directory: Path, **info) -> None:
         """Write an inference checkpoint, with the run's record and `info` in its run.json."""
         if self._begin():
-            save_policy(directory, policy, tokenizer, {**self.record, **info}, self.base)
+            policy, tokenizer = self.trainer.policy, self.trainer.tokenizer
+            save_policy(directory, policy, tokenizer, self.record | info, self.base)
 
-    def save_adapters_only(self, policy: Policy, tokenizer: Tokenizer) -> None:
-        """From here on checkpoints hold adapters over OUT/base: the policy of a new run."""
-        if self.status == "new":
-            self.export(self.out / "base", policy, tokenizer)
-        self.base = self.out / "base"
-
-    def finish(self, policy: Policy, tokenizer: Tokenizer, **info) -> None:
-        self.export(self.out, policy, tokenizer, **info)
+    def finish(self) -> None:
+        self.export(self.out)
         if ranks.rank() == 0:
             # The second is of a kill while saving; the lock goes while it is held.
             for name in (STATE_FILE, f"{STATE_FILE}.partial", LOCK):

@@ -17,13 +17,14 @@ from model import CheckpointError, atomic_write
 from model.checkpoint import check_finite
 
 STATE_FILE = "training.safetensors"
+Buffers = dict[str, list[Tensor]]
 
 
 def save_state(
-    directory: Path, modules: dict, optimizers: dict, tensors: dict[str, Tensor], facts: dict
+    directory: Path, modules: dict, optimizers: dict, buffers: Buffers, facts: dict
 ) -> None:
     """One atomic file with everything that training needs to go on; `facts` is any JSON value."""
-    flat = {f"tensor/{name}": tensor for name, tensor in tensors.items()}
+    flat = {f"buffer/{name}/{i}": x for name, kept in buffers.items() for i, x in enumerate(kept)}
     for name, module in modules.items():
         check_finite(module, directory)
         flat |= {f"module/{name}/{key}": tensor for key, tensor in module.state_dict().items()}
@@ -36,9 +37,9 @@ def save_state(
     atomic_write(directory / STATE_FILE, lambda path: save_file(flat, path, about))
 
 
-def load_state(directory: Path, modules: dict, optimizers: dict) -> tuple[dict[str, Tensor], dict]:
-    """Undo save_state: fills modules and optimizers in place, returns (tensors, facts). Raises
-    CheckpointError for a file that is none, or another model's."""
+def load_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffers) -> dict:
+    """Undo save_state: fills modules, optimizers and buffers (on the CPU) in place, returns the
+    facts. Raises CheckpointError for a file that is none, or another model's."""
     path = directory / STATE_FILE
     facts, flat = read_state(directory, with_tensors=True)
 
@@ -50,15 +51,19 @@ def load_state(directory: Path, modules: dict, optimizers: dict) -> tuple[dict[s
         if {key: x.shape for key, x in weights.items()} != {key: x.shape for key, x in own.items()}:
             raise CheckpointError(f"{path}: its weights are not those of this {name}")
         module.load_state_dict(weights)
-    for name, optimizer in optimizers.items():
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in under(f"optimizer/{name}/").items():
-            index, _, entry = key.partition("/")
-            if not index.isdecimal():
-                raise CheckpointError(f"{path}: not a readable training state ({key!r})")
-            states.setdefault(int(index), {})[entry] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
-    return under("tensor/"), facts
+    try:
+        for name, optimizer in optimizers.items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in under(f"optimizer/{name}/").items():
+                index, _, entry = key.partition("/")
+                states.setdefault(int(index), {})[entry] = tensor
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+        for name, kept in buffers.items():
+            found = under(f"buffer/{name}/")
+            kept[:] = [found[str(i)] for i in range(len(found))]
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable training state ({error})") from None
+    return facts
 
 
 def read_state(directory: Path, with_tensors: bool) -> tuple[dict, dict[str, Tensor]]:
@@ -73,20 +78,35 @@ def read_state(directory: Path, with_tensors: bool) -> tuple[dict, dict[str, Ten
         raise CheckpointError(f"{path}: not a readable training state ({error})") from None
 
 
+class Replay:
+    """What the value head learns from: features bf16 [M, 3 D] and returns [M] of the tokens of the
+    last `most` iterations."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.buffers: Buffers = {"features": [], "returns": []}  # of the run
+
+    def add(self, features: Tensor, returns: Tensor) -> list[Tensor]:
+        """Those of another iteration; (features, returns) of all."""
+        for kept, new in zip(self.buffers.values(), (features.bfloat16(), returns), strict=True):
+            kept[:] = [*kept, new][-self.most :]
+        return [torch.cat(kept) for kept in self.buffers.values()]
+
+
 class PolyakMean:
     """The running mean of `parameters` over iterations `first` to `last`. Greedy decisions, and
     answers known by heart, differ more from one iteration to the next than rewards do."""
 
     def __init__(self, parameters: Sequence[Tensor], first: int, last: int):
         self.parameters, self.first, self.last = parameters, first, last
-        self.mean: list[Tensor] = []  # [] before `first`; part of the state of a run
+        self.mean: list[Tensor] = []  # [] before `first`; a buffer of the run
 
     @torch.no_grad()
     def count(self, iteration: int) -> None:
         """Count the parameters after an iteration in; in the end the mean takes their place."""
         if iteration < self.first:
             return
-        self.mean = self.mean or [torch.zeros_like(p) for p in self.parameters]
+        self.mean[:] = self.mean or [torch.zeros_like(p) for p in self.parameters]
         for mean, parameter in zip(self.mean, self.parameters, strict=True):
             mean.lerp_(parameter, 1 / (iteration - self.first + 1))
             if iteration == self.last:

@@ -10,6 +10,7 @@ force, update)` gives the policy's greedy episodes whose first decision is `forc
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from rl import ranks
 from rl.episode import Episode
 from rl.report.summary import mean, summarize
 from rl.runs.progress import progress
-from rl.runs.questions import QuestionSampler, Stream, typed
 from rl.warmup.demonstrator import Branch, Demonstrator
+from rl.warmup.questions import QuestionSampler, Stream, typed
 
 GROWTH = 0.3  # share of the read steps during which the observation grows
 INFORMED = 0.7  # share of the mix phase's demonstrations whose branch is the probed label
@@ -40,7 +41,11 @@ class Curriculum:
         probed = set(self.probed)
         kept = [[q for q in questions if q in probed] for questions in sets]
         self.mix_sampler = QuestionSampler(kept, args.popular_share, args.seed)
-        self.knows: dict[Question, bool] = {}  # probed question -> whether it was answered directly
+        self.counters = {"knows": []}  # of the run: whether each probed question needs no retrieval
+
+    @cached_property
+    def knows(self) -> dict[Question, bool]:
+        return dict(zip(self.probed, self.counters["knows"], strict=True))
 
     def read_branches(self, step: int) -> list[Branch]:
         args = self.args
@@ -52,6 +57,13 @@ class Curriculum:
             place[kind] = (rng.permutation(kind.sum()) + 0.5) / max(kind.sum(), 1)
         retrieve = place >= np.where(popular, args.direct_popular, args.direct_other)
         return [Branch(q, r) for q, r in zip(questions, retrieve.tolist(), strict=True)]
+
+    def probe(self, play: Play) -> list[bool]:
+        """Whether the direct answer of each question is right, word for word: the labels of mix."""
+        with progress(len(self.probed), "probe", "question") as bar:
+            episodes = play(self.probed, "answer", bar.update)
+        self.counters["knows"] = [e.exact_match == 1.0 for e in episodes]
+        return self.counters["knows"]
 
     def mix_branches(self, step: int) -> list[Branch]:
         questions = self.mix_sampler.draw(self.args.episodes, step, Stream.MIX_QUESTIONS)
@@ -78,13 +90,6 @@ class Curriculum:
         share = ranks.share(sorted(enumerate(branches), key=lambda x: not x[1].retrieve))
         rngs = [np.random.default_rng([self.args.seed, stream, step, i]) for i, _ in share]
         return demonstrator.demonstrate([branch for _, branch in share], rngs, forced)
-
-
-def known_by_heart(play: Play, questions: Sequence[Question]) -> dict[Question, bool]:
-    """Whether the direct answer of each question is right, word for word."""
-    with progress(len(questions), "probe", "question") as bar:
-        episodes = play(questions, "answer", bar.update)
-    return {e.question: e.exact_match == 1.0 for e in episodes}
 
 
 def dev_figures(play: Play, questions: Sequence[Question]) -> dict[str, float]:
