@@ -12,11 +12,10 @@ last quarter of the iterations, OUT/best the best on dev. Left out: learnt rewar
 
 import os
 import signal
+from dataclasses import dataclass, replace
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main: imports take seconds
-
-from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,7 +32,7 @@ from rl.runs.info import run_info
 from rl.runs.policies import with_reference
 from rl.runs.precision import precision
 from rl.runs.progress import Clock, say
-from rl.runs.reward import load_reward
+from rl.runs.reward import retrieval_cost_at
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
 from rl.runs.state import PolyakMean, Replay
@@ -82,30 +81,20 @@ def learning_rate(iteration: int, args: Args) -> float:
     return args.lr * min(1.0, (done + 1) / LR_WARMUP, 0.1 + 0.9 * left)
 
 
-def retrieval_cost_at(iteration: int, args: Args) -> float:
-    """The cost of a retrieval rises linearly: at the full price, a policy whose queries are still
-    poor would stop to retrieve before it has learnt what a retrieval can be worth."""
-    rise = args.price_warmup * args.iterations
-    return args.retrieval_cost * (min(1.0, iteration / rise) if rise else 1.0)
-
-
 class Trainer:
     def __init__(self, args: Args):
         self.args = args
         self.policy, self.tokenizer, made = open_policy(args.init, args.device)
         self.setting = open_setting(args, run_info(made, args.init))
-        self.env, dev = self.setting.env, self.setting.dev
-        self.env.own_reward = load_reward(args.reward)
+        self.env = self.setting.env
         self.questions = TrainingQuestions(self.setting, args.popular_share, args.rename, args)
-        self.dev = [q for questions in dev for q in questions[: -(-args.eval_rows // len(dev))]]
         self.reference = with_reference(self.policy, args)
         cast = assemble(self.policy, self.reference, self.tokenizer, args)
         self.players, self.learn, self.decoding = cast  # who plays, what learns, how it is played
         trunk, head = self.policy.trunk_parameters(), self.policy.value_head.parameters()
         adamw = torch.optim.AdamW(trunk, args.lr, betas=(0.9, 0.95), weight_decay=0.0)
         of_value = torch.optim.AdamW(head, args.value_lr, weight_decay=0.0)
-        averaged = round(args.average * args.iterations)
-        self.average = PolyakMean(trunk, args.iterations - averaged, args.iterations - 1)
+        self.average = PolyakMean(trunk, args.iterations, args.average)
         self.replay = Replay(args.replay)
         # What a run goes on with, beside the policy; best: reward on dev.
         self.optimizers = {"policy": adamw, "value": of_value}
@@ -115,12 +104,8 @@ class Trainer:
 
     def iterate(self, iteration: int) -> dict:
         """One rollout and its update; a pure function of the state and the iteration number."""
-        args, policy, tokenizer, beta = (
-            self.args,
-            self.policy,
-            self.tokenizer,
-            self.counters["beta"],
-        )
+        args, policy, tokenizer = self.args, self.policy, self.tokenizer
+        beta = self.counters["beta"]
         generator = torch.Generator().manual_seed(1_000_003 * args.seed + iteration)
         torch.manual_seed(generator.initial_seed())  # dropout of the value head
         clock = Clock()
@@ -141,9 +126,8 @@ class Trainer:
             figures = value_statistics(experience)
             if args.value:
                 replayed = self.replay.add(experience.features, experience.returns)
-                head, optimizer = policy.value_head, self.optimizers["value"]
-                loss = update_value_head(head, optimizer, *replayed, args, generator)
-                figures["value_loss"] = loss
+                how = self.optimizers["value"], *replayed, args, generator
+                figures["value_loss"] = update_value_head(policy.value_head, *how)
             clock("value")
             if iteration >= args.value_warmup:
                 optimizer = self.optimizers["policy"]
@@ -180,9 +164,9 @@ class Trainer:
 
     def evaluate(self, iteration: int, run: Run) -> None:
         """Dev figures, greedy and sampled, per slice, and one episode as text; maybe OUT/best."""
-        greedy = self.play(self.dev, Decoding(force=self.decoding.force))
-        decoding = replace(self.decoding, both=False, explore=0.0)
-        sampled = self.play(self.dev, decoding, torch.Generator().manual_seed(iteration))
+        questions, decoding = self.setting.dev, replace(self.decoding, both=False, explore=0.0)
+        greedy = self.play(questions, Decoding(force=decoding.force))
+        sampled = self.play(questions, decoding, torch.Generator().manual_seed(iteration))
         shown = greedy[iteration % len(greedy)]
         text = f"{self.tokenizer.show(shown.tokens)}   reward {shown.reward:+.2f}"
         dev = dev_figures(greedy, sampled)
@@ -196,8 +180,7 @@ class Trainer:
 def train() -> None:
     args = start(Args, __doc__, check_ppo)
     trainer = Trainer(args)
-    files = {"init": args.init, "reader": args.reader, "reward": args.reward.rpartition(":")[0]}
-    run = Run("train_ppo", args, trainer.setting.record(), **files)
+    run = Run("train_ppo", args, trainer.setting.record())
     if run.status != "finished":
         run.begin(trainer, f"{args.iterations} iterations of {args.episodes} episodes")
 
@@ -210,8 +193,7 @@ def train() -> None:
         run.loop("ppo", "iteration", args.iterations, step, shown)
         trainer.evaluate(args.iterations, run)
         run.finish()
-    best, following = run.out / "best", next_evaluation(args, trainer.env.world)
-    say(f"finished: {run.out} (best on dev: {best})   next: {following}")
+    say(f"finished: {run.out}   next: {next_evaluation(args, trainer.env.world)}")
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ The end of `read` is a checkpoint of its own: OUT/read.
 Left out: teacher models and chain of thought. Shapes: N learnt tokens of a micro-batch.
 """
 
+import math
 import os
 import signal
+from dataclasses import dataclass
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main: imports take seconds
-
-import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +26,8 @@ from data.world import Question
 from model import Policy
 from rl import Decoding, Episode, collate, ranks, rollout
 from rl.episode import Batch, Part
-from rl.report.summary import mean
 from rl.runs.arguments import RunArgs, check_sft, next_training
 from rl.runs.flags import arg, main, share
-from rl.runs.info import RunInfo
 from rl.runs.policies import PolicyArgs, open_start
 from rl.runs.precision import precision
 from rl.runs.progress import say
@@ -85,9 +82,8 @@ def sft_loss(log_probs: Tensor, batch: Batch, args: Args) -> Tensor:
 def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimizer]:
     """Muon for the hidden matrices, AdamW for the rest: learns to copy about twice as fast as AdamW
     alone. A pretrained policy keeps the AdamW that it was born with."""
-    trunk = policy.trunk_parameters()
     hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2 and not args.init]
-    rest = [p for p in trunk if not any(p is h for h in hidden)]
+    rest = [p for p in policy.trunk_parameters() if not any(p is h for h in hidden)]
     lr = (args.lr or (2e-4 if args.lora_rank else 2e-5)) if args.init else 2e-3
     options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": bool(args.init)}
     adamw = torch.optim.AdamW(rest, lr=lr, **options)
@@ -107,7 +103,7 @@ class WarmUp:
 
     def __init__(self, args: Args):
         self.args, self.phase = args, "read"
-        self.setting = open_setting(args, RunInfo(answer_tokens=0))
+        self.setting = open_setting(args)
         self.curriculum = Curriculum(self.setting.sets, args)
         self.counters, self.buffers = self.curriculum.counters, {}  # that a run goes on with
 
@@ -127,8 +123,7 @@ class WarmUp:
         episodes = self.curriculum.demonstrations(self.demonstrator, self.phase, step)
         counts = sum(sum(e.mask()) for e in episodes), sum(len(e.tokens) for e in episodes)
         totals = torch.tensor([0.0, *counts], device=args.device)  # loss, learnt tokens, tokens
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
+        policy.zero_grad()
         for group in by_length([e.tokens for e in episodes], args.micro_batch):
             batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             with precision(args.device, args.dtype):
@@ -166,7 +161,7 @@ class WarmUp:
             return self.step(i)
 
         run.loop(phase, "step", steps, step, ("loss", "tokens"))
-        figures = dev_figures(self.play, [q for questions in self.setting.dev for q in questions])
+        figures = dev_figures(self.play, self.setting.dev)
         run.log({"phase": phase, "dev": figures})
         say(f"after {phase}, dev: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
 
@@ -174,15 +169,16 @@ class WarmUp:
 def train() -> None:
     args = start(Args, __doc__, check_sft)
     warm_up = WarmUp(args)
-    run = Run("train_sft", args, warm_up.setting.record(), init=args.init)
+    run = Run("train_sft", args, warm_up.setting.record())
     if run.status != "finished":
         warm_up.build()
-        plan = f"{args.read_steps} + {args.mix_steps} steps of {args.episodes} demonstrations"
-        run.begin(warm_up, plan)
+        run.begin(
+            warm_up, f"{args.read_steps} + {args.mix_steps} steps of {args.episodes} episodes"
+        )
         if run.phase != "mix":
             warm_up.train(run, "read", args.read_steps, 1.0)
             run.export(run.out / "read")
-            run.log({"phase": "probe", "knows": mean(warm_up.curriculum.probe(warm_up.play))})
+            run.log({"phase": "probe", "knows": warm_up.curriculum.probe(warm_up.play)})
             warm_up.optimizers = make_optimizers(warm_up.policy, args)
             run.save("mix", 0)
         warm_up.train(run, "mix", args.mix_steps, MIX_LR)

@@ -41,3 +41,10 @@ def load_reward(spec: str) -> Callable[[Episode], float] | None:
         return value
 
     return reward
+
+
+def retrieval_cost_at(iteration: int, args) -> float:
+    """The cost of a retrieval rises linearly: at the full price, a policy whose queries are still
+    poor would stop to retrieve before it has learnt what a retrieval can be worth."""
+    rise = args.price_warmup * args.iterations
+    return args.retrieval_cost * (min(1.0, iteration / rise) if rise else 1.0)

@@ -34,6 +34,7 @@ from rl.runs.state import STATE_FILE, load_state, read_state, save_state
 LOCK, MARK = "lock", "nano-smartrag, process "
 # What does not change what is learnt; --init is compared by content.
 STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", "checkpointing", *ADDRESSES)
+FILES = ("init", "query", "reader", "reward")  # arguments that name one (FILE.py:function)
 
 
 def start(cls: type, description: str, check: Callable, words: list[str] | None = None):
@@ -49,16 +50,18 @@ class Run:
     """status: "new", "resume" or "finished". phase, first: of a run that goes on, the name of its
     loop, and the first step of it that is still to do."""
 
-    def __init__(self, script: str, args, info: dict, **files: str):
-        """args: RunArgs. run.json has `info`, with which a checkpoint is opened (rl/runs/info.py),
-        and the hash of each of the `files` that has a name. Raises UsageError, also where --out
-        holds another run, or what no run made; CheckpointError."""
+    def __init__(self, script: str, args, info: dict):
+        """args: RunArgs; info goes into run.json, too: what a checkpoint is opened with
+        (rl/runs/info.py). Raises UsageError, also where --out holds another run, or what no run
+        made; CheckpointError."""
         if not args.out.strip():
             raise UsageError("--out is empty; name a folder")
         kept = [f for f in fields(args) if f.name not in STATELESS]
         self.args, self.out = args, Path(args.out)
         self.log_path = self.out / "metrics.jsonl"
         arguments = {f.name: getattr(args, f.name) for f in kept}
+        files = {name: getattr(args, name, "") for name in FILES}
+        files["reward"] = files["reward"].rpartition(":")[0]
         hashes = {f"{name}_sha256": weights_sha256(file) for name, file in files.items() if file}
         self.record = {"script": script, "arguments": arguments, **info, **hashes}
         self._lock = self._log_bytes = None

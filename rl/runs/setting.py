@@ -2,6 +2,7 @@
 on; what there is to say about them before an hour of work."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -14,6 +15,7 @@ from rl.runs.flags import UsageError
 from rl.runs.info import RetrieverInfo, RunInfo
 from rl.runs.progress import say
 from rl.runs.retrievers import open_world
+from rl.runs.reward import load_reward
 
 HELD_OUT = 500  # questions at most
 FLAGS = ("dataset", "passage_tokens", "query_tokens", "answer_tokens", "k", "quota")
@@ -24,7 +26,7 @@ class Setting:
     info: RunInfo
     env: RagEnv
     sets: list[list[Question]]  # training questions, of each question set
-    dev: list[list[Question]]
+    dev: list[Question]
 
     @property
     def questions(self) -> list[Question]:
@@ -37,10 +39,11 @@ class Setting:
         return about | self.info.record()
 
 
-def open_setting(args, made: RunInfo) -> Setting:
+def open_setting(args, made: RunInfo | None = None) -> Setting:
     """What the flags say, and where they say nothing, what a checkpoint was `made` in, but for the
-    reward. args: RunArgs, and `world` and those of FLAGS and Reward that a script has. Raises as
-    open_world."""
+    reward. args: RunArgs, and those of world, reward, eval_rows, FLAGS and Reward that a script
+    has. Raises as open_world."""
+    made = made or RunInfo(answer_tokens=0)
     given = {name: getattr(args, name, None) for name in FLAGS}
     given = {name: value for name, value in given.items() if value}
     weights = {f.name: getattr(args, f.name, f.default) for f in fields(Reward)}
@@ -52,7 +55,10 @@ def open_setting(args, made: RunInfo) -> Setting:
     budget = info.answer_tokens or answer_budget([q for questions in sets for q in questions])
     found = {"answer_tokens": budget, "open_retriever": RetrieverInfo(**retriever)}
     info = replace(info, dataset=args.dataset, **found)
-    return Setting(info, info.environment(world, index), sets, dev)
+    env = info.environment(world, index)
+    env.own_reward = load_reward(getattr(args, "reward", ""))
+    rows = -(-getattr(args, "eval_rows", sys.maxsize) // len(dev))
+    return Setting(info, env, sets, [q for questions in dev for q in questions[:rows]])
 
 
 def train_and_dev(world: World, dataset: str) -> tuple[list[list[Question]], list[list[Question]]]:

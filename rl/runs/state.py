@@ -94,11 +94,12 @@ class Replay:
 
 
 class PolyakMean:
-    """The running mean of `parameters` over iterations `first` to `last`. Greedy decisions, and
-    answers known by heart, differ more from one iteration to the next than rewards do."""
+    """The running mean of `parameters` over the last `share` of the iterations. Greedy decisions,
+    and answers known by heart, differ more from one iteration to the next than rewards do."""
 
-    def __init__(self, parameters: Sequence[Tensor], first: int, last: int):
-        self.parameters, self.first, self.last = parameters, first, last
+    def __init__(self, parameters: Sequence[Tensor], iterations: int, share: float):
+        self.parameters, self.last = parameters, iterations - 1
+        self.first = iterations - round(share * iterations)
         self.mean: list[Tensor] = []  # [] before `first`; a buffer of the run
 
     @torch.no_grad()

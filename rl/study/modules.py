@@ -168,8 +168,7 @@ def train() -> None:
 
     args = start(Args, __doc__, check_module, words)
     module = Module(kind, args)
-    files = {flag: getattr(args, flag) for flag in ("init", "query", "reader")}
-    run = Run("rl.study.modules", args, {"kind": kind, **module.setting.record()}, **files)
+    run = Run("rl.study.modules", args, {"kind": kind, **module.setting.record()})
     if run.status == "finished":
         print(f"{run.out} already holds the finished run")
         return

@@ -58,12 +58,13 @@ class Curriculum:
         retrieve = place >= np.where(popular, args.direct_popular, args.direct_other)
         return [Branch(q, r) for q, r in zip(questions, retrieve.tolist(), strict=True)]
 
-    def probe(self, play: Play) -> list[bool]:
-        """Whether the direct answer of each question is right, word for word: the labels of mix."""
+    def probe(self, play: Play) -> float:
+        """Whether the direct answer of each question is right, word for word: the labels of mix.
+        Returns the share that is."""
         with progress(len(self.probed), "probe", "question") as bar:
             episodes = play(self.probed, "answer", bar.update)
         self.counters["knows"] = [e.exact_match == 1.0 for e in episodes]
-        return self.counters["knows"]
+        return mean(self.counters["knows"])
 
     def mix_branches(self, step: int) -> list[Branch]:
         questions = self.mix_sampler.draw(self.args.episodes, step, Stream.MIX_QUESTIONS)
