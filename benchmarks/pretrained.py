@@ -206,7 +206,7 @@ def environment(k: int) -> tuple[RagEnv, list[Question]]:
 def checkpoint(args, directory: Path) -> Path:
     """The model with our tokens, as both sides open it."""
     policy, tokenizer, _ = open_pretrained(args.init, torch.float32, 1024)
-    save_policy(directory, policy, tokenizer, RunInfo("mini", "popqa", PASSAGE, k=args.k).record())
+    save_policy(directory, policy, tokenizer, asdict(RunInfo("mini", "popqa", PASSAGE, k=args.k)))
     return directory
 
 

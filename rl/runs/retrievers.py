@@ -61,28 +61,20 @@ def open_world(name: str, args: RetrieverArgs, made: RunInfo | None = None):
     world = World.open(name or made.open_world)
     kind, encoder = settings.retriever, None
     if settings.encoder:
-        encoder, settings = open_encoder(settings, args)
-
-    def encode(queries: Sequence[str]) -> np.ndarray:
-        with precision(args.device, args.dtype):
-            return encoder.encode_queries(queries)
-
-    def vectors() -> np.ndarray:
-        return passage_vectors(world, encoder, settings, args)
-
+        encoder = Encoder(settings, args)
+        settings = replace(settings, encoder_sha256=encoder.sha256)
     if kind == "bm25":
         index = bm25_index(world, settings)
     elif kind == "http":
         index = remote.HttpRetriever(args.retriever_url, world.corpus)
     elif kind == "milvus":
-        content = settings.encoder_sha256[:16] or "bm25"
-        collection = f"smartrag_{world.corpus_sha256[:32]}_{content}"
-        how = (encode, vectors) if encoder else (None, None)
-        index = remote.open_milvus(args.milvus_uri, collection, texts_of(world), *how)
+        collection = f"smartrag_{world.corpus_sha256[:32]}_{settings.encoder_sha256[:16] or 'bm25'}"
+        vectors = partial(encoder.passages, world) if encoder else None
+        index = remote.open_milvus(args.milvus_uri, collection, texts_of(world), encoder, vectors)
     else:
-        index = DenseRetriever(DenseIndex(vectors()), encode)
+        index = DenseRetriever(DenseIndex(encoder.passages(world)), encoder)
         if kind == "hybrid":
-            index = HybridIndex(bm25_index(world, settings), index.index, encode)
+            index = HybridIndex(bm25_index(world, settings), index.index, encoder)
     return world, index, {name: value for name, value in asdict(settings).items() if value}
 
 
@@ -90,19 +82,20 @@ def texts_of(world: World) -> list[str]:
     return [passage.full_text for passage in world.corpus]
 
 
-def key(*parts) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
+def cached(kind: str, parts: list, load: Callable, make: Callable, save: Callable):
+    """load(path), a file of CACHE that is named by the hash of the `parts`. Where there is none, or
+    only one of another version or torn, all ranks make() it, and rank 0 saves it: whole or not at
+    all."""
+    name, _, ending = kind.partition(".")
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
+    path = CACHE / f"{name}-{key}.{ending}"
 
-
-def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object], save: Callable):
-    """load(path); where there is no such file, or only one of another version or torn, make() on
-    all ranks, and what rank 0 made is saved: whole or not at all. Rank 0's finding counts."""
-    value = None
-    if path.exists():
+    def is_readable(_) -> bool:
         try:
-            value = load(path)
+            return path.exists() and load(path) is not None
         except (ValueError, EOFError, RuntimeError) as error:
             say(f"{path}: {error}; it is made anew")
+            return False
 
     def keep(_) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,62 +104,62 @@ def cached(path: Path, load: Callable[[Path], object], make: Callable[[], object
         sync(own)
         os.replace(own, path)
 
-    [readable] = ranks.map(lambda _: value is not None, [None])
-    if not readable:
+    if not all(ranks.map(is_readable, [None])):
         value = make()
         ranks.map(keep, [None])
-    stale = value is None or (ranks.rank() and not readable)
-    return load(path) if stale else value
+    return load(path)
 
 
 def bm25_index(world: World, settings: RetrieverInfo) -> BM25Index:
     options = {name: getattr(settings, name) or None for name in WORDS}
-    path = CACHE / f"bm25-{key(world.corpus_sha256, options)}.index"
-
-    def build() -> BM25Index:
-        return BM25Index.build(texts_of(world), **options)
-
+    parts, make = (
+        [world.corpus_sha256, options],
+        lambda: BM25Index.build(texts_of(world), **options),
+    )
     try:
-        return cached(path, BM25Index.load, build, BM25Index.save)
+        return cached("bm25.index", parts, BM25Index.load, make, BM25Index.save)
     except (ImportError, ValueError) as error:  # the stemmer's
         raise UsageError(f"--stemmer {settings.stemmer}: {error}") from None
 
 
-def passage_vectors(
-    world: World, encoder: SentenceEncoder, settings: RetrieverInfo, args
-) -> np.ndarray:
-    """Vectors of all passages, float32 [N, D]; each rank encodes its share of the chunks."""
-    texts, width = texts_of(world), encoder.network.config.hidden_size
+class Encoder:
+    """The sentence encoder of --encoder. Raises CheckpointError, UsageError."""
 
-    def make() -> np.ndarray:
+    def __init__(self, settings: RetrieverInfo, args):
+        prefixes = settings.query_prefix, settings.passage_prefix
+        self.network, self.args = SentenceEncoder(settings.encoder, args.device, *prefixes), args
+        self.sha256 = self.network.sha256()
+        if settings.encoder_sha256 not in ("", self.sha256):
+            other = f"{settings.encoder} is not the encoder that the checkpoint was made with"
+            advice = f"to search with it all the same, give --encoder {settings.encoder}"
+            raise UsageError(f"{other}; {advice}")
+
+    def __call__(self, queries: Sequence[str]) -> np.ndarray:
+        """Their vectors, float32 [Q, D]."""
+        with precision(self.args.device, self.args.dtype):
+            return self.network.encode_queries(queries)
+
+    def passages(self, world: World) -> np.ndarray:
+        """Vectors of all passages, float32 [N, D]; each rank encodes its share of the chunks."""
+        parts = [world.corpus_sha256, self.sha256, self.args.dtype]
+        load, make = partial(np.load, mmap_mode="r"), partial(self.encode, texts_of(world))
+        return cached(
+            "vectors.npy", parts, load, make, lambda vectors, path: np.save(path, vectors)
+        )
+
+    def encode(self, texts: list[str]) -> np.ndarray:
         # Alike lengths together; the longest first, so that the bar's estimate errs high.
         rows = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        vectors = np.empty((len(texts), width), np.float32)
+        vectors = np.empty((len(texts), self.network.network.config.hidden_size), np.float32)
         with progress(len(texts), "encode", "passage") as bar:
 
             def encode(chunk: list[int]) -> np.ndarray:
-                with precision(args.device, args.dtype):
-                    found = encoder.encode_passages([texts[i] for i in chunk])
+                with precision(self.args.device, self.args.dtype):
+                    found = self.network.encode_passages([texts[i] for i in chunk])
                 bar.update(len(chunk) * ranks.size())
                 return found
 
             for chunk, found in zip(chunks, ranks.map(encode, chunks), strict=True):
                 vectors[chunk] = found
         return vectors
-
-    decides = key(world.corpus_sha256, settings.encoder_sha256, args.dtype)
-    load, save = partial(np.load, mmap_mode="r"), lambda vectors, path: np.save(path, vectors)
-    return cached(CACHE / f"vectors-{decides}.npy", load, make, save)
-
-
-def open_encoder(settings: RetrieverInfo, args) -> tuple[SentenceEncoder, RetrieverInfo]:
-    """The encoder of --encoder, and settings that name it. Raises CheckpointError, UsageError."""
-    prefixes = settings.query_prefix, settings.passage_prefix
-    encoder = SentenceEncoder(settings.encoder, args.device, *prefixes)
-    sha256 = encoder.sha256()
-    if settings.encoder_sha256 not in ("", sha256):
-        other = f"{settings.encoder} is not the encoder that the checkpoint was made with"
-        advice = f"to search with it all the same, give --encoder {settings.encoder}"
-        raise UsageError(f"{other}; {advice}")
-    return encoder, replace(settings, encoder_sha256=sha256)

@@ -9,7 +9,6 @@ runs in one folder, logs to a server, locks over several machines.
 
 import fcntl
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -31,7 +30,8 @@ from rl.runs.progress import progress, say
 from rl.runs.setting import describe
 from rl.runs.state import STATE_FILE, load_state, read_state, save_state
 
-LOCK, MARK = "lock", "nano-smartrag, process "
+LOCK, MARK = "lock", b"nano-smartrag, process "
+PLACE = ("phase", "step", "log_bytes")  # where a saved run is
 # What does not change what is learnt; --init is compared by content.
 STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", "checkpointing", *ADDRESSES)
 FILES = ("init", "query", "reader", "reward")  # arguments that name one (FILE.py:function)
@@ -56,36 +56,30 @@ class Run:
         made; CheckpointError."""
         if not args.out.strip():
             raise UsageError("--out is empty; name a folder")
-        kept = [f for f in fields(args) if f.name not in STATELESS]
         self.args, self.out = args, Path(args.out)
         self.log_path = self.out / "metrics.jsonl"
-        arguments = {f.name: getattr(args, f.name) for f in kept}
+        kept = {f.name: f.default for f in fields(args) if f.name not in STATELESS}
+        arguments = {name: getattr(args, name) for name in kept}
         files = {name: getattr(args, name, "") for name in FILES}
         files["reward"] = files["reward"].rpartition(":")[0]
         hashes = {f"{name}_sha256": weights_sha256(file) for name, file in files.items() if file}
         self.record = {"script": script, "arguments": arguments, **info, **hashes}
-        self._lock = self._log_bytes = None
-        self._last_save = time.monotonic()
-        self.base: Path | None = None
         self.status, self.phase, self.first = "new", "", 0
+        self.base: Path | None = None
+        self._log_bytes, self._last_save = 0, time.monotonic()
         if self.out.exists():
-            self.status = self._find(args.fresh, {f.name: f.default for f in kept})
-            if self.status != "finished" and ranks.rank() == 0:  # for its group
-                self._lock = lock(self.out)
+            self.status = self._find(kept)
 
-    def _find(self, fresh: bool, defaults: dict) -> str:
+    def _find(self, defaults: dict) -> str:
+        """The status that a folder gives a run; defaults: of the arguments."""
         if not self.out.is_dir():
             raise UsageError(f"--out {self.out} is not a folder")
-        mark = self.out / LOCK
-        locked = mark.is_file() and mark.read_bytes().startswith(MARK.encode())
-        begun = locked and not is_checkpoint(self.out)
-        if begun and fresh:  # its state may be damaged
+        if self.args.fresh and is_begun(self.out):  # its state may be damaged
             return "new"
         recorded = recorded_in(self.out)
-        foreign = recorded is None and not begun and any(self.out.iterdir())
-        if foreign and ranks.rank() == 0:  # which may be locking it by now
+        if recorded is None and any(self.out.iterdir()):
             raise UsageError(f"{self.out} is not empty, and no run made it; choose another --out")
-        if recorded is None or fresh:
+        if not recorded or self.args.fresh:
             return "new"
         # Made before a flag existed: what it does by default.
         recorded["arguments"] = defaults | recorded["arguments"]
@@ -93,19 +87,6 @@ class Run:
             holds = f"{self.out} holds a run with other arguments ({'; '.join(changed)})"
             raise UsageError(f"{holds}; choose another --out, or --fresh to start over")
         return "resume" if (self.out / STATE_FILE).exists() else "finished"
-
-    def _begin(self) -> bool:
-        """Whether this rank writes. A new run discards what --out holds here, not earlier."""
-        if ranks.rank():
-            return False
-        if self._log_bytes is None:
-            if self.status != "new":
-                raise RuntimeError("begin() comes before the first write")
-            self._lock = self._lock or lock(self.out)
-            discard(self.out)
-            self.log_path.write_text("")
-            self._log_bytes = 0
-        return True
 
     @property
     def kept(self) -> str:
@@ -119,30 +100,32 @@ class Run:
         return f"the last good state is kept in {self.out}; {again}: {advice}"
 
     def begin(self, trainer, plan: str) -> None:
-        """Say what is about to happen. trainer: what is saved from here on, filled with what was
-        saved where the run goes on: its policy, tokenizer, optimizers, counters (JSON values by
-        name) and buffers (lists of tensors by name). It has args and setting, too."""
-        self.trainer = trainer
+        """Say what is about to happen, and take the folder: what is in it goes, or is gone on with.
+        trainer: what is saved from here on; has args, setting, policy, tokenizer, optimizers,
+        counters (JSON values by name) and buffers (lists of tensors by name)."""
+        self.trainer, policy = trainer, trainer.policy
         describe(self.record["script"], trainer, plan)
+        ranks.reduce([torch.zeros(1)])  # every rank has seen the folder as it was
+        if ranks.rank() == 0:
+            self._lock = lock(self.out)
+            if self.status == "new":
+                discard(self.out)
+                self.log_path.write_text("")
         if self.status == "resume":
-            self._load()
+            modules = trained_modules(policy)
+            facts = load_state(self.out, modules, trainer.optimizers, trainer.buffers)
+            for kept in trainer.buffers.values():
+                kept[:] = [tensor.to(policy.device) for tensor in kept]
+            trainer.counters |= {name: facts[name] for name in trainer.counters}
+            self.phase, self.first, self._log_bytes = (facts[name] for name in PLACE)
+            if ranks.rank() == 0:
+                self._check_log(more=True)
+                os.truncate(self.log_path, self._log_bytes)
             say(f"resuming {self.out} at {self.phase} {self.first}")
         if self.args.lora_rank and not self.args.merge:  # adapters over the policy of a new run
             if self.status == "new":
                 self.export(self.out / "base")
             self.base = self.out / "base"
-
-    def _load(self) -> None:
-        trainer, modules = self.trainer, trained_modules(self.trainer.policy)
-        facts = load_state(self.out, modules, trainer.optimizers, trainer.buffers)
-        for kept in trainer.buffers.values():
-            kept[:] = [tensor.to(self.args.device) for tensor in kept]
-        trainer.counters |= {name: facts[name] for name in trainer.counters}
-        self.phase, self.first = facts["phase"], facts["step"]
-        if ranks.rank() == 0:
-            self._log_bytes = facts["log_bytes"]
-            self._check_log(more=True)
-            os.truncate(self.log_path, self._log_bytes)
 
     def loop(
         self,
@@ -172,7 +155,7 @@ class Run:
 
     def log(self, line: dict) -> None:
         """Append a line to metrics.jsonl. Raises UsageError where that is not as it was left."""
-        if not self._begin():
+        if ranks.rank():
             return
         self._check_log()
         with open(self.log_path, "a") as file:
@@ -197,20 +180,20 @@ class Run:
     def save(self, phase: str, step: int) -> None:
         """Replace the state file: `step` is the next one of this loop. The log goes to disk first,
         as the state says how long it is."""
-        if not self._begin():
+        if ranks.rank():
             return
         self._check_log()
         with open(self.log_path, "rb+") as file:
             os.fsync(file.fileno())
-        facts = {"record": self.record, "log_bytes": self._log_bytes, "phase": phase, "step": step}
-        trainer, modules = self.trainer, trained_modules(self.trainer.policy)
-        facts |= trainer.counters
-        save_state(self.out, modules, trainer.optimizers, trainer.buffers, facts)
+        place = dict(zip(PLACE, (phase, step, self._log_bytes), strict=True))
+        facts = {"record": self.record, **place, **self.trainer.counters}
+        modules = trained_modules(self.trainer.policy)
+        save_state(self.out, modules, self.trainer.optimizers, self.trainer.buffers, facts)
         self._last_save = time.monotonic()
 
     def export(self, directory: Path, **info) -> None:
         """Write an inference checkpoint, with the run's record and `info` in its run.json."""
-        if self._begin():
+        if ranks.rank() == 0:
             policy, tokenizer = self.trainer.policy, self.trainer.tokenizer
             save_policy(directory, policy, tokenizer, self.record | info, self.base)
 
@@ -223,17 +206,17 @@ class Run:
             self._lock.close()
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path) -> IO[bytes]:
     """Make the folder where there is none, and hold it until the returned file is closed, at the
     latest by the end of the process. Raises UsageError where another one holds it, OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    file = open(path, "a+")  # noqa: SIM115  the caller closes it
+    file = open(path, "ab+")  # noqa: SIM115  the caller closes it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read(100).strip().removeprefix(MARK)
+        holder = file.read(100).strip().removeprefix(MARK).decode(errors="replace")
         file.close()
         used = f"{folder} is in use by process {holder}"
         raise UsageError(f"{used}; wait for it, or end it") from None
@@ -242,20 +225,27 @@ def lock(folder: Path) -> IO[str]:
         file.close()
         return lock(folder)
     file.truncate(0)
-    file.write(f"{MARK}{os.getpid()}\n")
+    file.write(b"%s%d\n" % (MARK, os.getpid()))
     file.flush()
     return file
 
 
+def is_begun(out: Path) -> bool:
+    """Whether an unfinished run is in a folder, also one that has saved nothing."""
+    mark = out / LOCK
+    return mark.is_file() and mark.read_bytes().startswith(MARK) and not is_checkpoint(out)
+
+
 def recorded_in(out: Path) -> dict | None:
-    """The record of the run in a folder, unfinished or finished; None where no run made it."""
-    record = None
+    """The record of the run in a folder, {} where it has saved nothing, None where no run made
+    it. Raises CheckpointError."""
+    record = {} if is_begun(out) else None
     if (out / STATE_FILE).exists():
         record = read_state(out, with_tensors=False)[0].get("record")
     elif is_checkpoint(out) and (out / "run.json").exists():
         record = read_json(out / "run.json")
-    known = isinstance(record, dict) and "script" in record
-    return record if known and isinstance(record.get("arguments"), dict) else None
+    known = isinstance(record, dict) and isinstance(record.get("arguments"), dict)
+    return record if record == {} or (known and "script" in record) else None
 
 
 def discard(out: Path) -> None:
@@ -292,12 +282,7 @@ def differences(recorded: dict, wanted: dict) -> list[str]:
 
 
 def plain(value):
-    """The value as JSON can say it: lists for tuples, None for NaN (hit@k without any retrieval)
-    and infinities, floats with six decimals."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value
+    """The value as JSON can say it: None for NaN (hit@k without any retrieval) and infinities,
+    floats with six decimals."""
+    how = {"parse_float": lambda text: round(float(text), 6), "parse_constant": lambda _: None}
+    return json.loads(json.dumps(value), **how)

@@ -4,7 +4,7 @@ on; what there is to say about them before an hour of work."""
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from data.metrics import gold_passage, stated
 from data.world import FEW, Question, World
@@ -36,7 +36,7 @@ class Setting:
         """For run.json."""
         world = self.env.world
         about = {"world": world.name, "corpus_sha256": world.corpus_sha256}
-        return about | self.info.record()
+        return about | asdict(self.info)
 
 
 def open_setting(args, made: RunInfo | None = None) -> Setting:
