@@ -40,18 +40,14 @@ def save_state(
 def load_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffers) -> dict:
     """Undo save_state: fills modules, optimizers and buffers (on the CPU) in place, returns the
     facts. Raises CheckpointError for a file that is none, or another model's."""
-    path = directory / STATE_FILE
     facts, flat = read_state(directory, with_tensors=True)
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: x for name, x in flat.items() if name.startswith(prefix)}
 
-    for name, module in modules.items():
-        weights, own = under(f"module/{name}/"), module.state_dict()
-        if {key: x.shape for key, x in weights.items()} != {key: x.shape for key, x in own.items()}:
-            raise CheckpointError(f"{path}: its weights are not those of this {name}")
-        module.load_state_dict(weights)
     try:
+        for name, module in modules.items():
+            module.load_state_dict(under(f"module/{name}/"))
         for name, optimizer in optimizers.items():
             states: dict[int, dict[str, Tensor]] = {}
             for key, tensor in under(f"optimizer/{name}/").items():
@@ -61,8 +57,8 @@ def load_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffer
         for name, kept in buffers.items():
             found = under(f"buffer/{name}/")
             kept[:] = [found[str(i)] for i in range(len(found))]
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable training state ({error})") from None
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{directory / STATE_FILE}: not of this {name} ({error})") from None
     return facts
 
 
