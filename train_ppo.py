@@ -26,16 +26,15 @@ from rl.experience import penalised_rewards, score_rollout, with_advantages
 from rl.ppo import adapt_beta, ppo_update, update_value_head
 from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_statistics
 from rl.report.summary import by_slice, summarize
-from rl.runs.arguments import RunArgs, check_ppo, next_evaluation
 from rl.runs.flags import UsageError, arg, main, share
 from rl.runs.info import run_info
-from rl.runs.policies import with_reference
 from rl.runs.precision import precision
 from rl.runs.progress import Clock, say
 from rl.runs.reward import retrieval_cost_at
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
 from rl.runs.state import PolyakMean, Replay
+from rl.runs.training import RunArgs, check, next_evaluation, with_reference
 from rl.study.roles import RoleArgs, assemble
 from rl.warmup.questions import Stream, TrainingQuestions
 
@@ -178,7 +177,7 @@ class Trainer:
 
 
 def train() -> None:
-    args = start(Args, __doc__, check_ppo)
+    args = start(Args, __doc__, check)
     trainer = Trainer(args)
     run = Run("train_ppo", args, trainer.setting.record())
     if run.status != "finished":

@@ -26,13 +26,12 @@ from data.world import Question
 from model import Policy
 from rl import Decoding, Episode, collate, ranks, rollout
 from rl.episode import Batch, Part
-from rl.runs.arguments import RunArgs, check_sft, next_training
 from rl.runs.flags import arg, main, share
-from rl.runs.policies import PolicyArgs, open_start
 from rl.runs.precision import precision
 from rl.runs.progress import say
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
+from rl.runs.training import PolicyArgs, RunArgs, check_sft, next_training, open_start
 from rl.scoring import by_length, score
 from rl.warmup.curriculum import Curriculum, dev_figures
 from rl.warmup.demonstrator import Demonstrator

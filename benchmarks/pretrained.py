@@ -49,8 +49,8 @@ from rl import Episode, RagEnv, collate
 from rl.episode import Part
 from rl.runs.info import RunInfo
 from rl.runs.launch import MALLOC
-from rl.runs.policies import open_start
 from rl.runs.precision import precision
+from rl.runs.training import open_start
 
 PASSAGE = 24  # tokens of a passage at most, --k of them make an observation
 LORA = {"lora_rank": 16, "weights_dtype": "bf16", "checkpointing": True}

@@ -36,7 +36,7 @@ class PPOConfig:
     epochs: int = _option(1, "passes over each rollout", least=1)
     minibatch: int = _option(64, "episodes per optimiser step", least=1)
     micro_batch: int = _option(16, "episodes per forward pass, similar lengths together", least=1)
-    temperature: float = _option(1.0, "temperature of text; that of decisions is 1")
+    temperature: float = _option(1.0, "temperature of text; that of decisions is 1", least=1e-6)
     decision_weight: float = _option(2.0, "loss weight of decisions")
     decision_entropy: float = _option(0.1, "entropy bonus of decisions")
     text_entropy: float = _option(0.0, "entropy bonus of text")

@@ -31,7 +31,6 @@ from rl.runs.setting import describe
 from rl.runs.state import STATE_FILE, load_state, read_state, save_state
 
 LOCK, MARK = "lock", b"nano-smartrag, process "
-PLACE = ("phase", "step", "log_bytes")  # where a saved run is
 # What does not change what is learnt; --init is compared by content.
 STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", "checkpointing", *ADDRESSES)
 FILES = ("init", "query", "reader", "reward")  # arguments that name one (FILE.py:function)
@@ -117,7 +116,8 @@ class Run:
             for kept in trainer.buffers.values():
                 kept[:] = [tensor.to(policy.device) for tensor in kept]
             trainer.counters |= {name: facts[name] for name in trainer.counters}
-            self.phase, self.first, self._log_bytes = (facts[name] for name in PLACE)
+            self.phase, self.first = facts["phase"], facts["step"]
+            self._log_bytes = facts["log_bytes"]
             if ranks.rank() == 0:
                 self._check_log(more=True)
                 os.truncate(self.log_path, self._log_bytes)
@@ -185,10 +185,10 @@ class Run:
         self._check_log()
         with open(self.log_path, "rb+") as file:
             os.fsync(file.fileno())
-        place = dict(zip(PLACE, (phase, step, self._log_bytes), strict=True))
-        facts = {"record": self.record, **place, **self.trainer.counters}
-        modules = trained_modules(self.trainer.policy)
-        save_state(self.out, modules, self.trainer.optimizers, self.trainer.buffers, facts)
+        facts = {"record": self.record, "phase": phase, "step": step, "log_bytes": self._log_bytes}
+        trainer, modules = self.trainer, trained_modules(self.trainer.policy)
+        facts |= trainer.counters
+        save_state(self.out, modules, trainer.optimizers, trainer.buffers, facts)
         self._last_save = time.monotonic()
 
     def export(self, directory: Path, **info) -> None:

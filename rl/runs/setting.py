@@ -1,10 +1,10 @@
 """What a training works in: an environment, and the questions that it learns from and is checked
 on; what there is to say about them before an hour of work."""
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from hashlib import sha256
 
 from data.metrics import gold_passage, stated
 from data.world import FEW, Question, World
@@ -72,7 +72,9 @@ def train_and_dev(world: World, dataset: str) -> tuple[list[list[Question]], lis
         if not questions:
             raise UsageError(f"world {world.name!r}: {name}.train has no questions")
         if not checked:
-            ordered = sorted(questions, key=digest)
+            ordered = sorted(
+                questions, key=lambda q: sha256(f"{q.id}\n{q.question}".encode()).digest()
+            )
             checked = ordered[: min(HELD_OUT, -(-len(ordered) // 10))]
             kept = set(ordered[len(checked) :]) or set(ordered)  # a single one is learnt as well
             questions = [q for q in questions if q in kept]
@@ -87,10 +89,6 @@ def answer_budget(questions: Sequence[Question]) -> int:
     before there is a tokenizer; `describe` says how many do not fit in the end."""
     lengths = sorted(len(q.answers[0].encode()) for q in questions)
     return max(16, min(64, -(-lengths[99 * (len(lengths) - 1) // 100] // 3) + 1))
-
-
-def digest(question: Question) -> bytes:
-    return hashlib.sha256(f"{question.id}\n{question.question}".encode()).digest()
 
 
 def describe(script: str, trainer, plan: str) -> None:

@@ -24,13 +24,12 @@ from data.metrics import answerable
 from data.world import Question
 from model.pretrained import open_policy
 from rl import Decoding, Episode, Part, RagEnv, collate, ranks, rollout, score
-from rl.runs.arguments import RunArgs, check
 from rl.runs.flags import UsageError, arg, main
 from rl.runs.info import run_info
-from rl.runs.policies import with_reference
 from rl.runs.precision import precision
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
+from rl.runs.training import RunArgs, check, with_reference
 from rl.scoring import by_length
 from rl.study.roles import Roles, open_with
 from rl.warmup.questions import Stream, TrainingQuestions

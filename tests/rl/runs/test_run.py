@@ -15,9 +15,9 @@ import torch
 
 from model import CheckpointError
 from rl import ranks
-from rl.runs.arguments import RunArgs
 from rl.runs.flags import UsageError
 from rl.runs.run import Run, differences, lock, plain, settle_dtype
+from rl.runs.training import RunArgs
 from tests.shared import ROOT
 
 

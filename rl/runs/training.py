@@ -1,15 +1,20 @@
-"""The arguments that all training scripts share, and which of them contradict each other; the
-commands that come next. Left out: how a command line is read (flags.py)."""
+"""What training scripts share: arguments, the policy that they start with, the command that comes
+next. Left out: how a command line is read (flags.py), what the policy works in (setting.py)."""
 
+import copy
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from data.world import World
-from model.checkpoint import existing
+from model import Config, Policy, Tokenizer
+from model.pretrained import add_adapters, open_pretrained, without_adapters
 from rl.runs.flags import DEVICES, UsageError, arg, flag, share
 from rl.runs.info import ADDRESSES, RetrieverArgs
 from rl.runs.precision import DTYPES
+from rl.runs.setting import Setting
 
 NEW_POLICY = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "weight_decay")
 PRETRAINED = ("lora_rank", "merge", "weights_dtype", "lr")
@@ -28,6 +33,17 @@ class RunArgs(RetrieverArgs):
     dtype: str = arg("auto", "of multiplications; auto: the faster one", "machine", choices=DTYPES)
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     ranks: int = arg(0, "processes; 0: one per core, or per GPU")
+
+
+@dataclass
+class PolicyArgs:
+    vocab_size: int = arg(4096, "entries of the tokenizer at most", "new policy", least=300)
+    hidden_size: int = arg(128, "width", least=1, most=8192)
+    layers: int = arg(4, "layers", least=1, most=1000)
+    heads: int = arg(4, "attention heads; half as many key/value heads", least=1)
+    context: int = arg(1024, "positions; with --init at most its own", least=1, most=1 << 20)
+    init: str = arg("", "start from this Llama, Mistral, Qwen2 or Qwen3", "pretrained policy")
+    weights_dtype: str = arg("fp32", "of the weights in memory", choices=("fp32", "bf16"))
 
 
 def changed(args, *names: str) -> list[str]:
@@ -54,12 +70,53 @@ def check_sft(args) -> None:
         raise UsageError(f"{flag(wrong[0])} needs --init")
 
 
-def check_ppo(args) -> None:
-    """Raises UsageError, and CheckpointError where --init is none: before ranks are started."""
-    check(args)
-    existing(args.init)
-    if args.temperature == 0:
-        raise UsageError("--temperature must be above 0: training samples")
+def open_start(args, setting: Setting) -> tuple[Policy, Tokenizer]:
+    """args: of train_sft.py. Raises UsageError, CheckpointError."""
+    torch.manual_seed(args.seed)
+    policy, tokenizer = open_init(args) if args.init else new_policy(args, setting)
+    policy.to(args.device).model.gradient_checkpointing = args.checkpointing
+    return policy, tokenizer
+
+
+def open_init(args) -> tuple[Policy, Tokenizer]:
+    dtype = torch.bfloat16 if args.weights_dtype == "bf16" else torch.float32
+    policy, tokenizer, new = open_pretrained(args.init, dtype, args.context)
+    positions = policy.config.max_position_embeddings
+    if changed(args, "context") and positions < args.context:
+        raise UsageError(f"--context {args.context}: {args.init} has {positions} positions")
+    if args.lora_rank:
+        add_adapters(policy, args.lora_rank, new)
+    return policy, tokenizer
+
+
+def new_policy(args, setting: Setting) -> tuple[Policy, Tokenizer]:
+    texts = [p.full_text for p in setting.env.corpus]
+    texts += [text for q in setting.questions for text in (q.question, q.answers[0])]
+    tokenizer = Tokenizer.train(texts, args.vocab_size)
+    try:
+        config = Config(
+            vocab_size=len(tokenizer),
+            hidden_size=args.hidden_size,
+            intermediate_size=3 * args.hidden_size,
+            num_hidden_layers=args.layers,
+            num_attention_heads=args.heads,
+            num_key_value_heads=max(1, args.heads // 2),
+            max_position_embeddings=args.context,
+        )
+    except ValueError as error:
+        raise UsageError(error) from None
+    return Policy(config), tokenizer
+
+
+def with_reference(policy: Policy, args) -> Policy:
+    """Prepare a warm-up for training; the frozen policy that it starts as. With --lora-rank the two
+    share their weights."""
+    policy.model.gradient_checkpointing = args.checkpointing
+    if not args.lora_rank:
+        return copy.deepcopy(policy).requires_grad_(False)
+    torch.manual_seed(args.seed)
+    add_adapters(policy, args.lora_rank, [])  # new tokens were trained by the warm-up
+    return without_adapters(policy)
 
 
 def next_training(args) -> str:
