@@ -96,7 +96,9 @@ def parse(cls: type, description: str, argv: list[str] | None = None):
     an error (exit code 2)."""
     layout = {"usage": "%(prog)s [flags]", "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = Parser(description=description, allow_abbrev=False, **layout)
-    flags, headings, heading = [f for f in fields(cls) if "help" in f.metadata], {"": parser}, ""
+    flags = [f for f in fields(cls) if "help" in f.metadata]
+    flags.sort(key=lambda f: f.name not in cls.__annotations__)  # those of its bases come last
+    headings, heading = {"": parser}, ""
     for f in flags:
         heading = f.metadata["group"] or heading
         if heading not in headings:

@@ -143,16 +143,10 @@ class MilvusIndex(RemoteRetriever):
         return [[(hit["id"], score(hit["distance"])) for hit in hits] for hits in answer]
 
 
-def open_milvus(
-    uri: str,
-    collection: str,
-    texts: Sequence[str],
-    encode: Callable | None = None,
-    vectors: Callable[[], np.ndarray] | None = None,
-) -> MilvusIndex:
-    """Connect, load what the collection lacks of `texts`, and return its index. vectors() gives the
-    passages' float32 [N, D], and is called only where some have to be loaded. Raises UsageError,
-    RetrieverError."""
+def open_milvus(uri: str, collection: str, texts: Sequence[str], encode=None, vectors=None):
+    """Connect, load what the collection lacks of `texts`, and return its MilvusIndex. vectors()
+    gives the passages' float32 [N, D], and is called only where some have to be loaded. Raises
+    UsageError, RetrieverError."""
     embedded = uri.endswith(".db")
     for package in ("pymilvus", "milvus_lite")[: 1 + embedded]:
         if not importlib.util.find_spec(package):

@@ -56,7 +56,10 @@ class Run:
         if not args.out.strip():
             raise UsageError("--out is empty; name a folder")
         self.args, self.out = args, Path(args.out)
-        self.log_path = self.out / "metrics.jsonl"
+        self.log_path, self.base = self.out / "metrics.jsonl", self.out / "base"
+        self.adapters_only = (
+            bool(args.lora_rank) and not args.merge
+        )  # over `base`, the first policy
         kept = {f.name: f.default for f in fields(args) if f.name not in STATELESS}
         arguments = {name: getattr(args, name) for name in kept}
         files = {name: getattr(args, name, "") for name in FILES}
@@ -64,7 +67,6 @@ class Run:
         hashes = {f"{name}_sha256": weights_sha256(file) for name, file in files.items() if file}
         self.record = {"script": script, "arguments": arguments, **info, **hashes}
         self.status, self.phase, self.first = "new", "", 0
-        self.base: Path | None = None
         self._log_bytes, self._last_save = 0, time.monotonic()
         if self.out.exists():
             self.status = self._find(kept)
@@ -122,19 +124,10 @@ class Run:
                 self._check_log(more=True)
                 os.truncate(self.log_path, self._log_bytes)
             say(f"resuming {self.out} at {self.phase} {self.first}")
-        if self.args.lora_rank and not self.args.merge:  # adapters over the policy of a new run
-            if self.status == "new":
-                self.export(self.out / "base")
-            self.base = self.out / "base"
+        elif self.adapters_only:
+            self.export(self.base)
 
-    def loop(
-        self,
-        name: str,
-        unit: str,
-        total: int,
-        step: Callable[[int], dict],
-        shown: tuple[str, ...] = (),
-    ) -> None:
+    def loop(self, name: str, unit: str, total: int, step: Callable, shown: tuple = ()) -> None:
         """The training loop: step(i) for every i below `total` that is still to do. Each gives
         figures, a line of metrics.jsonl with the seconds it took; those named in `shown` stand
         beside the bar. Raises FloatingPointError that names the step and what is kept."""
@@ -195,7 +188,8 @@ class Run:
         """Write an inference checkpoint, with the run's record and `info` in its run.json."""
         if ranks.rank() == 0:
             policy, tokenizer = self.trainer.policy, self.trainer.tokenizer
-            save_policy(directory, policy, tokenizer, self.record | info, self.base)
+            base = self.base if self.adapters_only and directory != self.base else None
+            save_policy(directory, policy, tokenizer, self.record | info, base)
 
     def finish(self) -> None:
         self.export(self.out)

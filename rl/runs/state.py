@@ -20,9 +20,7 @@ STATE_FILE = "training.safetensors"
 Buffers = dict[str, list[Tensor]]
 
 
-def save_state(
-    directory: Path, modules: dict, optimizers: dict, buffers: Buffers, facts: dict
-) -> None:
+def save_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffers, facts: dict):
     """One atomic file with everything that training needs to go on; `facts` is any JSON value."""
     flat = {f"buffer/{name}/{i}": x for name, kept in buffers.items() for i, x in enumerate(kept)}
     for name, module in modules.items():

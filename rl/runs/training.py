@@ -23,7 +23,7 @@ PRETRAINED = ("lora_rank", "merge", "weights_dtype", "lr")
 @dataclass
 class RunArgs(RetrieverArgs):
     out: str = arg("", "where the checkpoints and the log go", "run")
-    seed: int = arg(0, "seed of weights, questions, sampling and minibatches")
+    seed: int = arg(0, "seed of weights, questions, sampling, minibatches", "run")
     fresh: bool = arg(False, "discard what --out holds and start over")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
     lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
