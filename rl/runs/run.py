@@ -104,7 +104,7 @@ class Run:
         """Say what is about to happen, and take the folder: what is in it goes, or is gone on with.
         trainer: what is saved from here on; has args, setting, policy, tokenizer, optimizers,
         counters (JSON values by name) and buffers (lists of tensors by name)."""
-        self.trainer, policy = trainer, trainer.policy
+        self.trainer = trainer
         describe(self.record["script"], trainer, plan)
         ranks.reduce([torch.zeros(1)])  # every rank has seen the folder as it was
         if ranks.rank() == 0:
@@ -113,10 +113,10 @@ class Run:
                 discard(self.out)
                 self.log_path.write_text("")
         if self.status == "resume":
-            modules = trained_modules(policy)
+            modules = trained_modules(trainer.policy)
             facts = load_state(self.out, modules, trainer.optimizers, trainer.buffers)
             for kept in trainer.buffers.values():
-                kept[:] = [tensor.to(policy.device) for tensor in kept]
+                kept[:] = [tensor.to(self.args.device) for tensor in kept]
             trainer.counters |= {name: facts[name] for name in trainer.counters}
             self.phase, self.first = facts["phase"], facts["step"]
             self._log_bytes = facts["log_bytes"]
