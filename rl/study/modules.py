@@ -54,7 +54,7 @@ class Args(RunArgs):
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
     lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
-    quota: int = arg(0, "retrievals per question, 0: the world's")
+    quota: int = arg(0, "retrievals per question, 0: those of --init, or the world's")
 
 
 class Example(NamedTuple):
