@@ -88,15 +88,15 @@ class Trainer:
         self.env = self.setting.env
         self.questions = TrainingQuestions(self.setting, args.popular_share, args.rename, args)
         self.reference = with_reference(self.policy, args)
-        cast = assemble(self.policy, self.reference, self.tokenizer, args)
-        self.players, self.learn, self.decoding = cast  # who plays, what learns, how it is played
+        roles = assemble(self.policy, self.reference, self.tokenizer, args)
+        self.players, self.learn, self.decoding = roles  # who plays, what learns, how it is played
         trunk, head = self.policy.trunk_parameters(), self.policy.value_head.parameters()
-        adamw = torch.optim.AdamW(trunk, args.lr, betas=(0.9, 0.95), weight_decay=0.0)
-        of_value = torch.optim.AdamW(head, args.value_lr, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trunk, args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        value_optimizer = torch.optim.AdamW(head, args.value_lr, weight_decay=0.0)
         self.average = PolyakMean(trunk, args.iterations, args.average)
         self.replay = Replay(args.replay)
         # What a run goes on with, beside the policy; best: reward on dev.
-        self.optimizers = {"policy": adamw, "value": of_value}
+        self.optimizers = {"policy": optimizer, "value": value_optimizer}
         self.counters = {"beta": args.kl, "best": float("-inf")}
         self.buffers = self.replay.buffers | {"mean": self.average.mean}
         self.latest: dict[str, float] = {}  # figures of the last iteration
@@ -125,8 +125,9 @@ class Trainer:
             figures = value_statistics(experience)
             if args.value:
                 replayed = self.replay.add(experience.features, experience.returns)
-                how = self.optimizers["value"], *replayed, args, generator
-                figures["value_loss"] = update_value_head(policy.value_head, *how)
+                head, optimizer = policy.value_head, self.optimizers["value"]
+                loss = update_value_head(head, optimizer, *replayed, args, generator)
+                figures["value_loss"] = loss
             clock("value")
             if iteration >= args.value_warmup:
                 optimizer = self.optimizers["policy"]

@@ -179,8 +179,9 @@ def test_another_address_of_the_same_passages_resumes():
 def test_fresh_starts_over_and_leaves_what_a_run_does_not_write():
     train(Args(), 3, save_at={1}, stop_at=2)
     Path("out/notes.txt").write_text("mine")
-    run = begun(Args(seed=1, fresh=True))
-    assert run.status == "new" and Path("out/training.safetensors").exists(), "not before a step"
+    run = Run("test", Args(seed=1, fresh=True), {})
+    assert run.status == "new" and Path("out/training.safetensors").exists(), "not before it begins"
+    run.begin(trainer(), "")
     run.loop("train", "step", 1, lambda i: {})
     assert not Path("out/training.safetensors").exists() and len(lines()) == 1
     assert Path("out/notes.txt").read_text() == "mine"
@@ -192,14 +193,6 @@ def test_fresh_starts_over_where_the_state_is_damaged():
     with pytest.raises(CheckpointError):
         Run("test", Args(), {})
     assert Run("test", Args(fresh=True), {}).status == "new"
-
-
-def test_a_resumed_run_that_did_not_load_discards_nothing():
-    train(Args(), 3, save_at={1}, stop_at=2)
-    run = Run("test", Args(), {"world": "w"})
-    with pytest.raises(RuntimeError, match=r"begin\(\) comes before the first write"):
-        run.log({})
-    assert Path("out/training.safetensors").exists() and len(lines()) == 2
 
 
 # ------------------------------------------------------------------------------------ whose folder
@@ -260,8 +253,10 @@ def test_out_that_is_a_file():
 
 HOLD = """
 import sys
-from tests.rl.runs.test_run import Args, Run
-run = Run("test", Args(out=sys.argv[1]), {"world": "w"})
+import rl.runs.run
+from tests.rl.runs.test_run import Args, begun
+rl.runs.run.describe = lambda *_: None
+run = begun(Args(out=sys.argv[1]), {"world": "w"})
 run.log({"step": 0})
 print("ready", flush=True)
 sys.stdin.read()
@@ -277,7 +272,7 @@ def test_two_processes_with_one_out_are_refused():
         assert other.stdout.readline() == b"ready\n"
         for fresh in (False, True):
             with pytest.raises(UsageError) as error:
-                Run("test", Args(fresh=fresh), {"world": "w"})
+                begun(Args(fresh=fresh), {"world": "w"})
             assert str(error.value) == (
                 f"out is in use by process {other.pid}; wait for it, or end it"
             )
@@ -307,18 +302,19 @@ def test_a_lock_that_went_while_it_was_taken_is_taken_again(monkeypatch):
 
 
 def test_two_runs_that_begin_together():
-    """Both found no folder; who is not the first to write is refused."""
+    """Both found no folder; who is not the first to begin is refused."""
     first, second = (Run("test", Args(), {}) for _ in range(2))
+    first.begin(trainer(), "")
     first.log({"step": 0})
     with pytest.raises(UsageError, match=rf"^out is in use by process {os.getpid()}; "):
-        second.log({"step": 0})
+        second.begin(trainer(), "")
     assert lines() == [{"step": 0}]
 
 
 def test_only_rank_0_locks_and_writes(monkeypatch):
     policy_files(monkeypatch)
     train(Args(), 3, save_at={1}, stop_at=2)
-    holder = Run("test", Args(), {"world": "w"})
+    holder = begun(Args(), {"world": "w"})
     before = {p: p.read_bytes() for p in Path("out").iterdir()}
     monkeypatch.setattr(ranks, "rank", lambda: 1)
     run = train(Args(), 3)
@@ -342,7 +338,7 @@ def test_rank_0_decides_for_all_when_to_save(monkeypatch):
 
 
 def test_every_line_is_json():
-    run = Run("test", Args(), {})
+    run = begun(Args())
     run.log({"hit": float("nan"), "deep": {"x": [1, float("inf"), 0.12345678]}, "text": "é"})
     line = Path("out/metrics.jsonl").read_text()
     found = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
