@@ -38,7 +38,9 @@ def elsewhere(tmp_path, monkeypatch):
 def trainer(module: torch.nn.Module | None = None) -> SimpleNamespace:
     """What is saved: a module, a counter, a buffer."""
     kept = {"optimizers": {}, "counters": {"seen": []}, "buffers": {"sums": []}}
-    return SimpleNamespace(policy=module or torch.nn.Linear(1, 1), tokenizer=None, **kept)
+    return SimpleNamespace(
+        policy=module or torch.nn.Linear(1, 1, bias=False), tokenizer=None, **kept
+    )
 
 
 def begun(args: Args, info=None) -> Run:
