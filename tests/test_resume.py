@@ -247,7 +247,7 @@ def test_one_of_two_ranks_is_killed(whole_of_two, tmp_path, script):
     out = tmp_path / script
     argv = SFT if script == "sft" else ["--init", whole_of_two / "sft", *PPO]
     launcher = start_until(3, script, [*argv, "--ranks", 2], out)
-    os.kill(int((out / "lock").read_text().split()[-1]), signal.SIGKILL)
+    os.kill(json.loads((out / "lock").read_text())["process"], signal.SIGKILL)
     said = launcher.communicate(timeout=60)[1]
     assert launcher.returncode == 128 + signal.SIGKILL
     assert said.splitlines()[-1] == "error: rank 0 of 2 was ended by SIGKILL"
@@ -259,7 +259,7 @@ def test_the_launcher_of_two_ranks_is_killed(whole_of_two, tmp_path):
     """Its ranks end by themselves, so that the folder is free for the same command."""
     out, argv = tmp_path / "sft", [*SFT, "--ranks", 2]
     launcher = start_until(3, "sft", argv, out)
-    rank = int((out / "lock").read_text().split()[-1])
+    rank = json.loads((out / "lock").read_text())["process"]
     launcher.kill()
     launcher.wait()
     end = time.monotonic() + 30

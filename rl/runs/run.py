@@ -18,7 +18,7 @@ from typing import IO
 
 import torch
 
-from model import is_checkpoint, read_json, weights_sha256
+from model import CheckpointError, is_checkpoint, read_json, weights_sha256
 from model.checkpoint import POLICY_FILES
 from model.pretrained import save_policy, trained_modules
 from rl import ranks
@@ -28,9 +28,9 @@ from rl.runs.launch import launch
 from rl.runs.precision import DTYPES, choose_dtype
 from rl.runs.progress import progress, say
 from rl.runs.setting import describe
-from rl.runs.state import STATE_FILE, load_state, read_state, save_state
+from rl.runs.state import STATE_FILE, load_state, save_state
 
-LOCK, MARK = "lock", b"nano-smartrag, process "
+LOCK = "lock"  # of an unfinished run: who works in the folder, and its record
 # What does not change what is learnt; --init is compared by content.
 STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", "checkpointing", *ADDRESSES)
 FILES = ("init", "query", "reader", "reward")  # arguments that name one (FILE.py:function)
@@ -75,19 +75,17 @@ class Run:
         """The status that a folder gives a run; defaults: of the arguments."""
         if not self.out.is_dir():
             raise UsageError(f"--out {self.out} is not a folder")
-        if self.args.fresh and is_begun(self.out):  # its state may be damaged
-            return "new"
-        recorded = recorded_in(self.out)
+        recorded, saved = recorded_in(self.out), (self.out / STATE_FILE).exists()
         if recorded is None and any(self.out.iterdir()):
             raise UsageError(f"{self.out} is not empty, and no run made it; choose another --out")
-        if not recorded or self.args.fresh:
+        if recorded is None or self.args.fresh or not (saved or is_checkpoint(self.out)):
             return "new"
         # Made before a flag existed: what it does by default.
         recorded["arguments"] = defaults | recorded["arguments"]
         if changed := differences(recorded, self.record):
             holds = f"{self.out} holds a run with other arguments ({'; '.join(changed)})"
             raise UsageError(f"{holds}; choose another --out, or --fresh to start over")
-        return "resume" if (self.out / STATE_FILE).exists() else "finished"
+        return "resume" if saved else "finished"
 
     @property
     def kept(self) -> str:
@@ -108,7 +106,7 @@ class Run:
         describe(self.record["script"], trainer, plan)
         ranks.reduce([torch.zeros(1)])  # every rank has seen the folder as it was
         if ranks.rank() == 0:
-            self._lock = lock(self.out)
+            self._lock = lock(self.out, self.record)
             if self.status == "new":
                 discard(self.out)
                 self.log_path.write_text("")
@@ -178,9 +176,8 @@ class Run:
         self._check_log()
         with open(self.log_path, "rb+") as file:
             os.fsync(file.fileno())
-        facts = {"record": self.record, "phase": phase, "step": step, "log_bytes": self._log_bytes}
         trainer, modules = self.trainer, trained_modules(self.trainer.policy)
-        facts |= trainer.counters
+        facts = {"phase": phase, "step": step, "log_bytes": self._log_bytes, **trainer.counters}
         save_state(self.out, modules, trainer.optimizers, trainer.buffers, facts)
         self._last_save = time.monotonic()
 
@@ -200,46 +197,37 @@ class Run:
             self._lock.close()
 
 
-def lock(folder: Path) -> IO[bytes]:
+def lock(folder: Path, record: dict) -> IO[str]:
     """Make the folder where there is none, and hold it until the returned file is closed, at the
     latest by the end of the process. Raises UsageError where another one holds it, OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    file = open(path, "ab+")  # noqa: SIM115  the caller closes it
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")  # noqa: SIM115  stays open
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        holder = file.read(100).strip().removeprefix(MARK).decode(errors="replace")
+        holder = file.read(100).partition(": ")[2].partition(",")[0]
         file.close()
         used = f"{folder} is in use by process {holder}"
         raise UsageError(f"{used}; wait for it, or end it") from None
     held = path.exists() and os.path.samefile(file.fileno(), path)
     if not held:  # its last holder finished just now
         file.close()
-        return lock(folder)
-    file.truncate(0)
-    file.write(b"%s%d\n" % (MARK, os.getpid()))
-    file.flush()
+        return lock(folder, record)
+    file.write(json.dumps({"process": os.getpid(), **record}))
+    file.truncate()  # after the write: a kill in between leaves no empty file
+    os.fsync(file.fileno())
     return file
 
 
-def is_begun(out: Path) -> bool:
-    """Whether an unfinished run is in a folder, also one that has saved nothing."""
-    mark = out / LOCK
-    return mark.is_file() and mark.read_bytes().startswith(MARK) and not is_checkpoint(out)
-
-
 def recorded_in(out: Path) -> dict | None:
-    """The record of the run in a folder, {} where it has saved nothing, None where no run made
-    it. Raises CheckpointError."""
-    record = {} if is_begun(out) else None
-    if (out / STATE_FILE).exists():
-        record = read_state(out, with_tensors=False)[0].get("record")
-    elif is_checkpoint(out) and (out / "run.json").exists():
-        record = read_json(out / "run.json")
-    known = isinstance(record, dict) and isinstance(record.get("arguments"), dict)
-    return record if record == {} or (known and "script" in record) else None
+    """The record of the run in a folder, unfinished or finished; None where no run made it."""
+    finished = is_checkpoint(out) and not (out / STATE_FILE).exists()
+    try:
+        record = read_json(out / ("run.json" if finished else LOCK))
+    except CheckpointError:
+        return None
+    return record if "script" in record and isinstance(record.get("arguments"), dict) else None
 
 
 def discard(out: Path) -> None:

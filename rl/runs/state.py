@@ -38,12 +38,16 @@ def save_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffer
 def load_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffers) -> dict:
     """Undo save_state: fills modules, optimizers and buffers (on the CPU) in place, returns the
     facts. Raises CheckpointError for a file that is none, or another model's."""
-    facts, flat = read_state(directory, with_tensors=True)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name[len(prefix) :]: x for name, x in flat.items() if name.startswith(prefix)}
-
+    path, name = directory / STATE_FILE, "run"
     try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            names = file.keys()
+            flat = {key: file.get_tensor(key) for key in names}
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {name[len(prefix) :]: x for name, x in flat.items() if name.startswith(prefix)}
+
         for name, module in modules.items():
             module.load_state_dict(under(f"module/{name}/"))
         for name, optimizer in optimizers.items():
@@ -55,21 +59,9 @@ def load_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffer
         for name, kept in buffers.items():
             found = under(f"buffer/{name}/")
             kept[:] = [found[str(i)] for i in range(len(found))]
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{directory / STATE_FILE}: not of this {name} ({error})") from None
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not a readable state of this {name} ({error})") from None
     return facts
-
-
-def read_state(directory: Path, with_tensors: bool) -> tuple[dict, dict[str, Tensor]]:
-    """(facts, tensors) as they are in the file. Raises CheckpointError."""
-    path = directory / STATE_FILE
-    try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            names = file.keys() if with_tensors else ()
-            return facts, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a readable training state ({error})") from None
 
 
 class Replay:

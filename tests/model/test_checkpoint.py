@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from model import CheckpointError, Policy, load_policy, save_policy, write_json
 from model.pretrained import open_policy
 from rl.runs import state
-from rl.runs.state import load_state, read_state, save_state
+from rl.runs.state import load_state, save_state
 
 from .tiny import tiny_config, tiny_policy, tiny_tokenizer
 
@@ -429,7 +429,7 @@ def test_going_on_from_a_state_gives_the_bits_of_not_stopping(tmp_path):
     fresh = optimizers_of(resumed)
     filled = {name: [] for name in buffers}
     facts = load_state(tmp_path, {"policy": resumed}, fresh, filled)
-    assert facts == read_state(tmp_path, False)[0] == {"step": 3, "beta": 0.1}
+    assert facts == {"step": 3, "beta": 0.1}
     for name, kept in buffers.items():
         for mine, saved in zip(filled[name], kept, strict=True):
             assert torch.equal(mine, saved) and mine.dtype == saved.dtype
@@ -500,26 +500,18 @@ def test_a_damaged_state_is_refused_by_name(tmp_path, damage):
     save_state(tmp_path, {"policy": policy}, {}, {}, {"step": 1})
     path = tmp_path / state.STATE_FILE
     path.write_bytes(damage(path.read_bytes()))
-    for read in (
-        lambda: load_state(tmp_path, {"policy": policy}, {}, {}),
-        lambda: read_state(tmp_path, False),
-    ):
-        with pytest.raises(CheckpointError) as error:
-            read()
-        assert str(error.value).startswith(
-            f"{path}: not a readable training state"
-        ) and "\n" not in str(error.value)
+    with pytest.raises(CheckpointError) as error:
+        load_state(tmp_path, {"policy": policy}, {}, {})
+    said = str(error.value)
+    assert said.startswith(f"{path}: not a readable state of this run") and "\n" not in said
 
 
 @pytest.mark.parametrize("metadata", [None, {"facts": "{"}])
 def test_a_foreign_state_is_refused_by_name(tmp_path, metadata):
     path = tmp_path / state.STATE_FILE
     save_file({"a": torch.zeros(1)}, path, metadata)
-    for read in (lambda: load_state(tmp_path, {}, {}, {}), lambda: read_state(tmp_path, False)):
-        with pytest.raises(
-            CheckpointError, match=f"{state.STATE_FILE}: not a readable training state"
-        ):
-            read()
+    with pytest.raises(CheckpointError, match=f"{path}: not a readable state of this run"):
+        load_state(tmp_path, {}, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -528,5 +520,7 @@ def test_a_foreign_state_is_refused_by_name(tmp_path, metadata):
 def test_a_state_of_another_model_is_refused_by_name(tmp_path, shape):
     policy = tiny_policy(tiny_config(**shape))
     save_state(tmp_path, {"policy": policy}, {}, {}, {})
-    with pytest.raises(CheckpointError, match=f"{state.STATE_FILE}: not of this policy"):
+    with pytest.raises(
+        CheckpointError, match=f"{state.STATE_FILE}: not a readable state of this policy"
+    ):
         load_state(tmp_path, {"policy": tiny_policy()}, {}, {})

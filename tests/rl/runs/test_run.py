@@ -192,8 +192,8 @@ def test_fresh_starts_over_and_leaves_what_a_run_does_not_write():
 def test_fresh_starts_over_where_the_state_is_damaged():
     train(Args(), 3, save_at={1}, stop_at=2)
     os.truncate("out/training.safetensors", 50)
-    with pytest.raises(CheckpointError):
-        Run("test", Args(), {})
+    with pytest.raises(CheckpointError, match="not a readable state of this run"):
+        begun(Args())
     assert Run("test", Args(fresh=True), {}).status == "new"
 
 
@@ -288,7 +288,7 @@ def test_two_processes_with_one_out_are_refused():
 def test_a_lock_that_went_while_it_was_taken_is_taken_again(monkeypatch):
     """The holder finishes between another's open and flock: a dead file must not be held."""
     folder, flock = Path("out"), fcntl.flock
-    held = [lock(folder)]
+    held = [lock(folder, {"script": "test"})]
 
     def late(file, how):
         monkeypatch.setattr(fcntl, "flock", flock)
@@ -297,9 +297,9 @@ def test_a_lock_that_went_while_it_was_taken_is_taken_again(monkeypatch):
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    mine = lock(folder)
-    with pytest.raises(UsageError, match=r"in use"):
-        lock(folder)
+    mine = lock(folder, {"script": "test"})
+    with pytest.raises(UsageError, match=rf"in use by process {os.getpid()};"):
+        lock(folder, {"script": "test"})
     mine.close()
 
 
