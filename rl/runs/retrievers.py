@@ -37,16 +37,6 @@ CACHE = Path("runs/cache")
 CHUNK = 512  # passages per tick of the progress bar
 
 
-class DenseRetriever:
-    """Nearest passages of a query's vector. encode: list of str -> float32 [Q, D]."""
-
-    def __init__(self, index: DenseIndex, encode: Callable[[Sequence[str]], np.ndarray]):
-        self.index, self.encode = index, encode
-
-    def search(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.index.search(self.encode(queries), k)
-
-
 def open_world(name: str, args: RetrieverArgs, made: RunInfo | None = None):
     """A world and what searches it: (World, retriever, settings as RetrieverInfo has them).
 
@@ -59,22 +49,22 @@ def open_world(name: str, args: RetrieverArgs, made: RunInfo | None = None):
         raise UsageError("the checkpoint does not say what world it was trained on; give --world")
     settings = choose(args, made.open_retriever)
     world = World.open(name or made.open_world)
-    kind, encoder = settings.retriever, None
+    kind = settings.retriever
     if settings.encoder:
-        encoder = Encoder(settings, args)
-        settings = replace(settings, encoder_sha256=encoder.sha256)
-    if kind == "bm25":
-        index = bm25_index(world, settings)
+        dense = DenseRetriever(world, settings, args)
+        settings = replace(settings, encoder_sha256=dense.sha256)
+    if kind in ("dense", "hybrid"):
+        index, dense.index = dense, DenseIndex(dense.vectors())
+        if kind == "hybrid":
+            index = HybridIndex(bm25_index(world, settings), dense.index, dense.encode)
     elif kind == "http":
         index = remote.HttpRetriever(args.retriever_url, world.corpus)
     elif kind == "milvus":
         collection = f"smartrag_{world.corpus_sha256[:32]}_{settings.encoder_sha256[:16] or 'bm25'}"
-        vectors = partial(encoder.passages, world) if encoder else None
-        index = remote.open_milvus(args.milvus_uri, collection, texts_of(world), encoder, vectors)
+        how = (dense.encode, dense.vectors) if settings.encoder else ()
+        index = remote.open_milvus(args.milvus_uri, collection, texts_of(world), *how)
     else:
-        index = DenseRetriever(DenseIndex(encoder.passages(world)), encoder)
-        if kind == "hybrid":
-            index = HybridIndex(bm25_index(world, settings), index.index, encoder)
+        index = bm25_index(world, settings)
     return world, index, {name: value for name, value in asdict(settings).items() if value}
 
 
@@ -82,13 +72,12 @@ def texts_of(world: World) -> list[str]:
     return [passage.full_text for passage in world.corpus]
 
 
-def cached(kind: str, parts: list, load: Callable, make: Callable, save: Callable):
-    """load(path), a file of CACHE that is named by the hash of the `parts`. Where there is none, or
-    only one of another version or torn, all ranks make() it, and rank 0 saves it: whole or not at
-    all."""
-    name, _, ending = kind.partition(".")
+def cached(name: str, parts: list, load: Callable, make: Callable, save: Callable):
+    """load(path), a file of CACHE whose `name` has the hash of the `parts` in it. Where there is
+    none, or only one of another version or torn, all ranks make() it, and rank 0 saves it: whole or
+    not at all."""
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
-    path = CACHE / f"{name}-{key}.{ending}"
+    path = CACHE / name.format(key)
 
     def is_readable(_) -> bool:
         try:
@@ -112,51 +101,60 @@ def cached(kind: str, parts: list, load: Callable, make: Callable, save: Callabl
 
 def bm25_index(world: World, settings: RetrieverInfo) -> BM25Index:
     options = {name: getattr(settings, name) or None for name in WORDS}
-    parts, make = (
-        [world.corpus_sha256, options],
-        lambda: BM25Index.build(texts_of(world), **options),
-    )
+
+    def build() -> BM25Index:
+        return BM25Index.build(texts_of(world), **options)
+
     try:
-        return cached("bm25.index", parts, BM25Index.load, make, BM25Index.save)
+        parts = [world.corpus_sha256, options]
+        return cached("bm25-{}.index", parts, BM25Index.load, build, BM25Index.save)
     except (ImportError, ValueError) as error:  # the stemmer's
         raise UsageError(f"--stemmer {settings.stemmer}: {error}") from None
 
 
-class Encoder:
-    """The sentence encoder of --encoder. Raises CheckpointError, UsageError."""
+class DenseRetriever:
+    """Nearest passages of a query's vector, from the sentence encoder of --encoder. Raises
+    CheckpointError, UsageError."""
 
-    def __init__(self, settings: RetrieverInfo, args):
+    index: DenseIndex  # of `vectors`
+
+    def __init__(self, world: World, settings: RetrieverInfo, args):
         prefixes = settings.query_prefix, settings.passage_prefix
-        self.network, self.args = SentenceEncoder(settings.encoder, args.device, *prefixes), args
-        self.sha256 = self.network.sha256()
+        self.encoder = SentenceEncoder(settings.encoder, args.device, *prefixes)
+        self.world, self.args, self.sha256 = world, args, self.encoder.sha256()
         if settings.encoder_sha256 not in ("", self.sha256):
             other = f"{settings.encoder} is not the encoder that the checkpoint was made with"
             advice = f"to search with it all the same, give --encoder {settings.encoder}"
             raise UsageError(f"{other}; {advice}")
 
-    def __call__(self, queries: Sequence[str]) -> np.ndarray:
+    def search(self, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.index.search(self.encode(queries), k)
+
+    def encode(self, queries: Sequence[str]) -> np.ndarray:
         """Their vectors, float32 [Q, D]."""
         with precision(self.args.device, self.args.dtype):
-            return self.network.encode_queries(queries)
+            return self.encoder.encode_queries(queries)
 
-    def passages(self, world: World) -> np.ndarray:
-        """Vectors of all passages, float32 [N, D]; each rank encodes its share of the chunks."""
-        parts = [world.corpus_sha256, self.sha256, self.args.dtype]
-        load, make = partial(np.load, mmap_mode="r"), partial(self.encode, texts_of(world))
+    def vectors(self) -> np.ndarray:
+        """Of all passages, float32 [N, D]."""
+        parts = [self.world.corpus_sha256, self.sha256, self.args.dtype]
+        load = partial(np.load, mmap_mode="r")
         return cached(
-            "vectors.npy", parts, load, make, lambda vectors, path: np.save(path, vectors)
+            "vectors-{}.npy", parts, load, self.encode_all, lambda x, path: np.save(path, x)
         )
 
-    def encode(self, texts: list[str]) -> np.ndarray:
+    def encode_all(self) -> np.ndarray:
+        """Each rank encodes its share of the chunks."""
+        texts = texts_of(self.world)
         # Alike lengths together; the longest first, so that the bar's estimate errs high.
         rows = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        vectors = np.empty((len(texts), self.network.network.config.hidden_size), np.float32)
+        vectors = np.empty((len(texts), self.encoder.network.config.hidden_size), np.float32)
         with progress(len(texts), "encode", "passage") as bar:
 
             def encode(chunk: list[int]) -> np.ndarray:
                 with precision(self.args.device, self.args.dtype):
-                    found = self.network.encode_passages([texts[i] for i in chunk])
+                    found = self.encoder.encode_passages([texts[i] for i in chunk])
                 bar.update(len(chunk) * ranks.size())
                 return found
 
