@@ -37,7 +37,6 @@ def small() -> train_sft.Args:
 def trained(warm_up: train_sft.WarmUp, folder: Path) -> dict:
     """Four steps of the warm-up; the last two once more from what was saved after two."""
     warm_up.build()
-    warm_up.policy.train()
     figures = [warm_up.step(i) for i in (0, 1)]
     if ranks.rank() == 0:
         save_state(folder, trained_modules(warm_up.policy), warm_up.optimizers, {}, {})
@@ -48,8 +47,7 @@ def trained(warm_up: train_sft.WarmUp, folder: Path) -> dict:
         "weights": [p.detach() for p in warm_up.policy.trunk_parameters()],
     }
     warm_up.build()
-    warm_up.policy.train()
-    load_state(folder, trained_modules(warm_up.policy), warm_up.optimizers)
+    load_state(folder, trained_modules(warm_up.policy), warm_up.optimizers, {})
     found["figures again"] = figures[:2] + [warm_up.step(i) for i in (2, 3)]
     return found | {"weights again": [p.detach() for p in warm_up.policy.trunk_parameters()]}
 

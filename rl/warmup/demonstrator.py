@@ -11,6 +11,7 @@ it could only be guessed. A step is a pure function of (seed, phase, step), on a
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,8 @@ from rl import ranks
 from rl.environment import Action, RagEnv, observation
 from rl.episode import Episode, Part, Turn
 from rl.report.summary import mean, summarize
-from rl.runs.questions import QuestionSampler, Stream, typed
+from rl.runs.progress import progress
+from rl.warmup.questions import QuestionSampler, Stream, typed
 from rl.warmup.renaming import Names, Renamer, rename
 from rl.warmup.teacher import Teacher
 
@@ -168,7 +170,19 @@ class Curriculum:
         probed = set(self.probed)
         kept = [[q for q in questions if q in probed] for questions in sets]
         self.mix_sampler = QuestionSampler(kept, args.popular_share, args.seed)
-        self.knows: dict[Question, bool] = {}  # probed question -> whether it was answered directly
+        self.counters = {"knows": []}  # of the run: whether each probed question needs no retrieval
+
+    @cached_property
+    def knows(self) -> dict[Question, bool]:
+        return dict(zip(self.probed, self.counters["knows"], strict=True))
+
+    def probe(self, play: Callable) -> float:
+        """Whether the direct answer of each question is right, word for word: the labels of mix.
+        Returns the share that is. play(questions, force, update): greedy episodes."""
+        with progress(len(self.probed), "probe", "question") as bar:
+            episodes = play(self.probed, "answer", bar.update)
+        self.counters["knows"] = [e.exact_match == 1.0 for e in episodes]
+        return mean(self.counters["knows"])
 
     def read_branches(self, step: int) -> list[Branch]:
         args = self.args

@@ -15,7 +15,7 @@ from model import CheckpointError, Policy, save_policy
 from model.files import write_json
 from model.pretrained import open_policy
 from rl.runs import state
-from rl.runs.state import load_state, read_state, save_state
+from rl.runs.state import load_state, save_state
 
 from .tiny import tiny_config, tiny_policy, tiny_tokenizer
 
@@ -418,22 +418,19 @@ def test_going_on_from_a_state_gives_the_bits_of_not_stopping(tmp_path):
     stopped = tiny_policy()
     optimizers = optimizers_of(stopped)
     train(stopped, optimizers, 0, 3)
-    replay = {
-        "features0": torch.randn(4, 3).bfloat16(),
-        "knows": torch.tensor([1, 0], dtype=torch.uint8),
-        "empty": torch.zeros(0),
-    }
-    save_state(tmp_path, {"policy": stopped}, optimizers, replay, {"step": 3, "beta": 0.1})
+    features = [torch.randn(4, 3).bfloat16() for _ in range(11)]
+    buffers = {"features": features, "bits": [torch.tensor([1, 0], dtype=torch.uint8)]}
+    buffers |= {"empty": [torch.zeros(0)], "none": []}
+    save_state(tmp_path, {"policy": stopped}, optimizers, buffers, {"step": 3, "beta": 0.1})
 
     resumed = tiny_policy(seed=9)
     fresh = optimizers_of(resumed)
-    tensors, facts = load_state(tmp_path, {"policy": resumed}, fresh)
-    assert facts == read_state(tmp_path, False)[0] == {"step": 3, "beta": 0.1}
-    assert tensors.keys() == replay.keys()
-    assert all(
-        torch.equal(tensors[name], replay[name]) and tensors[name].dtype == replay[name].dtype
-        for name in replay
-    )
+    filled = {name: [] for name in buffers}
+    facts = load_state(tmp_path, {"policy": resumed}, fresh, filled)
+    assert facts == {"step": 3, "beta": 0.1}
+    for name, kept in buffers.items():
+        for mine, saved in zip(filled[name], kept, strict=True):
+            assert torch.equal(mine, saved) and mine.dtype == saved.dtype
     train(resumed, fresh, facts["step"], 6)
     for name, tensor in through.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
@@ -441,7 +438,7 @@ def test_going_on_from_a_state_gives_the_bits_of_not_stopping(tmp_path):
     forgetful = tiny_policy(
         seed=9
     )  # the test can tell: without the optimizers' moments the bits differ
-    load_state(tmp_path, {"policy": forgetful}, optimizers_of(tiny_policy()))
+    load_state(tmp_path, {"policy": forgetful}, optimizers_of(tiny_policy()), {})
     train(forgetful, optimizers_of(forgetful), 3, 6)
     assert not torch.equal(forgetful.model.embed_tokens.weight, through.model.embed_tokens.weight)
 
@@ -450,7 +447,7 @@ def test_a_state_before_the_first_step(tmp_path):
     policy, other = tiny_policy(), tiny_policy(seed=1)
     save_state(tmp_path, {"policy": policy}, optimizers_of(policy), {}, {"step": 0})
     optimizers = optimizers_of(other)
-    assert load_state(tmp_path, {"policy": other}, optimizers) == ({}, {"step": 0})
+    assert load_state(tmp_path, {"policy": other}, optimizers, {}) == {"step": 0}
     train(policy, optimizers_of(policy), 0, 2)
     train(other, optimizers, 0, 2)
     assert all(
@@ -465,7 +462,7 @@ def test_the_state_is_a_copy(tmp_path):
     save_state(tmp_path, {"policy": policy}, {}, {}, {})
     policy.model.norm.weight.data.zero_()
     again = tiny_policy(seed=1)
-    load_state(tmp_path, {"policy": again}, {})
+    load_state(tmp_path, {"policy": again}, {}, {})
     assert torch.equal(again.model.norm.weight, tiny_policy().model.norm.weight)
 
 
@@ -501,26 +498,18 @@ def test_a_damaged_state_is_refused_by_name(tmp_path, damage):
     save_state(tmp_path, {"policy": policy}, {}, {}, {"step": 1})
     path = tmp_path / state.STATE_FILE
     path.write_bytes(damage(path.read_bytes()))
-    for read in (
-        lambda: load_state(tmp_path, {"policy": policy}, {}),
-        lambda: read_state(tmp_path, False),
-    ):
-        with pytest.raises(CheckpointError) as error:
-            read()
-        assert str(error.value).startswith(
-            f"{path}: not a readable training state"
-        ) and "\n" not in str(error.value)
+    with pytest.raises(CheckpointError) as error:
+        load_state(tmp_path, {"policy": policy}, {}, {})
+    said = str(error.value)
+    assert said.startswith(f"{path}: not a readable state of this run") and "\n" not in said
 
 
 @pytest.mark.parametrize("metadata", [None, {"facts": "{"}])
 def test_a_foreign_state_is_refused_by_name(tmp_path, metadata):
     path = tmp_path / state.STATE_FILE
     save_file({"a": torch.zeros(1)}, path, metadata)
-    for read in (lambda: load_state(tmp_path, {}, {}), lambda: read_state(tmp_path, False)):
-        with pytest.raises(
-            CheckpointError, match=f"{state.STATE_FILE}: not a readable training state"
-        ):
-            read()
+    with pytest.raises(CheckpointError, match=f"{path}: not a readable state of this run"):
+        load_state(tmp_path, {}, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -530,6 +519,6 @@ def test_a_state_of_another_model_is_refused_by_name(tmp_path, shape):
     policy = tiny_policy(tiny_config(**shape))
     save_state(tmp_path, {"policy": policy}, {}, {}, {})
     with pytest.raises(
-        CheckpointError, match=f"{state.STATE_FILE}: its weights are not those of this policy"
+        CheckpointError, match=f"{state.STATE_FILE}: not a readable state of this policy"
     ):
-        load_state(tmp_path, {"policy": tiny_policy()}, {})
+        load_state(tmp_path, {"policy": tiny_policy()}, {}, {})

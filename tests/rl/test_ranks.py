@@ -100,7 +100,6 @@ def warmed_up() -> dict:
             everybody = [None] * ranks.size()
             dist.all_gather_object(everybody, own)
         demonstrations[phase, step] = sorted(x for part in everybody for x in part)
-    warm_up.policy.train()
     figures = warm_up.step(3)
     return {
         "demonstrations": demonstrations,

@@ -19,7 +19,7 @@ def module(kind: str, played: list[Episode] | None = None) -> Module:
     """A module without policies: `play` returns what it is given."""
     m = Module.__new__(Module)
     m.kind, m.tokenizer = kind, TOKENIZER
-    m.world = SimpleNamespace(corpus=environment().corpus)
+    m.setting = SimpleNamespace(env=environment())
 
     def play(env, questions, decoding, generator=None):
         direct = decoding.force == "answer"

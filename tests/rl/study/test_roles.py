@@ -173,18 +173,22 @@ def test_the_penalty_of_a_malformed_action_of_others_is_counted_once():
 
 def args(**changed) -> SimpleNamespace:
     flags = {"learn": LEARN, "reader": "", "force": "", "lora_rank": 0, "device": "cpu"}
+    flags |= {"temperature": 0.9, "both": True, "explore": 0.2}
     return SimpleNamespace(init="INIT", **flags | changed)
 
 
 def test_who_plays_what_is_learnt(tmp_path):
     policy, frozen = random_policy(0), random_policy(1)
-    assert assemble(policy, frozen, TOKENIZER, args()) == (policy, ACTIONS)
-    players, learn = assemble(policy, frozen, TOKENIZER, args(learn="query,answer"))
+    keen = Decoding(0.9, True, explore=0.2, both=True)
+    assert assemble(policy, frozen, TOKENIZER, args()) == (policy, ACTIONS, keen)
+    players, learn, decoding = assemble(policy, frozen, TOKENIZER, args(learn="query,answer"))
+    assert decoding == Decoding(0.9, True), "a frozen decision is played as it is"
     assert players.players == (frozen, policy, policy, policy)
     assert learn == (Part.QUERY, Part.ANSWER)
     save_policy(tmp_path, random_policy(2), TOKENIZER, {})
     given = args(learn="query", force="retrieve", reader=str(tmp_path))
-    players, learn = assemble(policy, frozen, TOKENIZER, given)
+    players, learn, decoding = assemble(policy, frozen, TOKENIZER, given)
+    assert decoding == Decoding(0.9, True, force="retrieve")
     assert (players.decision, players.query, players.direct) == (frozen, policy, frozen)
     expected = random_policy(2).state_dict()["model.norm.weight"]
     assert torch.equal(players.reader.state_dict()["model.norm.weight"], expected)

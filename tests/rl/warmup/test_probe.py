@@ -1,12 +1,11 @@
 """What a warm-up policy can do: figures and labels of episodes that are written down here."""
 
 import math
-from types import SimpleNamespace
 
 from data.world import Question
 from rl.episode import Episode, Turn
-from rl.warmup.demonstrator import dev_figures
-from train_sft import WarmUp
+from rl.warmup.demonstrator import Curriculum, dev_figures
+from train_sft import Args
 
 POPULAR, TAIL = (Question(s, f"Who is {s}?", ("x",), slice=s) for s in ("popular", "tail"))
 
@@ -41,10 +40,8 @@ def test_a_world_without_slices_counts_every_direct_answer():
     assert figures["direct_em"] == 0.0 and math.isnan(figures["hit"])
 
 
-def test_what_is_answered_right_at_once_is_known():
-    curriculum, logged = SimpleNamespace(probed=[POPULAR, TAIL]), []
-    warm_up, run = SimpleNamespace(play=play, curriculum=curriculum), SimpleNamespace()
-    run.log = logged.append
-    WarmUp.probe(warm_up, run)
+def test_known_by_heart_is_right_word_for_word():
+    curriculum = Curriculum([[POPULAR, TAIL]], Args())
+    expected = [question is POPULAR for question in curriculum.probed]
+    assert curriculum.probe(play) == 0.5 and curriculum.counters["knows"] == expected
     assert curriculum.knows == {POPULAR: True, TAIL: False}
-    assert logged == [{"phase": "probe", "knows": 0.5}]
