@@ -96,7 +96,7 @@ def prepare(args: argparse.Namespace) -> tuple[World, dict]:
         description=f"{known['title']}; corpus: {passages}",
     )
     named = [str(file) for of_split in files.values() for file in of_split]
-    before = {"set": args.set, "files": named, "corpus": passages, "sha256": inputs.sha256}
+    before = {"files": named, "corpus": args.corpus or passages, "sha256": inputs.sha256}
     return world, before | build.counts(read, splits, corpus) | report
 
 
