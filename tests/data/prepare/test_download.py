@@ -174,7 +174,7 @@ def test_disk_full(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     assert f"to {tmp_path / 'x'}: [Errno 28] No space left on device; " in fails(
         tmp_path, server.url
     )
