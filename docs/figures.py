@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
 
-from rl.report.charts import WIDTH, add, training_charts
-from rl.report.evaluation import read_lines
+from data.records import json_lines
+from rl.report.page import WIDTH, add, training_charts
 from rl.runs.flags import UsageError, main
 
 HERE = Path(__file__).resolve().parent
@@ -76,7 +76,7 @@ def loop() -> str:
 def curves(run: Path) -> str:
     """Reward, retrieval and hit of a PPO run, side by side. Raises UsageError."""
     wanted = ("Reward", "Retrieval", "Hit")
-    found = training_charts(read_lines(run / "metrics.jsonl"))
+    found = training_charts(json_lines(run / "metrics.jsonl"))
     if missing := [title for title in wanted if title not in found]:
         raise UsageError(f"{run}/metrics.jsonl: no PPO run, nothing to draw of {missing[0]!r}")
     height = max(int(found[title].get("viewBox").split()[-1]) for title in wanted)

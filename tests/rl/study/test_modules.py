@@ -19,7 +19,7 @@ def module(kind: str, played: list[Episode] | None = None) -> Module:
     """A module without policies: `play` returns what it is given."""
     m = Module.__new__(Module)
     m.kind, m.tokenizer = kind, TOKENIZER
-    m.world = SimpleNamespace(corpus=environment().corpus)
+    m.setting = SimpleNamespace(env=environment())
 
     def play(env, questions, decoding, generator=None):
         direct = decoding.force == "answer"
@@ -54,8 +54,8 @@ def episode(
 
 
 def learnt(kind: str, example: Example) -> list[int]:
-    mask = example.episode.mask([LEARNS[kind]])
-    return [token for token, mine in zip(example.episode.tokens, mask, strict=True) if mine]
+    parts = zip(example.episode.tokens, example.episode.parts, strict=True)
+    return [token for token, part in parts if part == LEARNS[kind]]
 
 
 def test_the_reader_learns_the_right_answer_where_the_passages_hold_it():
