@@ -104,8 +104,7 @@ def _markdown_to_html(file: Path, text: str) -> str:
     try:
         from markdown_it import MarkdownIt
     except ImportError:
-        extra = "pip install -e '.[documents]'"
-        raise WorldError(f"{file}: reading Markdown needs markdown-it-py: {extra}") from None
+        raise WorldError(f"{file}: Markdown needs pip install -e '.[documents]'") from None
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     return parser.render(_FRONT_MATTER.sub("", text))
 
