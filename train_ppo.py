@@ -21,9 +21,8 @@ import torch
 
 from data.world import Question
 from model.pretrained import open_policy
-from rl import Decoding, Episode, PPOConfig, RagEnv, rollout
-from rl.experience import penalised_rewards, score_rollout, with_advantages
-from rl.ppo import adapt_beta, ppo_update, update_value_head
+from rl import Decoding, Episode, PPOConfig, RagEnv, rollout, score_rollout
+from rl.ppo import adapt_beta, k3, penalised_rewards, ppo_update, update_value_head, with_advantages
 from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_statistics
 from rl.report.summary import by_slice, summarize
 from rl.runs.flags import UsageError, arg, main, share
@@ -35,7 +34,7 @@ from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
 from rl.runs.state import PolyakMean, Replay
 from rl.runs.training import RunArgs, check, next_evaluation, with_reference
-from rl.study.roles import RoleArgs, assemble
+from rl.study.roles import RoleArgs, assemble, only
 from rl.warmup.questions import Stream, TrainingQuestions
 
 LR_WARMUP = 4  # iterations of linear warm-up
@@ -113,20 +112,21 @@ class Trainer:
             questions, env = self.draw(iteration)
             episodes = self.play(questions, self.decoding, generator, env)
             clock("rollout")
-            learnt = [e for e in episodes if any(e.mask(self.learn))]
+            learnt = [only(e, self.learn) for e in episodes]
+            learnt = [e for e in learnt if any(e.mask())]
             if not learnt:
                 raise UsageError(f"iteration {iteration}: no episode has a part to --learn")
             # 3, 4, 5: log-probs and values, rewards with the KL penalty, advantages
-            experience = score_rollout(policy, self.reference, learnt, tokenizer, args, self.learn)
+            experience = score_rollout(policy, self.reference, learnt, tokenizer, args)
             rewards = penalised_rewards(experience, beta)
             experience = with_advantages(experience, rewards, args, self.decoding.both)
             clock("score")
             # 6: the value head, then the policy
             figures = value_statistics(experience)
             if args.value:
-                replayed = self.replay.add(experience.features, experience.returns)
+                replayed = self.replay.add(experience.features, experience.returns[experience.mask])
                 head, optimizer = policy.value_head, self.optimizers["value"]
-                loss = update_value_head(head, optimizer, *replayed, args, generator)
+                loss = update_value_head(head, optimizer, *replayed, generator)
                 figures["value_loss"] = loss
             clock("value")
             if iteration >= args.value_warmup:
@@ -135,10 +135,11 @@ class Trainer:
                 figures |= ppo_update(policy, optimizer, experience, tokenizer, args, generator)
             clock("update")
         self.average.count(iteration)
-        kl, k3 = (float(experience.per_episode(x).mean()) for x in (experience.k1, experience.k3))
+        k1 = experience.k1
+        kl, k3_mean = (float(x.sum(1).mean()) for x in (k1, k3(-k1)))
         if args.kl_target:
             self.counters["beta"] = adapt_beta(beta, kl, args.kl_target, len(episodes), KL_HORIZON)
-        self.latest = figures | {"kl": kl, "k3": k3, "beta": beta}
+        self.latest = figures | {"kl": kl, "k3": k3_mean, "beta": beta}
         return {
             "reward_policy": policy_reward(episodes, self.decoding.both),
             "retrieval_cost": env.reward.retrieval_cost,
@@ -154,8 +155,7 @@ class Trainer:
         count = self.args.episodes // 2 if self.decoding.both else self.args.episodes
         questions, env = self.questions.draw(count, iteration, Stream.PPO_QUESTIONS)
         cost = retrieval_cost_at(iteration, self.args)
-        env = replace(env, reward=replace(env.reward, retrieval_cost=cost))
-        return [q for q in questions for _ in range(1 + self.decoding.both)], env
+        return questions, replace(env, reward=replace(env.reward, retrieval_cost=cost))
 
     def play(self, questions, decoding, generator=None, env: RagEnv | None = None) -> list[Episode]:
         players, tokenizer, env = self.players, self.tokenizer, env or self.env

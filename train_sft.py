@@ -33,8 +33,7 @@ from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
 from rl.runs.training import PolicyArgs, RunArgs, check_sft, next_training, open_start
 from rl.scoring import by_length, score
-from rl.warmup.curriculum import Curriculum, dev_figures
-from rl.warmup.demonstrator import Demonstrator
+from rl.warmup.demonstrator import Curriculum, Demonstrator, dev_figures
 
 SMOOTHING = 0.1  # label smoothing of decisions
 MIX_LR = 0.25  # learning rates of the mix phase, as a share of the read phase's
@@ -113,7 +112,7 @@ class WarmUp:
         self.optimizers = make_optimizers(self.policy, args)
         context = self.policy.config.max_position_embeddings
         self.demonstrator = Demonstrator(
-            env.world, questions, env, self.tokenizer, context, args.swap, args.shuffle
+            env, questions, self.tokenizer, context, args.swap, args.shuffle
         )
 
     def step(self, step: int) -> dict:

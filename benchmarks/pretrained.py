@@ -43,8 +43,8 @@ import train_ppo
 import train_sft
 from benchmarks.rollout import Peer, fixed_length, play, rate
 from data.world import Question, World
-from model import load_policy, save_policy
-from model.pretrained import open_pretrained
+from model import save_policy
+from model.pretrained import open_policy, open_pretrained
 from rl import Episode, RagEnv, collate
 from rl.episode import Part
 from rl.runs.info import RunInfo
@@ -216,7 +216,7 @@ def rollouts(args) -> None:
     questions = questions[: args.questions]
     with tempfile.TemporaryDirectory() as folder, fixed_length(args.write):
         directory = checkpoint(args, Path(folder))
-        policy, tokenizer, _ = load_policy(directory, args.device)
+        policy, tokenizer, _ = open_policy(directory, args.device)
         peer = partial(Peer, directory, tokenizer, env, args.write)
         best: dict = {}
         for name, values in (

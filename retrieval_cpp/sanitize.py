@@ -6,14 +6,13 @@ tests.  The sanitizer's runtime must come before Python's own libraries, hence L
 """
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILER = shlex.split(os.environ.get("CXX", "g++"))
+COMPILER = os.environ.get("CXX", "g++").split()
 
 
 def check(sanitizers: str, libraries: list[str], selection: list[str]) -> None:
@@ -32,8 +31,7 @@ def check(sanitizers: str, libraries: list[str], selection: list[str]) -> None:
         "SMARTRAG_SHARED": os.environ.get("SMARTRAG_SHARED", str(ROOT.parent / "shared")),
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/retrieval_cpp", *selection]
-    if code := subprocess.run(command, cwd=copy, env=run).returncode:
-        sys.exit(code)
+    subprocess.run(command, cwd=copy, env=run, check=True)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,10 @@ def fold(character: str) -> str:
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", character).casefold())
     out = ""
     for c in folded:
-        if unicodedata.category(c) == "Mn" or unicodedata.combining(c):
-            continue
+        alone = any(low <= ord(c) <= high for low, high in IDEOGRAPHS)
         if unicodedata.category(c)[0] not in "LNM":
             out += " "
-        else:
-            alone = any(low <= ord(c) <= high for low, high in IDEOGRAPHS)
+        elif unicodedata.category(c) != "Mn" and not unicodedata.combining(c):
             out += f" {c} " if alone else c
     return out
 

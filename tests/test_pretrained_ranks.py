@@ -14,9 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 import train_sft
-from model.pretrained import trained_modules, without_adapters
+from model.pretrained.lora import trained_modules, without_adapters
 from rl import Decoding, PPOConfig, ppo_update, ranks, rollout, score_rollout
-from rl.experience import penalised_rewards, with_advantages
+from rl.ppo import penalised_rewards, with_advantages
 from rl.runs.state import load_state, save_state
 from tests.model.foreign import write_foreign
 from tests.rl.test_ranks import close
@@ -62,7 +62,7 @@ def updated(warm_up: train_sft.WarmUp) -> dict:
     random = torch.Generator().manual_seed(3)
     for parameter in policy.trunk_parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=random)
-    config = PPOConfig(minibatch=6, micro_batch=5, max_grad_norm=1e9, target_kl=1e9)
+    config = PPOConfig(minibatch=6, micro_batch=5, target_kl=1e9)
     questions = QUESTIONS * 3
     episodes = rollout(policy, tokenizer, environment(), questions, KEEN, random, batch_size=4)
     experience = score_rollout(policy, reference, episodes, tokenizer, config)

@@ -139,13 +139,13 @@ SFT_MOMENTS = {
     "a save written but not yet in place": "model.files os.replace 3 before",
     "right after a save": "rl.runs.run Run.save 3 after",
     "after the last step of read": "rl.runs.run Run.save 5 after",
-    "half-way through the checkpoint of read": "model.checkpoint save_file 1 half",
+    "half-way through the checkpoint of read": "model.files save_file 1 half",
     "inside the probe": "rl.rollout play_batch 3 before",
     "at the phase boundary, probe logged, nothing saved": "rl.runs.run Run.save 6 before",
     "at the phase boundary, half-way through its save": "rl.runs.state save_file 6 half",
     "right after the boundary": "rl.runs.run Run.save 6 after",
     "in mix": "rl.runs.run Run.log 9 after",
-    "half-way through the final checkpoint": "model.checkpoint save_file 3 half",
+    "half-way through the final checkpoint": "model.files save_file 3 half",
     "the final checkpoint in place, its state not yet removed": "rl.runs.run Run.export 2 after",
 }
 
@@ -165,7 +165,7 @@ PPO_MOMENTS = {
     "between an iteration's log line and its save": "rl.runs.run Run.log 3 after",
     "half-way through a save": "rl.runs.state save_file 3 half",
     "right after a save": "rl.runs.run Run.save 3 after",
-    "half-way through the best checkpoint": "model.checkpoint save_file 1 half",
+    "half-way through the best checkpoint": "model.files save_file 1 half",
     "after the last iteration": "rl.runs.run Run.save 5 after",
     "right after the last dev evaluation": "rl.runs.run Run.log 9 after",
 }

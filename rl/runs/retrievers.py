@@ -19,7 +19,7 @@ import numpy as np
 
 from data.world import World
 from model.files import sync
-from model.pretrained import SentenceEncoder
+from model.pretrained.encoder import SentenceEncoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl import ranks
 from rl.runs import remote

@@ -18,9 +18,8 @@ from typing import IO
 
 import torch
 
-from model import CheckpointError, is_checkpoint, read_json, weights_sha256
-from model.checkpoint import POLICY_FILES
-from model.pretrained import save_policy, trained_modules
+from model.files import POLICY_FILES, CheckpointError, is_checkpoint, read_json, weights_sha256
+from model.pretrained.lora import save_policy, trained_modules
 from rl import ranks
 from rl.runs.flags import UsageError, parse
 from rl.runs.info import ADDRESSES

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 
+from data.load import FEW
 from data.metrics import gold_passage, stated
-from data.world import FEW, Question, World
+from data.world import Question, World
 from model import Tokenizer
 from rl import ranks
 from rl.environment import RagEnv, Reward
@@ -99,10 +100,11 @@ def describe(script: str, trainer, plan: str) -> None:
     if getattr(args, "both", False) and env.quota < 1:
         none = f"world {env.world.name!r} allows no retrieval (quota 0), so there are no two"
         raise UsageError(f"{none} branches to play; give --quota 1 or --no-both")
+    parameters = sum(p.numel() for p in policy.parameters())
     say(
         f"{script}: world {env.world.name}, {len(env.corpus):,} passages, k = {env.k}, quota"
         f" {env.quota}; {args.dataset}.train, {len(questions):,} questions;"
-        f" {policy.parameter_count():,} parameters, vocabulary {len(trainer.tokenizer):,};"
+        f" {parameters:,} parameters, vocabulary {len(trainer.tokenizer):,};"
         f" {args.dtype}, {ranks.size()} ranks; {plan}; out {args.out}"
     )
     say_misfits(questions, trainer.tokenizer, env, policy.config.max_position_embeddings)

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model import CheckpointError, atomic_write
-from model.checkpoint import check_finite
+from model import CheckpointError
+from model.files import atomic_write, check_finite
 
 STATE_FILE = "training.safetensors"
 Buffers = dict[str, list[Tensor]]

@@ -10,7 +10,8 @@ import torch
 
 from data.world import World
 from model import Config, Policy, Tokenizer
-from model.pretrained import add_adapters, open_pretrained, without_adapters
+from model.pretrained import open_pretrained
+from model.pretrained.lora import add_adapters, without_adapters
 from rl.runs.flags import DEVICES, UsageError, arg, flag, share
 from rl.runs.info import ADDRESSES, RetrieverArgs
 from rl.runs.precision import DTYPES

@@ -31,7 +31,7 @@ from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
 from rl.runs.training import RunArgs, check, with_reference
 from rl.scoring import by_length
-from rl.study.roles import Roles, open_with
+from rl.study.roles import Roles, only, open_with
 from rl.warmup.questions import Stream, TrainingQuestions
 
 LEARNS = {
@@ -92,25 +92,26 @@ class Module:
         direct = self.play(env, questions, Decoding(force="answer"))
         retrieved = self.play(env, questions, Decoding(force="retrieve"))
         if self.kind == "decision-right":
-            first = [self.to_decide(e, e.exact_match < 1.0) for e in direct]
+            gains = [1.0 if e.exact_match < 1.0 else -1.0 for e in direct]
         else:
             gains = [r.reward - d.reward for d, r in zip(direct, retrieved, strict=True)]
-            scale = sum(map(abs, gains)) / len(gains)
-            pairs = zip(direct, gains, strict=True)
-            first = [self.to_decide(e, gain > 0, abs(gain) / scale) for e, gain in pairs if gain]
+        scale = sum(map(abs, gains)) / len(gains)
+        pairs = zip(direct, gains, strict=True)
+        first = [self.to_decide(e, gain > 0, abs(gain) / scale) for e, gain in pairs if gain]
         later = [e for e in retrieved if e.exact_match == 1.0 and Part.DECISION in e.parts]
         return first + [Example(e) for e in later]
 
     def is_readable(self, episode: Episode) -> bool:
         """Whether its passages state the answer."""
-        passages = [self.setting.env.corpus[row] for turn in episode.turns for row in turn.passages]
+        passages = [self.world.corpus[row] for row in episode.found]
         return Part.ANSWER in episode.parts and answerable(passages, episode.question)
 
     def to_read(self, env: RagEnv, episode: Episode) -> Episode:
         """The episode with the right answer for its own."""
         start = episode.parts.index(Part.ANSWER)
         right = env.translate(episode.question, episode.question.answers[0])
-        copied = Episode(episode.question, episode.tokens[:start], episode.parts[:start])
+        columns = (x[:start] for x in (episode.tokens, episode.parts, episode.rewards))
+        copied = Episode(episode.question, *columns)
         copied.append([*self.tokenizer.encode(right), self.tokenizer.eos], Part.ANSWER)
         return copied
 
@@ -124,18 +125,18 @@ class Module:
 
     def step(self, number: int) -> dict:
         """A pure function of (arguments, weights and optimizer, number)."""
-        args, learn = self.args, [LEARNS[self.kind]]
+        args = self.args
         generator = torch.Generator().manual_seed(1_000_003 * args.seed + number)
         questions, env = self.questions.draw(args.episodes, number, Stream.MODULES_QUESTIONS)
         examples = self.examples(env, questions, generator)
         if not examples:
             return {"examples": 0, "tokens": 0}
-        episodes = [e.episode for e in examples]
-        count = sum(sum(e.mask(learn)) for e in episodes)
+        episodes = [only(e.episode, [LEARNS[self.kind]]) for e in examples]
+        count = sum(sum(e.mask()) for e in episodes)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
         for group in ranks.share(by_length([e.tokens for e in episodes], MICRO_BATCH)):
-            batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device, learn)
+            batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             weight = torch.tensor([examples[i].weight for i in group], device=args.device)
             with precision(args.device, args.dtype):
                 log_probs = score(self.policy, batch, self.tokenizer).log_probs

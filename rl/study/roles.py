@@ -1,12 +1,13 @@
 """Who plays which part of an episode, where separately trained policies share it.
 
 `Roles` is a policy-like object: rollout plays it as it plays a Policy and knows nothing of parts.
-The four share a tokenizer. What is learnt is said where it is scored: collate(..., learn=parts).
+The four share a tokenizer. `only` is the episode as one of them learns it.
 Left out: how the policies are trained (modules.py, train_ppo.py --learn).
 
 Shapes: B rows of a session, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from model import Config, Policy, Session, Tokenizer
 from model.pretrained import open_policy
-from rl import ACTIONS, Decoding, Part
+from rl import ACTIONS, Decoding, Episode, Part
 from rl.runs.flags import UsageError, arg
 
 LEARN = ",".join(part.name.lower() for part in ACTIONS)  # decision,query,answer
@@ -102,6 +103,19 @@ class RolesSession:
         going = dict.fromkeys((self.roles.decision, self.roles.query, self.roles.reader))
         sessions = {player: self.sessions[player].feed(chunks) for player in going}
         return replace(self, sessions=sessions, answerer=self.roles.reader)
+
+
+def only(episode: Episode, learn: Sequence[Part]) -> Episode:
+    """The episode with all parts but these as state. What the tokens of others earn (a frozen
+    reader's answer) belongs to the learnt token before them, which led there."""
+    parts = [part if part in learn else Part.STATE for part in episode.parts]
+    rewards, last = [0.0] * len(parts), None
+    for i, part in enumerate(parts):
+        last = last if part == Part.STATE else i
+        if last is not None:
+            rewards[last] += episode.rewards[i]
+    behaviour = episode.behaviour if Part.DECISION in learn else []
+    return replace(episode, parts=parts, rewards=rewards, behaviour=behaviour)
 
 
 def assemble(

@@ -80,5 +80,5 @@ class TrainingQuestions:
         seed, questions = self.args.seed, self.sampler.draw(count, step, stream)
         rng = np.random.default_rng([seed, Stream.RENAMING, step])
         names = self.renamer.draw(questions, self.rename, rng)
-        env = RenamingEnv.of(self.env, names)
+        env = RenamingEnv(**vars(self.env), names=names)
         return typed(questions, self.args.lower_case, seed, step), env

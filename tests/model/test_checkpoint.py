@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model import CheckpointError, Policy, load_policy, save_policy, write_json
+from model import CheckpointError, Policy, save_policy
+from model.files import write_json
 from model.pretrained import open_policy
 from rl.runs import state
 from rl.runs.state import load_state, save_state
@@ -60,7 +61,7 @@ def torn_save_file(tensors, path, metadata=None):
 
 
 def test_a_policy_comes_back_to_the_bit(saved):
-    policy, tokenizer, run = load_policy(saved)
+    policy, tokenizer, run = open_policy(saved)
     assert set(bits(saved)) == FILES and run == {"script": "test"}
     expected = tiny_policy()
     assert policy.config == expected.config and not policy.training
@@ -87,7 +88,7 @@ def test_saving_over_a_checkpoint_replaces_all_of_it(saved, tmp_path):
 def test_what_a_killed_save_left_does_not_disturb_the_next(saved, tmp_path):
     (saved / "staging.partial").mkdir()
     (saved / "staging.partial" / "model.safetensors").write_bytes(b"half")
-    assert load_policy(saved)[2] == {"script": "test"}
+    assert open_policy(saved)[2] == {"script": "test"}
     save_policy(saved, tiny_policy(), TOKENIZER, {})
     assert set(bits(saved)) == FILES
 
@@ -95,7 +96,7 @@ def test_what_a_killed_save_left_does_not_disturb_the_next(saved, tmp_path):
 def test_a_foreign_value_head_is_absent_and_zero(saved):
     (saved / "value_head.safetensors").unlink()
     assert torch.equal(
-        load_policy(saved)[0](torch.zeros(1, 5, dtype=torch.long))[1], torch.zeros(1, 5)
+        open_policy(saved)[0](torch.zeros(1, 5, dtype=torch.long))[1], torch.zeros(1, 5)
     )
 
 
@@ -113,24 +114,21 @@ def edited(change):
 NORM = "model.norm.weight"
 DAMAGES = {
     "missing": (Path.unlink, "not found"),
-    "empty": (lambda path: path.write_bytes(b""), "not a readable safetensors file"),
+    "empty": (lambda path: path.write_bytes(b""), "not readable here"),
     "cut in the tensors": (
         lambda path: path.write_bytes(path.read_bytes()[:-100]),
-        "not a readable safetensors file",
+        "not readable here",
     ),
     "cut in the header": (
         lambda path: path.write_bytes(path.read_bytes()[:50]),
-        "not a readable safetensors file",
+        "not readable here",
     ),
     "corrupt header": (
         lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]),
-        "not a readable safetensors file",
+        "not readable here",
     ),
-    "a pickle": (
-        lambda path: torch.save({"a": torch.zeros(3)}, path),
-        "not a readable safetensors file",
-    ),
-    "a directory": (lambda path: (path.unlink(), path.mkdir()), "not a readable safetensors file"),
+    "a pickle": (lambda path: torch.save({"a": torch.zeros(3)}, path), "not readable here"),
+    "a directory": (lambda path: (path.unlink(), path.mkdir()), "not readable here"),
     "lacking a tensor": (edited(lambda tensors: tensors.pop(NORM)), f"missing tensor '{NORM}'"),
     "with a strange tensor": (
         edited(lambda tensors: tensors.update(extra=torch.zeros(1))),
@@ -166,7 +164,7 @@ def test_damaged_weights_are_refused_by_name(saved, damage, problem):
     path = saved / "model.safetensors"
     damage(path)
     with pytest.raises(CheckpointError) as error:
-        load_policy(saved)
+        open_policy(saved)
     assert (
         str(error.value).startswith(f"{path}: ")
         and problem in str(error.value)
@@ -188,8 +186,8 @@ def test_a_tied_head_that_was_written_twice_is_accepted(saved):
 @pytest.mark.parametrize("content", [b"", b"torn"])
 def test_a_damaged_value_head_is_refused_by_name(saved, content):
     (saved / "value_head.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"value_head.safetensors: not a readable"):
-        load_policy(saved)
+    with pytest.raises(CheckpointError, match=r"value_head.safetensors: not readable here"):
+        open_policy(saved)
 
 
 def test_a_value_head_of_another_width_is_refused_by_name(saved):
@@ -201,25 +199,25 @@ def test_a_value_head_of_another_width_is_refused_by_name(saved):
         CheckpointError,
         match=r"value_head.safetensors: 'up.weight' has shape \[96, 192\], expected \[96, 96\]",
     ):
-        load_policy(saved)
+        open_policy(saved)
 
 
 def test_other_refusals(saved, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere: no such checkpoint directory"):
-        load_policy(tmp_path / "nowhere")
+        open_policy(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         CheckpointError, match=r"empty: no checkpoint here \(config.json not found\)"
     ):
-        load_policy(tmp_path / "empty")
+        open_policy(tmp_path / "empty")
     (saved / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run.json: not readable JSON"):
-        load_policy(saved)
+    with pytest.raises(CheckpointError, match=r"run.json: not readable here"):
+        open_policy(saved)
     (saved / "run.json").unlink()
-    assert load_policy(saved)[2] == {}
+    assert open_policy(saved)[2] == {}
     (saved / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer.json: not found"):
-        load_policy(saved)
+        open_policy(saved)
 
 
 def test_a_tokenizer_bigger_than_the_embedding_is_refused(tmp_path):
@@ -229,9 +227,9 @@ def test_a_tokenizer_bigger_than_the_embedding_is_refused(tmp_path):
         match=rf"tokenizer.json: {len(TOKENIZER)} tokens do not fit the "
         rf"{len(TOKENIZER) - 1} rows of the embedding",
     ):
-        load_policy(tmp_path)
+        open_policy(tmp_path)
     save_policy(tmp_path, tiny_policy(tiny_config(vocab_size=len(TOKENIZER))), TOKENIZER, {})
-    assert load_policy(tmp_path)[0].config.vocab_size == len(TOKENIZER)
+    assert open_policy(tmp_path)[0].config.vocab_size == len(TOKENIZER)
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "value_head.down.bias"])
@@ -250,7 +248,7 @@ def test_a_full_disk_leaves_the_old_policy(saved, monkeypatch):
     before = bits(saved)
     for target, name, failure in (
         (os, "replace", full_disk),
-        ("model.checkpoint.save_file", None, torn_save_file),
+        ("model.files.save_file", None, torn_save_file),
         (Path, "write_text", full_disk),
     ):
         with monkeypatch.context() as patch:
@@ -258,7 +256,7 @@ def test_a_full_disk_leaves_the_old_policy(saved, monkeypatch):
             with pytest.raises(OSError, match="No space left"):
                 save_policy(saved, tiny_policy(seed=1), TOKENIZER, {})
         assert bits(saved) == before and not (saved / "staging.partial").exists()
-    load_policy(saved)
+    open_policy(saved)
 
 
 @pytest.mark.parametrize(

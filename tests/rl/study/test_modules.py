@@ -54,8 +54,8 @@ def episode(
 
 
 def learnt(kind: str, example: Example) -> list[int]:
-    mask = example.episode.mask([LEARNS[kind]])
-    return [token for token, mine in zip(example.episode.tokens, mask, strict=True) if mine]
+    parts = zip(example.episode.tokens, example.episode.parts, strict=True)
+    return [token for token, part in parts if part == LEARNS[kind]]
 
 
 def test_the_reader_learns_the_right_answer_where_the_passages_hold_it():

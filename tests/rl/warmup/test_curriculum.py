@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from data import Question
-from rl.warmup.curriculum import INFORMED, Curriculum
+from rl.warmup.demonstrator import INFORMED, Curriculum
 from rl.warmup.questions import Stream
 from train_sft import Args
 

@@ -4,7 +4,7 @@ import math
 
 from data.world import Question
 from rl.episode import Episode, Turn
-from rl.warmup.curriculum import Curriculum, dev_figures
+from rl.warmup.demonstrator import Curriculum, dev_figures
 from train_sft import Args
 
 POPULAR, TAIL = (Question(s, f"Who is {s}?", ("x",), slice=s) for s in ("popular", "tail"))
