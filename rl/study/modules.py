@@ -103,7 +103,7 @@ class Module:
 
     def is_readable(self, episode: Episode) -> bool:
         """Whether its passages state the answer."""
-        passages = [self.world.corpus[row] for row in episode.found]
+        passages = [self.setting.env.corpus[row] for row in episode.found]
         return Part.ANSWER in episode.parts and answerable(passages, episode.question)
 
     def to_read(self, env: RagEnv, episode: Episode) -> Episode:
