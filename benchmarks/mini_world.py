@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from data.load import open_world
 from data.metrics import exact_match, hit
-from data.mini.generate import SLICES, SPLITS, MiniWorld
-from data.world import Question
+from data.mini.generate import SLICES, SPLITS
+from data.world import Question, World
 from retrieval_cpp import BM25Index
 from rl.warmup.teacher import TEACHER
 
@@ -16,7 +16,7 @@ Search = Callable[
 ]  # queries, k -> corpus positions [Q, k]
 
 
-def properties(world: MiniWorld, search: Search) -> dict:
+def properties(world: World, search: Search) -> dict:
     """Figures on the test split, fractions; of popqa, but for "sets":
 
     sizes      {"entities", "facts", "passages", "questions": {split: {slice: rows}}}
@@ -52,16 +52,22 @@ def properties(world: MiniWorld, search: Search) -> dict:
     }
 
 
-def _hits(world: MiniWorld, search: Search) -> dict[str, list[float]]:
+def _hits(world: World, search: Search) -> dict[str, list[float]]:
     """Kind of query -> hit@k of each test question."""
     test = world.questions("popqa", "test")
     facts = [world.fact_of[question.id] for question in test]
+    text = {passage.id: passage.text for passage in world.corpus}
+    keywords = []  # those of the gold passage first
+    for fact in facts:
+        words = set(text[fact.gold_passages[0]].split()) if fact.present else ()
+        keywords.append(sorted(fact.wording.keywords, key=words.__contains__, reverse=True))
+    pairs = list(zip(facts, keywords, strict=True))
     queries = {
         "question": [question.question for question in test],
         "subject": [fact.entity.name for fact in facts],
-        "one keyword": [" ".join((fact.entity.name, *fact.keywords[:1])) for fact in facts],
-        "two keywords": [" ".join((fact.entity.name, *fact.keywords)) for fact in facts],
-        "best query": [" ".join((fact.entity.mention(), *fact.keywords)) for fact in facts],
+        "one keyword": [" ".join((fact.entity.name, *words[:1])) for fact, words in pairs],
+        "two keywords": [" ".join((fact.entity.name, *words)) for fact, words in pairs],
+        "best query": [" ".join((fact.entity.mention(), *words)) for fact, words in pairs],
     }
     hits = {}
     for kind, texts in queries.items():
@@ -81,7 +87,7 @@ def _constant_answers(train: list[Question], test: list[Question]) -> list[float
     return [exact_match(answers.get(question.relation, ""), question.answers) for question in test]
 
 
-def _other_sets(world: MiniWorld, search: Search) -> dict[str, dict[str, float]]:
+def _other_sets(world: World, search: Search) -> dict[str, dict[str, float]]:
     figures = defaultdict(lambda: dict.fromkeys(SPLITS, 0))
     for set_name, split in (name.split(".") for name in world.splits):
         if set_name != "popqa":

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from model import Policy
-from model.checkpoint import save_tensors
+from model.files import save_tensors
 from model.pretrained import open_model
 
 VOCAB = 320

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -42,13 +43,14 @@ import train_ppo
 import train_sft
 from benchmarks.rollout import Peer, fixed_length, play, rate
 from data.world import Question, World
-from model import load_policy, save_policy
-from model.pretrained import open_pretrained
+from model import save_policy
+from model.pretrained import open_policy, open_pretrained
 from rl import Episode, RagEnv, collate
 from rl.episode import Part
 from rl.runs.info import RunInfo
-from rl.runs.launch import MALLOC
+from rl.runs.launch import MALLOC, spare_memory
 from rl.runs.precision import precision
+from rl.runs.training import open_start
 
 PASSAGE = 24  # tokens of a passage at most, --k of them make an observation
 LORA = {"lora_rank": 16, "weights_dtype": "bf16", "checkpointing": True}
@@ -84,8 +86,7 @@ def our_step(args, dtype: str, **flags):
     sft = train_sft.Args(init=str(args.init), micro_batch=args.batch, dtype=dtype, **flags)
     sft.device = args.device
     run = SimpleNamespace(args=sft, phase="read", demonstrator=None)
-    run.policy, run.tokenizer = train_sft.WarmUp.open_init(run)
-    run.policy.to(args.device).train().model.gradient_checkpointing = sft.checkpointing
+    run.policy, run.tokenizer = open_start(sft, None)
     run.optimizers = train_sft.make_optimizers(run.policy, sft)
     episodes = demonstrations(args.episodes, args.tokens, len(run.tokenizer))
     run.curriculum = SimpleNamespace(demonstrations=lambda *_: episodes)
@@ -155,6 +156,8 @@ def peak(name: str, args) -> float:
     """GB of this process after two steps."""
     dtype = args.dtypes[0]
     flags = MEMORY[name]
+    if flags and flags.get("checkpointing"):
+        spare_memory()
     step = peer_step(args, dtype) if flags is None else our_step(args, dtype, **flags)
     step()
     step()
@@ -206,7 +209,7 @@ def environment(k: int) -> tuple[RagEnv, list[Question]]:
 def checkpoint(args, directory: Path) -> Path:
     """The model with our tokens, as both sides open it."""
     policy, tokenizer, _ = open_pretrained(args.init, torch.float32, 1024)
-    save_policy(directory, policy, tokenizer, RunInfo("mini", "popqa", PASSAGE, k=args.k).record())
+    save_policy(directory, policy, tokenizer, asdict(RunInfo("mini", "popqa", PASSAGE, k=args.k)))
     return directory
 
 
@@ -215,7 +218,7 @@ def rollouts(args) -> None:
     questions = questions[: args.questions]
     with tempfile.TemporaryDirectory() as folder, fixed_length(args.write):
         directory = checkpoint(args, Path(folder))
-        policy, tokenizer, _ = load_policy(directory, args.device)
+        policy, tokenizer, _ = open_policy(directory, args.device)
         peer = partial(Peer, directory, tokenizer, env, args.write)
         best: dict = {}
         for name, values in (
@@ -263,7 +266,7 @@ def ppo(args) -> None:
         flags |= {"episodes": args.questions, "k": args.k, "micro_batch": args.batch}
         for dtype in args.dtypes:
             trainer = train_ppo.Trainer(train_ppo.Args(**flags, dtype=dtype, rename=0.0))
-            trainer.env.index = SamePassages()
+            trainer.setting.env.index = SamePassages()
             kind = torch.bfloat16 if dtype == "bf16" else torch.float32
             found = []
             for i in range(args.rounds):

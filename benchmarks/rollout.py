@@ -22,9 +22,9 @@ import torch
 import transformers
 from torch import Tensor
 
-import evaluate
 from data.world import Question, World
-from model import Config, Policy, Session, Tokenizer, load_policy, save_policy
+from model import Config, Policy, Session, Tokenizer, save_policy
+from model.pretrained import open_policy
 from retrieval_cpp import BM25Index
 from rl import Decoding, RagEnv, rollout
 from rl.environment import observation
@@ -64,7 +64,7 @@ def fixed_length(tokens: int) -> mock._patch:
 def play(policy: Policy, tokenizer: Tokenizer, env: RagEnv, temperature, dtype, questions):
     """Query and answer of our episodes."""
     decoding, generator = Decoding(temperature, force="retrieve"), torch.Generator().manual_seed(0)
-    size = 0 if temperature else evaluate.Args.batch_size
+    size = 0 if temperature else 512
     with precision("cpu", dtype):
         episodes = rollout(policy, tokenizer, env, questions, decoding, generator, size)
     return [(e.turns[0].query if e.turns else "", e.answer) for e in episodes]
@@ -105,9 +105,9 @@ class Peer:
         tokens, mask = self.padded(prompts)
         out, queries = self.turn(tokens, mask, env.query_budget)
         texts = [t.decode(row) for row in queries]
-        turns = zip(questions, env.search(texts), strict=True)
-        found = [env.encode(question, turn.passages, t) for question, turn in turns]
-        second = [[t.eos, *observation(passages, t), t.answer] for passages in found]
+        found = [[env.corpus[row].full_text for row in turn.passages] for turn in env.search(texts)]
+        seen = [observation(passages, t, env.passage_tokens) for passages in found]
+        second = [[t.eos, *tokens, t.answer] for tokens in seen]
         if self.second_turn == "continue":
             chunk, chunk_mask = self.padded(second)  # begins with the <eos> of the query
             width = out.sequences.shape[1] - tokens.shape[1]
@@ -154,7 +154,7 @@ def tune(peer: partial, questions: list[Question]) -> dict:
 
 def compare(checkpoint: Path, env: RagEnv, questions: list[Question], tokens: int, rounds: int):
     """Print whether both sides play the same episodes, then the table."""
-    policy, tokenizer, _ = load_policy(checkpoint)
+    policy, tokenizer, _ = open_policy(checkpoint)
     ours = partial(play, policy, tokenizer, env)
     peer = partial(Peer, checkpoint, tokenizer, env, tokens)
     mine, theirs = ours(0.0, "fp32", questions[:64]), peer(0.0)(questions[:64])

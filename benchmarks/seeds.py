@@ -4,7 +4,7 @@
 
 Trains and evaluates what is missing under runs/seeds (the scripts are resumable and skip what is
 finished), and prints the mean and the range over seeds, and each seed's paired 95 % bootstrap
-interval of the reward. Left out: other systems and ablations (python -m rl.study).
+interval of the reward. Left out: other systems and ablations (evaluate.py --compare).
 """
 
 import argparse

@@ -9,16 +9,16 @@ Left out on purpose: other compressions (each is a dependency), encodings other 
 
 import gzip
 import io
+import json
 import math
 import os
 import re
 import struct
 import tarfile
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,7 +34,6 @@ UNREADABLE = (  # what Python's readers of archives raise where one is damaged o
 )
 LONGEST_WORD = 1000  # characters
 _PIECE = re.compile(rf"\S{{{LONGEST_WORD}}}(?=\S)")
-_LFS = b"version https://git-lfs"
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as surrogateescape reads them
 
 
@@ -45,30 +44,21 @@ def _unpacked(stream: BinaryIO) -> BinaryIO:
 
 @contextmanager
 def opened(file: Path) -> Iterator[tuple[BinaryIO, float]]:
-    """The bytes of a file or of an archive's member, unpacked, and how many they may be.
-
-    Raises UNREADABLE, WorldError.
-    """
+    """The unpacked bytes of a file or archive's member; how many they may be. Raises UNREADABLE."""
     archive = next((p for p in file.parents if p.name.endswith(ARCHIVES) and p.is_file()), None)
-    with open(archive or file, "rb") as on_disk, ExitStack() as stack:
-        if on_disk.peek(len(_LFS)).startswith(_LFS):
+    with open(archive or file, "rb") as on_disk:
+        if on_disk.peek(64).startswith(b"version https://git-lfs"):
             problem = "a Git LFS pointer, not the file itself: run git lfs pull"
             raise WorldError(f"{archive or file}: {problem}")
-        stream = on_disk
-        if archive:
-            if archive.suffix == ".zip":
-                packed = stack.enter_context(zipfile.ZipFile(on_disk))
-            else:
-                packed = stack.enter_context(tarfile.open(fileobj=_unpacked(on_disk), mode="r:"))
-            stream = _member(packed, archive, file.relative_to(archive).as_posix())
-        stream = _unpacked(stream)
+        stream = _unpacked(_member(archive, on_disk, file) if archive else on_disk)
         size = os.fstat(on_disk.fileno()).st_size
         yield stream, math.inf if stream is on_disk else max(LIMIT * MB, RATIO * size)
 
 
-def _member(packed: zipfile.ZipFile | tarfile.TarFile, archive: Path, wanted: str) -> BinaryIO:
-    """The first file in the archive whose name ends in `wanted`."""
-    zipped = isinstance(packed, zipfile.ZipFile)
+def _member(archive: Path, stream: BinaryIO, file: Path) -> BinaryIO:
+    """The first file in the archive whose name ends as `file` does."""
+    wanted, zipped = file.relative_to(archive).as_posix(), archive.suffix == ".zip"
+    packed = zipfile.ZipFile(stream) if zipped else tarfile.TarFile(fileobj=_unpacked(stream))
     for member in packed.infolist() if zipped else filter(tarfile.TarInfo.isfile, packed):
         name = member.filename if zipped else member.name
         if f"/{name}".endswith(f"/{wanted}") and not name.startswith("__MACOSX/"):
@@ -78,9 +68,7 @@ def _member(packed: zipfile.ZipFile | tarfile.TarFile, archive: Path, wanted: st
 
 def text_lines(file: Path, megabytes: int | None = None) -> Iterator[tuple[int, str]]:
     """(number from 1, line) of a UTF-8 text with the line ends of any system, \\n in the result.
-
-    megabytes: of the longest line, LIMIT by default. Raises WorldError.
-    """
+    megabytes: of the longest line, LIMIT by default. Raises WorldError."""
     limit = LIMIT if megabytes is None else megabytes
     number = 1
     try:
@@ -99,8 +87,7 @@ def text_lines(file: Path, megabytes: int | None = None) -> Iterator[tuple[int, 
                 yield number, line
                 number += 1
     except UNREADABLE as error:
-        spoken = str(error) if isinstance(error, RuntimeError) else "damaged or cut off"
-        spoken = getattr(error, "strerror", None) or spoken
+        spoken = getattr(error, "strerror", None) or "damaged, cut off or encrypted"
         raise WorldError(f"{file}:{number}: cannot be read: {spoken}") from None
 
 
@@ -109,18 +96,26 @@ def read_text(file: Path, megabytes: int | None = None) -> str:
     return "".join(line for _, line in text_lines(file, megabytes))
 
 
-def write_lines(file: Path, lines: Iterable[str]) -> None:
-    """Replace a file: it is there whole, old or new, whatever happens. Raises OSError."""
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Takes what replaces the file, which is there whole, old or new, always. Raises OSError."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as out:
-            out.writelines(line + "\n" for line in lines)
+        with open(temporary, "wb") as out:
+            yield out
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, file)
         sync_directory(file.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(file: Path, rows: Iterable[object], indent: int | None = None) -> None:
+    """Replace a file by these rows, each in a line of its own. Raises OSError."""
+    with replacing(file) as out:
+        texts = (json.dumps(row, ensure_ascii=False, indent=indent) for row in rows)
+        out.writelines(f"{text}\n".encode() for text in texts)
 
 
 def sync_directory(directory: Path) -> None:
@@ -141,16 +136,9 @@ def make_directory(directory: Path) -> None:
 
 
 def cut_words(text: str) -> str:
-    """The text with longer words cut into pieces of LONGEST_WORD characters.
-
-    A picture in base64 is a word of megabytes, and a tokenizer's training grows with its square.
-    """
+    """The text with longer words cut into pieces of LONGEST_WORD characters: a picture in base64 is
+    a word of megabytes, and a tokenizer's training grows with its square."""
     return _PIECE.sub(r"\g<0> ", text) if len(text) > LONGEST_WORD else text
-
-
-def nfc(text: str) -> str:
-    """Letters with accents as one character each: files may spell them as two."""
-    return unicodedata.normalize("NFC", text)
 
 
 def tidy(text: str) -> str:

@@ -1,34 +1,28 @@
-"""Opening and saving worlds: generated ones by name, others as directories (the format:
-data.world.World).
+"""Opening and saving worlds: generated ones by name, others as directories (docs/own-data.md).
 
 Left out on purpose: locks (two writers of one directory), partial reading of a corpus.
 """
 
-import json
 import os
 import re
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from data import files
-from data.mini.generate import generate
-from data.records import Record, collect, json_lines, parse_json
+from data.mini.generate import SCALES, generate
+from data.records import Record, collect, json_lines, parse_json, passage_of, question_of
 from data.world import Passage, Question, World, WorldError, printable
 
-GENERATED = ("mini", "tiny")
+FEW = 2000  # training questions, below which a new policy learns them by heart and nothing else
 TEXT_FIELDS = ("name", "description", "license", "source")
 RANGES = {"k": (1, 1000), "quota": (0, 1000)}
 
 
 def open_world(name_or_dir: str | os.PathLike) -> World:
-    """Generate "mini[:SEED]" or "tiny[:SEED]", or read a directory. Raises WorldError.
-
-    The corpus is read and checked here, a question file when it is first asked for.
-    """
+    """Generate "mini[:SEED]" or "tiny[:SEED]", or read a directory. Raises WorldError."""
     name, colon, seed = str(name_or_dir).partition(":")
-    if name not in GENERATED:
+    if name not in SCALES:
         return _read_directory(Path(name_or_dir))
     if colon and not re.fullmatch("[0-9]{1,18}", seed):
         wanted = f"the seed must be a whole number, as in '{name}:1'"
@@ -38,39 +32,32 @@ def open_world(name_or_dir: str | os.PathLike) -> World:
 
 def _read_directory(directory: Path) -> World:
     if not directory.is_dir():
-        generated = ", ".join(f"{name}, {name}:SEED" for name in GENERATED)
+        generated = ", ".join(f"{name}, {name}:SEED" for name in SCALES)
         raise WorldError(f"{directory}: no such directory, and not a generated world ({generated})")
-    corpus_file = _plain_or_gz(directory / "corpus.jsonl")
-    if corpus_file is None:
-        raise WorldError(f"{directory}: not a world: it has no corpus.jsonl or corpus.jsonl.gz")
-    corpus = _read_corpus(corpus_file)
-    ids = {passage.id for passage in corpus}
-    questions = {}
-    for file in sorted(directory.glob("questions/*.jsonl*")):
-        name = re.fullmatch(r"(.+\.[^.]+)\.jsonl(\.gz)?", file.name)
+    found = {}  # "corpus" or "<set>.<split>" -> its file
+    corpora = [directory / "corpus.jsonl", directory / "corpus.jsonl.gz"]
+    for file in [*filter(Path.is_file, corpora), *sorted(directory.glob("questions/*.jsonl*"))]:
+        name = re.fullmatch(r"(corpus|.+\.[^.]+)\.jsonl(\.gz)?", file.name)
         if not name:
             wanted = "<set>.<split>.jsonl or <set>.<split>.jsonl.gz"
             raise WorldError(f"{file}: the name must be {wanted}")
-        file = _plain_or_gz(file.with_name(f"{name[1]}.jsonl")) or file
-        questions[name[1]] = partial(_read_questions, file, ids)
+        if name[1] in found:
+            raise WorldError(f"{found[name[1]]}: both this file and {file.name} exist; keep one")
+        found[name[1]] = file
+    if "corpus" not in found:
+        raise WorldError(f"{directory}: not a world: it has no corpus.jsonl or corpus.jsonl.gz")
+    corpus = _read_corpus(found.pop("corpus"))
+    ids = {passage.id for passage in corpus}
+    questions = {name: _read_questions(file, ids) for name, file in found.items()}
     return World(corpus=corpus, questions=questions, **_read_metadata(directory))
-
-
-def _plain_or_gz(file: Path) -> Path | None:
-    """`file`, or `file`.gz, whichever exists; both would leave open which one counts."""
-    packed = file.with_name(file.name + ".gz")
-    if file.is_file() and packed.is_file():
-        raise WorldError(f"{file}: both this file and {packed.name} exist; keep one")
-    return next((candidate for candidate in (file, packed) if candidate.is_file()), None)
 
 
 def _read_metadata(directory: Path) -> dict:
     """The fields of world.json, all of which have defaults, as has the file."""
     file = directory / "world.json"
     metadata = {"name": directory.resolve().name or "world"}
-    if not file.exists():
-        return metadata
-    row = Record(parse_json(files.read_text(file), file), f"{file}:1")
+    content = parse_json(files.read_text(file), file) if file.exists() else {}
+    row = Record(content, f"{file}:1")
     metadata |= {name: row.text(name, name != "name") for name in TEXT_FIELDS if name in row}
     name = row.get("name", "w")
     if not name.isprintable() or len(name) > 100 or name in (".", "..") or {"/", "\\"} & set(name):
@@ -86,68 +73,33 @@ def _read_metadata(directory: Path) -> dict:
 
 def _read_corpus(file: Path) -> list[Passage]:
     rows = ((row.where, passage_of(row)) for row in json_lines(file))
-    corpus, long = collect(rows, f"{file}: the corpus is empty"), []
-    for i, passage in enumerate(corpus):
-        corpus[i] = Passage(passage.id, *map(files.cut_words, passage[1:]))
-        if corpus[i] != passage:
-            long.append(passage.id)
-    if long:
+    read = collect(rows, f"{file}: the corpus is empty")
+    corpus = [Passage(p.id, *map(files.cut_words, p[1:])) for p in read]
+    if long := [p.id for p, cut in zip(read, corpus, strict=True) if p != cut]:
         about = f"a word of more than {files.LONGEST_WORD:,} characters is cut"
         problem = f"{file}: passage {long[0]!r}: {about}; so in {len(long)} passages"
         print(printable(problem), file=sys.stderr)
     return corpus
 
 
-def _read_questions(file: Path, passage_ids: set[str]) -> list[Question]:
-    def question(row: Record) -> Question:
-        question = question_of(row, row.identity(needed=True))
-        for id in question.gold_passages or ():
-            if id not in passage_ids:
-                raise row.error(f"'gold_passages' names {id!r}, which is not in the corpus")
-        return question
-
-    rows = ((row.where, question(row)) for row in json_lines(file))
-    return collect(rows, f"{file}: holds no questions")
+def _read_questions(file: Path, ids: set[str]) -> list[Question]:
+    rows = ((row.where, question_of(row)) for row in json_lines(file))
+    questions = collect(rows, f"{file}: holds no questions")
+    check_gold(str(file), questions, ids)
+    return questions
 
 
-def passage_of(row: Record) -> Passage:
-    """The passage in a row of ours, of BEIR or of FlashRAG ("contents": title, line end, text).
-
-    Raises WorldError.
-    """
-    id = row.identity(needed=True)
-    if "contents" in row and "text" not in row:
-        title, _, text = row.text("contents").partition("\n")
-        return Passage(id, title.strip().strip('"'), text)
-    return Passage(id, row.optional("title"), row.text("text", blank=True))
-
-
-def question_of(row: Record, id: str) -> Question:
-    """The question in a row of the world format; unknown fields are ignored. Raises WorldError."""
-    if "answers" not in row and "golden_answers" in row:
-        row = Record({**row, "answers": row["golden_answers"]}, row.where)
-    question, answers = row.text("question"), row.texts("answers")
-    if not answers:
-        raise row.error("'answers' is empty")
-    if any(files.cut_words(text) != text for text in (question, *answers)):
-        raise row.error(f"a word of more than {files.LONGEST_WORD:,} characters")
-    gold = None if row.get("gold_passages") is None else row.texts("gold_passages")
-    slice_name, relation, kind = (
-        row.optional(name).strip() or None for name in ("slice", "relation", "type")
-    )
-    popularity = row.number("popularity")
-    return Question(id, question, answers, slice_name, relation, popularity, gold, kind)
-
-
-def _json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def check_gold(where: str, questions: list[Question], ids: set[str]) -> None:
+    """Raises WorldError where a gold passage is none of the corpus's."""
+    for question in questions:
+        if lost := [id for id in question.gold_passages or () if id not in ids]:
+            problem = f"the gold passage {lost[0]!r} is not in the corpus"
+            raise WorldError(f"{where}: question {question.id!r}: {problem}")
 
 
 def save_world(world: World, directory: str | os.PathLike) -> None:
-    """Write the directory format; each file appears whole or not at all, the corpus last.
-
-    Raises WorldError; before anything is written where files would mix with another world's.
-    """
+    """Write the directory format; each file appears whole or not at all, the corpus last. Raises
+    WorldError; before anything is written where files would mix with another world's."""
     directory = Path(directory)
     folder = directory / "questions"
     questions_of = {
@@ -161,10 +113,10 @@ def save_world(world: World, directory: str | os.PathLike) -> None:
         files.make_directory(folder)
         for file, questions in questions_of.items():
             given = ({k: v for k, v in asdict(q).items() if v is not None} for q in questions)
-            files.write_lines(file, map(_json, given))
-        files.write_lines(directory / "world.json", [_json(metadata, indent=1)])
-        passages = (_json(passage._asdict()) for passage in world.corpus)
-        files.write_lines(directory / "corpus.jsonl", passages)
+            files.write_json(file, given)
+        files.write_json(directory / "world.json", [metadata], indent=1)
+        passages = (passage._asdict() for passage in world.corpus)
+        files.write_json(directory / "corpus.jsonl", passages)
     except OSError as error:
         place = error.filename or directory
         raise WorldError(f"{place}: cannot be written: {error.strerror}") from None

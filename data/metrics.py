@@ -1,8 +1,7 @@
 """Answer metrics: exact match, token F1, and whether retrieved passages hold the answer.
 
-Pure functions after the official SQuAD v1.1 script (Rajpurkar et al., 2016), with the maximum over
-an answer's aliases. Left out on purpose: HotpotQA's special case, F1 0 where exactly one side is
-"yes", "no" or "noanswer", and SQuAD v2.0's unanswerable questions.
+Pure functions after the official SQuAD v1.1 script (Rajpurkar et al., 2016), best of the aliases.
+Left out on purpose: HotpotQA's special case, F1 0 where exactly one side is "yes" or "no".
 """
 
 import re
@@ -25,39 +24,31 @@ def _forms(s: str) -> list[str]:
 
 
 def normalize_answer(s: str) -> str:
-    """Lower-case, without punctuation, articles and extra white space: "The U.S." -> "us".
-
-    Unlike the official script, what would leave nothing is kept: "The" -> "the", "!!!" -> "!!!".
-    """
+    """Lower-case, without punctuation, articles and extra white space: "The U.S." -> "us". Unlike
+    the official script, what would leave nothing is kept: "The" -> "the", "!!!" -> "!!!"."""
     return next(filter(None, _forms(s)), "")
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
     """1.0 when the prediction equals any of the answers after normalisation, else 0.0."""
-    normalized = normalize_answer(prediction)
-    return float(any(normalized == normalize_answer(answer) for answer in answers))
+    return float(normalize_answer(prediction) in map(normalize_answer, answers))
 
 
 def f1_score(prediction: str, answers: Sequence[str]) -> float:
     """Harmonic mean of token precision and recall, in [0, 1]; of the best answer."""
-    return max((_token_f1(prediction, answer) for answer in answers), default=0.0)
-
-
-def _token_f1(prediction: str, answer: str) -> float:
-    predicted, gold = normalize_answer(prediction).split(), normalize_answer(answer).split()
-    common = (Counter(predicted) & Counter(gold)).total()
-    if common == 0:
-        return 0.0
-    precision, recall = common / len(predicted), common / len(gold)
-    return 2 * precision * recall / (precision + recall)
+    best, predicted = 0.0, normalize_answer(prediction).split()
+    for answer in answers:
+        gold = normalize_answer(answer).split()
+        if common := (Counter(predicted) & Counter(gold)).total():
+            precision, recall = common / len(predicted), common / len(gold)
+            best = max(best, 2 * precision * recall / (precision + recall))
+    return best
 
 
 def contains_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether the tokens of any answer occur in `text` one after the other, both normalised.
-
-    "art" is not in "artist". Never found are a single letter and an article alone: the label of an
-    option is no fact that a passage could state.
-    """
+    """Whether the tokens of any answer occur in `text` one after the other, both normalised: "art"
+    is not in "artist". Never found are a single letter and an article alone: the label of an option
+    is no fact that a passage could state."""
     texts = _forms(text)
     for answer in answers:
         pairs = zip(_forms(answer), texts, strict=True)
@@ -91,8 +82,7 @@ def gold_passage(question: Question, rows: dict[str, int]) -> int | None:
 
 def stated(passages: Sequence[Passage], question: Question) -> tuple[int, str] | None:
     """(position, answer) of the first passage that states an accepted answer, None without one.
-    Where gold passages are known they alone count: others may hold the same words by accident.
-    """
+    Where gold passages are known they alone count: others may hold the same words by accident."""
     known = question.gold_passages
     for position, passage in enumerate(passages):
         if known is None or passage.id in known:

@@ -1,18 +1,15 @@
 """A world: all that is asked (question sets) and all that is known (a corpus of passages).
 
-Left out on purpose: relevance judgements, corpora larger than memory, and files: data/load.py reads
-and writes them, data/mini generates the worlds "mini" and "tiny".
+Left out on purpose: relevance judgements, corpora larger than memory, and files (data/load.py).
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-FEW = 2000  # training questions, below which a new policy learns them by heart and nothing else
-K, QUOTA = 4, 1  # the paper's passages per retrieval and retrievals per question
 # Types of HotpotQA's and 2WikiMultihopQA's questions: each needs all its gold passages.
 MULTI_HOP = ("bridge", "comparison", "bridge_comparison", "compositional", "inference")
 
@@ -52,38 +49,24 @@ class Question:
     type: str | None = None  # of MULTI_HOP: all gold passages are needed; else any of them will do
 
 
-Questions = list[Question]
-
-
 class World:
-    """A corpus and its question sets, in memory (`World(...)`), generated or read (World.open).
-
-    k: passages per retrieval, quota: retrievals per question; what it is meant to be run with.
-
-    World.open("mini" | "mini:SEED" | "tiny" | "tiny:SEED" | DIR) and world.save(DIR) are attached
-    by data/__init__.py. A directory holds these files, plain or .gz; unknown fields are ignored:
-
-        world.json                  {"name", "description", "license", "source", "k", "quota"};
-                                    optional, as is each field
-        corpus.jsonl                {"id", "title", "text"}; also BEIR's "_id", without titles
-        questions/SET.SPLIT.jsonl   {"id", "question", "answers": [...]}; optional: "slice",
-                                    "relation", "popularity", "gold_passages", "type"; also
-                                    FlashRAG's "golden_answers"
-    """
+    """A corpus and its question sets, in memory. data/__init__.py attaches
+    World.open("mini" | "mini:SEED" | "tiny" | "tiny:SEED" | DIR) and world.save(DIR)."""
 
     def __init__(
         self,
         *,
         name: str,
         corpus: Iterable[Passage],
-        questions: Mapping[str, Questions | Callable[[], Questions]],
+        questions: Mapping[str, list[Question]],
         description: str = "",
         license: str = "",
         source: str = "",
-        k: int = K,
-        quota: int = QUOTA,
+        k: int = 4,
+        quota: int = 1,
     ):
-        """questions: "<set>.<split>" -> the questions, or what reads them when they are needed."""
+        """questions: "<set>.<split>" -> its questions. k: passages per retrieval, quota: retrievals
+        per question (defaults: the paper's)."""
         self.name, self.description, self.license, self.source = name, description, license, source
         self.k, self.quota = k, quota
         self.corpus = list(corpus)
@@ -94,17 +77,15 @@ class World:
         """Names "<set>.<split>" of the question lists, sorted."""
         return sorted(self._questions)
 
-    def questions(self, set_name: str, split: str) -> Questions:
+    def questions(self, set_name: str, split: str) -> list[Question]:
         """All questions of one split, in file order. Raises WorldError."""
         key = f"{set_name}.{split}"
         if key not in self._questions:
             there_are = ", ".join(self.splits) or "none"
             raise WorldError(f"world {self.name!r} has no questions {key!r}; it has: {there_are}")
-        if callable(self._questions[key]):
-            self._questions[key] = self._questions[key]()
         return self._questions[key]
 
-    def union(self, set_names: str, split: str) -> list[Questions]:
+    def union(self, set_names: str, split: str) -> list[list[Question]]:
         """One split of each of several sets, "popqa,hotpotqa". Raises WorldError."""
         names = [name.strip() for name in set_names.split(",")]
         if len(set(names)) < len(names):

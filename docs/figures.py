@@ -1,7 +1,7 @@
 """The pictures of README and docs, as SVG beside this file.
 
-    python docs/figures.py loop                   loop.svg: what an episode is, and what trains it
-    python docs/figures.py curves runs/ppo        curves.svg: a run's metrics.jsonl
+    python docs/figures.py             loop.svg: what an episode is, and what trains it
+    python docs/figures.py runs/ppo    curves.svg too: a run's metrics.jsonl
 
 Left out: everything that evaluate.py --report draws.
 """
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
 
-from rl.report.charts import WIDTH, add, training_charts
-from rl.report.evaluation import read_lines
+from data.records import json_lines
+from rl.report.page import WIDTH, add, training_charts
 from rl.runs.flags import UsageError, main
 
 HERE = Path(__file__).resolve().parent
@@ -76,30 +76,21 @@ def loop() -> str:
 def curves(run: Path) -> str:
     """Reward, retrieval and hit of a PPO run, side by side. Raises UsageError."""
     wanted = ("Reward", "Retrieval", "Hit")
-    found = training_charts(read_lines(run / "metrics.jsonl"))
+    found = training_charts(json_lines(run / "metrics.jsonl"))
     if missing := [title for title in wanted if title not in found]:
         raise UsageError(f"{run}/metrics.jsonl: no PPO run, nothing to draw of {missing[0]!r}")
-    heights = [int(found[title].get("viewBox").split()[-1]) for title in wanted]
-    about = f"Reward, retrieval and hit of {run.name} over its iterations"
-    svg = picture(WIDTH * len(wanted) + 20, max(heights) + 20, about)
-    for column, (title, height) in enumerate(zip(wanted, heights, strict=True)):
-        place = {"x": 10 + WIDTH * column, "y": 10, "width": WIDTH, "height": height}
-        for name, value in place.items():
-            found[title].set(name, str(value))
-        svg.append(found[title])
+    height = max(int(found[title].get("viewBox").split()[-1]) for title in wanted)
+    svg = picture(WIDTH * 3 + 20, height + 20, f"Reward, retrieval and hit of {run.name}")
+    for column, title in enumerate(wanted):
+        moved = f"translate({10 + WIDTH * column} 10)"
+        add(svg, "g", transform=moved).extend(found[title])
     return tostring(svg, encoding="unicode") + "\n"
 
 
 def draw() -> None:
-    words = sys.argv[1:]
-    if words == ["loop"]:
-        name, drawn = "loop.svg", loop()
-    elif len(words) == 2 and words[0] == "curves":
-        name, drawn = "curves.svg", curves(Path(words[1]))
-    else:
-        raise UsageError("python docs/figures.py loop, or: curves RUN")
-    (HERE / name).write_text(drawn, encoding="utf-8")
-    print(f"written: {HERE / name}")
+    (HERE / "loop.svg").write_text(loop(), encoding="utf-8")
+    if sys.argv[1:]:
+        (HERE / "curves.svg").write_text(curves(Path(sys.argv[1])), encoding="utf-8")
 
 
 if __name__ == "__main__":

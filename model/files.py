@@ -1,17 +1,33 @@
-"""Files: written durably, read with suspicion.
+"""Files: checkpoints and what else is replaced durably, and read with suspicion.
+
+    config.json  model.safetensors  tokenizer.json  tokenizer_config.json   what transformers opens
+    value_head.safetensors  run.json                  ours: the value head, and how it came about
 
 What replaces a file is written beside it, flushed to the disk, then renamed: neither a kill nor a
-power cut leaves half a file, and nothing old goes before the new is safe.
+power cut leaves half a file or a mixture of two checkpoints, and nothing old goes before the new is
+safe. No pickle. Left out on purpose: opening checkpoints (pretrained/open.py), unfinished runs.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from model.policy import Policy
+from model.tokenizer import Tokenizer
+
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "value_head.safetensors")
+COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "run.json")
+CONFIGS = ("adapter_config.json", "config.json")  # a checkpoint holds exactly one of them
+POLICY_FILES = (*WEIGHTS, *COMPANIONS, *CONFIGS)
 UMASK = os.umask(0o077)
 os.umask(UMASK)
 
@@ -57,19 +73,97 @@ def write_json(path: Path, value) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
 
 
-def unreadable(path: Path, kind: str, error: Exception) -> CheckpointError:
-    """What to say of a file that is not `kind`."""
-    if isinstance(error, FileNotFoundError):
-        return CheckpointError(f"{path}: not found")
-    if path.is_file() and path.open("rb").read(40).startswith(b"version https://git-lfs"):
-        problem = "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
-        return CheckpointError(f"{path}: {problem}")
-    return CheckpointError(f"{path}: not {kind} ({error!s:.200})")
+def check_finite(module: nn.Module, directory: Path) -> None:
+    """Raises FloatingPointError: broken weights never replace good ones."""
+    for name, tensor in module.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise FloatingPointError(f"{name} holds NaN or inf; {directory} is not written")
 
 
-def read_json(path: Path, kind: type = dict):
-    """The `kind` in a JSON file from outside, of bounded size and depth. Raises CheckpointError."""
+def save_decoder(policy: Policy, tokenizer: Tokenizer, folder: Path) -> None:
+    """model.safetensors and config.json, which `transformers` opens."""
+    dtype = str(policy.dtype).removeprefix("torch.")
+    special = (tokenizer.pad, tokenizer.bos, tokenizer.eos)
+    save_tensors(policy.trunk_state(), folder / "model.safetensors")
+    policy.config.save(folder / "config.json", *special, dtype)
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
+    save_file(state, path, {"format": "pt"})
+
+
+def save_policy(
+    directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict, save_decoder=save_decoder
+) -> None:
+    """Write a checkpoint; another save_decoder gives the decoder another form (adapters).
+
+    A failure leaves the old one as it was; a kill while files are exchanged leaves a directory
+    without `config.json`, which is no checkpoint, never one of old and new files. Raises OSError,
+    and FloatingPointError for weights that are not finite.
+    """
+    check_finite(policy, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    staging = directory / "staging.partial"
+    shutil.rmtree(staging, ignore_errors=True)  # what a kill left
     try:
+        staging.mkdir()
+        save_decoder(policy, tokenizer, staging)
+        save_tensors(policy.value_head.state_dict(), staging / "value_head.safetensors")
+        tokenizer.save(staging)
+        (staging / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+        for path in (*staging.iterdir(), staging, directory.parent):
+            sync(path)
+        _exchange(staging, directory)
+    except (OSError, SafetensorError) as error:
+        raise not_written(directory, error) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _exchange(staging: Path, directory: Path) -> None:
+    """Old files out, what makes it a checkpoint first; new ones in, that last, or all undone."""
+    moves = [(directory / name, staging / f"old.{name}") for name in reversed(POLICY_FILES)]
+    moves += [(staging / name, directory / name) for name in POLICY_FILES]
+    done = []
+    try:
+        for source, target in filter(lambda move: move[0].exists(), moves):
+            os.replace(source, target)
+            done.append((source, target))
+            sync(target.parent)
+    except BaseException:  # Ctrl-C as well
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What stumbles over a file from outside ends in a CheckpointError of one line that names it.
+    A ValueError speaks for itself."""
+    try:
+        yield
+    except Exception as error:
+        problem = " ".join(str(error).split())[:400]
+        if isinstance(error, FileNotFoundError):
+            problem = "not found"
+        elif isinstance(error, ModuleNotFoundError):
+            problem = f"needs the package {error.name}: pip install {error.name}"
+        elif isinstance(error, KeyError):
+            problem = f"missing field {problem:.80}"
+        elif path.is_file() and path.open("rb").read(40).startswith(b"version https://git-lfs"):
+            problem = "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+        elif type(error) is not ValueError:
+            problem = f"not readable here ({problem:.200})"
+        raise CheckpointError(f"{path}: {problem}") from None
+
+
+def read_json(path: Path, kind: type = dict, optional: bool = False):
+    """The `kind` in a JSON file from outside, of bounded size and depth; an empty one where an
+    optional file is absent. Raises CheckpointError."""
+    if optional and not path.exists():
+        return kind()
+    with reading(path):
         if path.stat().st_size > 2**26:
             raise ValueError("larger than 64 MB")
         value = json.loads(path.read_bytes())
@@ -79,11 +173,9 @@ def read_json(path: Path, kind: type = dict):
             level = [y for x in nested for y in (x.values() if isinstance(x, dict) else x)]
         if level:
             raise ValueError("nested deeper than 32 levels")
-    except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(path, "readable JSON", error) from None
-    if not isinstance(value, kind):
-        raise CheckpointError(f"{path}: not a JSON {'object' if kind is dict else kind.__name__}")
-    return value
+        if not isinstance(value, kind):
+            raise ValueError(f"not a JSON {'object' if kind is dict else kind.__name__}")
+        return value
 
 
 def weights_sha256(directory: str | Path) -> str:
@@ -95,3 +187,17 @@ def weights_sha256(directory: str | Path) -> str:
             while block := file.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest() if files else ""
+
+
+def is_checkpoint(directory: str | Path) -> bool:
+    """Whether a directory holds a whole policy, or adapters over one."""
+    return any((Path(directory) / name).is_file() for name in CONFIGS)
+
+
+def existing(directory: str | Path) -> Path:
+    """The directory as a Path; CheckpointError where it holds no checkpoint."""
+    if not is_checkpoint(directory):
+        here = "no checkpoint here (config.json not found)"
+        problem = here if Path(directory).is_dir() else "no such checkpoint directory"
+        raise CheckpointError(f"{directory}: {problem}")
+    return Path(directory)

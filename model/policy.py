@@ -3,20 +3,25 @@
 The value head reads the trunk but never trains it: its inputs are detached. Sharing gradients would
 let value errors of a 1M-parameter trunk disturb what it remembers; reading three depths gives the
 head the plan of the last layers and the words of the question (the causal mean of the first).
-Left out on purpose: files (checkpoint.py), adapters (attached from outside, pretrained/lora.py).
 
-Shapes: B batch, T tokens, V vocabulary, D width, N selected positions.
+Decoding goes on across the turns of an episode: a `Session` is a ragged batch of token sequences
+with their KV cache. Left out on purpose: top-k, top-p, beams (PPO has to score what was sampled),
+files (files.py), adapters (attached from outside, pretrained/lora.py).
+
+Shapes: B rows, T tokens, S cache slots, V vocabulary, D width, N places, A of a row at most.
 """
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import Config
-from model.generation import Session
-from model.transformer import TokenTable, Transformer
+from model.transformer import Cache, TokenTable, Transformer
+
+FEED_ROWS = 64  # rows of one forward pass that reads; on one core 16 and 256 are a sixth slower
 
 
 class ValueHead(nn.Module):
@@ -54,6 +59,30 @@ class Policy(nn.Module):
         states = self.model(tokens)
         return self.logits(states[-1]), self.value_head(self.value_features(states))
 
+    def at(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits float32 [N, V] and value features float32 [N, 3 D] of the states at some places
+        (rows int64 [N], ascending; columns int64 [N]) of tokens int64 [B, T].
+
+        The last layer is computed there alone. Sizes are rounded up, because oneDNN compiles a
+        matmul for every shape that it has not met of late, a fifth of an update on a CPU.
+        """
+        length = tokens.shape[1]
+        width = max(length, min(round_up(length, 8), self.config.max_position_embeddings))
+        tokens = F.pad(tokens, (0, width - length))
+        counts = torch.bincount(rows, minlength=len(tokens))[:, None]  # [B, 1]
+        slots = torch.arange(round_up(int(counts.max()), 4), device=tokens.device)
+        wanted = slots < counts  # bool [B, A]
+        if len(self.model.layers) == 1:  # its only layer is also the value features' first
+            states = self.model(tokens)
+            hidden = states[-1][rows, columns]
+        else:
+            places = torch.zeros_like(wanted, dtype=torch.long).masked_scatter(wanted, columns)
+            states = self.model(tokens, columns=places)  # [B, T, D] each, the last one [B, A, D]
+            hidden = states[-1][wanted]  # [N, D]
+        padded = F.pad(hidden, (0, 0, 0, round_up(len(hidden), 32) - len(hidden)))
+        logits = self.logits(padded)[: len(hidden)]
+        return logits, self.value_features(states, (rows, columns), hidden)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states [..., D] -> float32 [..., V], in the weights' dtype."""
         with torch.autocast(hidden.device.type, enabled=False):
@@ -74,9 +103,12 @@ class Policy(nn.Module):
         parts = [x.detach().float() for x in (last, before, mean)]
         return torch.cat([F.layer_norm(x, x.shape[-1:]) for x in parts], -1)
 
-    def session(self, prompts: list[list[int]]) -> Session:
+    def session(self, prompts: list[list[int]]) -> "Session":
         """Decoding whose rows begin with these tokens. ValueError beyond the context."""
-        return Session.start(self, prompts)
+        layers, K, E = len(self.model.layers), self.config.num_key_value_heads, self.config.head_dim
+        shape, length = (2, layers, len(prompts), 0, K, E), torch.zeros(len(prompts)).long()
+        states = torch.zeros(shape, dtype=self.model.dtype, device=self.device)
+        return Session(self, states, length.to(self.device)).feed(prompts)
 
     def for_inference(self) -> "Policy":
         """A frozen copy whose layers have the dtype of the autocast around this call, to be run
@@ -99,15 +131,96 @@ class Policy(nn.Module):
         """Of the decoder's weights; the value head is float32 always."""
         return self.model.embed_tokens.weight.dtype
 
-    def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.parameters())
-
     def trunk_state(self) -> dict[str, Tensor]:
         """The decoder under the names of Hugging Face's Llama."""
-        state = self.state_dict()
-        return {name: x for name, x in state.items() if not name.startswith("value_head.")}
+        return {k: x for k, x in self.state_dict().items() if not k.startswith("value_head.")}
 
     def trunk_parameters(self) -> list[nn.Parameter]:
         """What a policy loss trains: all of the decoder that is not frozen, nothing of the head."""
         named = self.named_parameters()
         return [p for name, p in named if p.requires_grad and not name.startswith("value_head.")]
+
+
+def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
+    """Next tokens int64 [B] from float32 [B, V]; temperature 0 is greedy."""
+    if temperature == 0:
+        return logits.max(-1).indices  # three times as fast as argmax on a CPU
+    # One uniform number a row against the cumulative distribution; multinomial draws V of them.
+    cumulative = (logits / temperature).softmax(-1).double().cumsum(-1)
+    device = generator.device if generator else logits.device
+    uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator, device=device)
+    threshold = uniform.to(logits.device) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Session:
+    """`feed` appends a ragged chunk to every row; `generate` looks ahead from there without moving,
+    so that a turn is fed back with the observation that answers it, in one chunk."""
+
+    policy: "Policy"
+    states: Tensor  # keys and values, [2, layers, B, S, K, E]
+    length: Tensor  # int64 [B], tokens so far
+    logits: Tensor | None = None  # float32 [B, V] after the last token
+
+    def select(self, rows: Tensor) -> "Session":
+        """The session of some of its rows (int64 [b])."""
+        states = self.states.index_select(2, rows)
+        return Session(self.policy, states, self.length[rows], self.logits[rows])
+
+    def grown(self, tokens: int) -> Tensor:
+        """The states, copied, with room for more tokens behind those of every row."""
+        extra = max(0, int(self.length.max()) + tokens - self.states.shape[3])
+        return F.pad(self.states, (0, 0, 0, 0, 0, extra))
+
+    def feed(self, chunks: list[list[int]]) -> "Session":
+        """The session after one more non-empty chunk a row. ValueError beyond the context."""
+        device, context = self.length.device, self.policy.config.max_position_embeddings
+        count = torch.tensor([len(chunk) for chunk in chunks], device=device)
+        if int((self.length + count).max()) > context:
+            raise ValueError(f"an episode exceeds the context of {context} tokens")
+        # Rows of similar length together: little padding, and activations that fit into a core's
+        # cache. Padding writes into slots that the row has not reached: unseen, overwritten later.
+        order = count.argsort(stable=True)
+        states, logits = self.grown(int(count.max())), []
+        for rows in order.split(FEED_ROWS if device.type == "cpu" else len(order)):
+            ragged = [torch.tensor(chunks[row], device=device) for row in rows.tolist()]
+            padded = nn.utils.rnn.pad_sequence(ragged, batch_first=True)
+            past, last = Cache(states, self.length[rows], rows), count[rows, None] - 1
+            logits.append(self._logits(padded, past, last))
+        logits = torch.cat(logits)[order.argsort()]
+        return Session(self.policy, states, self.length + count, logits)
+
+    def generate(
+        self, first: Tensor, budgets: Tensor, temperature: float, eos: int, generator=None
+    ) -> list[list[int]]:
+        """What every row writes after its `first` token (int64 [B]), <eos> included where reached.
+
+        A row writes at most `budgets` tokens: int64 [B], or one number for all, at least 1.
+        The session itself does not move: slots beyond `length` are scratch space.
+        """
+        rows, last, length = torch.arange(len(first), device=first.device), first, self.length
+        budgets = torch.as_tensor(budgets, device=first.device).expand(len(first))
+        longest = int(budgets.max())
+        written = torch.full((len(first), longest), eos, device=first.device)
+        states = self.grown(longest)
+        for step in range(longest):
+            past = Cache(states, length, rows if len(rows) < len(first) else None)
+            last = sample(self._logits(last[:, None], past), temperature, generator)
+            written[rows, step] = last
+            going = (last != eos) & (budgets[rows] > step + 1)
+            if not going.any():
+                break
+            # Rows that have finished go at once: the cache stays, the others' rows are picked.
+            rows, last, length = rows[going], last[going], length[going] + 1
+        texts = zip(written.tolist(), budgets.tolist(), strict=True)
+        texts = [text[:budget] for text, budget in texts]
+        return [text[: text.index(eos) + 1] if eos in text else text for text in texts]
+
+    def _logits(self, tokens: Tensor, past: Cache, last: Tensor | None = None) -> Tensor:
+        """float32 [B, V] after tokens [B, T] behind a past; after column last [B, 1] of them."""
+        return self.policy.logits(self.policy.model(tokens, last, past)[-1][:, 0])
+
+
+def round_up(n: int, step: int) -> int:
+    return -(-n // step) * step

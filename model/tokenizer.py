@@ -2,7 +2,7 @@
 
 Ours gives every piece of text a leading space, so that a name is the same tokens in a question, a
 title, a query and an answer: copying is then one token for one token. A pretrained one keeps its
-family's rule (pretrained/tokens.py). Text is never searched for special tokens: a passage that
+family's rule (pretrained/open.py). Text is never searched for special tokens: a passage that
 contains "[ANSWER]" or "<eos>" is plain text, and cannot speak in the policy's name.
 """
 
@@ -12,8 +12,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
-
-from model.files import CheckpointError, read_json, unreadable
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<obs>", "</obs>", "<sep>", "[RETRIEVE]", "[ANSWER]")
 ROLES = ("pad_token", "bos_token", "eos_token")  # these may have other names in a pretrained one
@@ -26,16 +24,12 @@ class Tokenizer:
         self.backend, self.names = backend, names
         self.backend.encode_special_tokens = True  # "special tokens in text are plain text"
         ids = [backend.token_to_id(token) for token in names]
-        if None in ids:
-            raise CheckpointError(f"the tokenizer lacks the token {names[ids.index(None)]!r}")
         self.pad, self.bos, self.eos = ids[:3]
         self.obs, self.obs_end, self.sep = ids[3:6]
         self.retrieve, self.answer = ids[6:]
         for name, own in zip(names, ids, strict=True):
             if own in self.encode(name):
-                raise CheckpointError(
-                    f"the tokenizer turns the plain text {name!r} into the special token"
-                )
+                raise ValueError(f"it turns the plain text {name!r} into the special token")
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -43,12 +37,9 @@ class Tokenizer:
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(SPECIAL),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
+        how = {"special_tokens": list(SPECIAL), "show_progress": False}
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, **how)
         backend.train_from_iterator(texts, trainer)
         return cls(backend)
 
@@ -80,29 +71,3 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
         }
         (directory / CONFIG).write_text(json.dumps(fields, indent=1) + "\n")
-
-    @classmethod
-    def load(cls, directory: str | Path) -> "Tokenizer":
-        """Read what `save` wrote. Raises CheckpointError that names the file."""
-        path = Path(directory) / "tokenizer.json"
-        backend = open_backend(path)
-        config = path.with_name(CONFIG)
-        declared = read_json(config) if config.exists() else {}
-        named = zip(ROLES, SPECIAL[:3], strict=True)
-        try:
-            names = [str(declared.get(role, name)) for role, name in named]
-            return cls(backend, (*names, *SPECIAL[3:]))
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
-
-
-def open_backend(path: Path) -> Backend:
-    """A tokenizer.json, its padding and cutting switched off. CheckpointError names the file."""
-    try:
-        backend = Backend.from_file(str(path))
-    except Exception as error:  # the backend raises bare Exception for missing and foreign files
-        found = FileNotFoundError() if not path.exists() else error
-        raise unreadable(path, "a readable tokenizer.json", found) from None
-    backend.no_truncation()
-    backend.no_padding()
-    return backend

@@ -26,39 +26,24 @@ class Cache(NamedTuple):
     yet are never seen, and a row continues across turns by writing where it stopped.
     """
 
-    keys: Tensor  # [layers, rows, S, K, E]
-    values: Tensor
+    states: Tensor  # keys and values, [2, layers, rows, S, K, E]
     length: Tensor  # int64 [B], tokens so far = the slot and position of the next one
     rows: Tensor | None = None  # int64 [B], the rows that the lengths belong to; None = all
 
-    @classmethod
-    def empty(cls, config: Config, rows: int, dtype: torch.dtype, device) -> "Cache":
-        shape = (config.num_hidden_layers, rows, 0, config.num_key_value_heads, config.head_dim)
-        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-        return cls(keys, values, torch.zeros(rows, dtype=torch.long, device=device))
-
-    def select(self, rows: Tensor) -> "Cache":
-        """The cache of some of its rows (int64 [b]), copied."""
-        keys, values = (x.index_select(1, rows) for x in (self.keys, self.values))
-        return Cache(keys, values, self.length[rows])
-
-    def grow(self, slots: int) -> "Cache":
-        """The same cache with at least `slots` slots."""
-        extra = max(0, slots - self.keys.shape[2])
-        keys, values = (F.pad(x, (0, 0, 0, 0, 0, extra)) for x in (self.keys, self.values))
-        return Cache(keys, values, self.length)
+    def extend(self, layer: int, positions: Tensor, slots: int, new: Tensor) -> Tensor:
+        """Write keys and values [2, B, T, K, E] at int64 [B, T] -> all of them, [2, B, S, K, E]."""
+        everyone, held = torch.arange(len(positions), device=new.device), self.states[:, layer]
+        rows = everyone if self.rows is None else self.rows
+        held[:, rows[:, None], positions] = new.to(held.dtype)
+        held = held[:, :, :slots]
+        return (held if self.rows is None else held.index_select(1, rows)).to(new.dtype)
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
+class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype == torch.float32:  # nothing of x's size is kept
-            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
-        # As a dot product: in bf16 on a CPU, forward and backward 2.2 times as fast as F.rms_norm.
+            return super().forward(x)
+        # As a dot product: in bf16 on a CPU, forward and backward 2.2 times as fast as torch's.
         scale = torch.rsqrt(torch.linalg.vecdot(x, x).unsqueeze(-1) / x.shape[-1] + self.eps)
         return x * (scale * self.weight.to(x.dtype))
 
@@ -76,39 +61,36 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention as the papers write it: softmax(Q K' / sqrt(E)) V. The oracle of `attend`.
+    """Attention as the papers write it, softmax(Q K' / sqrt(E)) V: the oracle of `attend`.
 
     q [B, H, T, E]; k, v [B, K, S, E]; mask bool [B or 1, 1, T, S], True where a query may look.
+    A group's G query heads are rows of one matmul, so that no key is repeated in memory.
     """
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # [B, H, S, E]
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # [B, H, T, S]
-    return scores.masked_fill(~mask, -math.inf).softmax(-1) @ v
+    (B, H, T, E), K, S = q.shape, *k.shape[1:3]
+    q = (q * E**-0.5).reshape(B, K, H // K * T, E)  # a view: heads of a group lie together
+    scores = (q @ k.transpose(-1, -2)).view(B, K, H // K, T, S)
+    bias = torch.zeros(mask.shape, dtype=scores.dtype, device=q.device)
+    bias = bias.masked_fill_(~mask, -math.inf).unsqueeze(2)  # [B or 1, 1, 1, T, S]
+    weights = (scores + bias).softmax(-1).view(B, K, H // K * T, S)
+    return (weights.to(v.dtype) @ v).view(B, H, T, E)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = False) -> Tensor:
-    """`attend_plainly`, faster. mask None = causal.
+    """`attend_plainly` by torch's fused kernel where that is faster. mask None = causal.
 
-    Whole episodes in bf16 on a CPU take an explicit form: the backward pass of torch's fused kernel
-    is ten times slower there, and with a group's G query heads as rows of one matmul no key is
-    repeated in memory. Also without gradients, so that PPO's old and new log-probs round alike.
+    On a CPU its backward pass is ten times slower in bf16: there whole episodes take the plain
+    form, without gradients too, so that PPO's old and new log-probs round alike.
     """
-    B, H, T, E = q.shape
-    K, S = k.shape[1], k.shape[2]
     plain = cached or q.dtype == torch.float32  # on a CPU; nothing of size T x S is kept
     fused = plain if q.device.type == "cpu" else mask is None  # CUDA's has no mask for groups
     if fused:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
-    q = (q * E**-0.5).reshape(B, K, H // K * T, E)  # a view: heads of a group lie together
-    scores = (q @ k.transpose(-1, -2)).view(B, K, H // K, T, S)
     if mask is None:
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()[None, None]
-    bias = torch.zeros(mask.shape, dtype=scores.dtype, device=q.device)
-    bias = bias.masked_fill_(~mask, -math.inf).unsqueeze(2)  # [B or 1, 1, 1, T, S]
-    weights = (scores + bias).softmax(-1).view(B, K, H // K * T, S)
-    return (weights.to(v.dtype) @ v).view(B, H, T, E)
+        shape = q.shape[2], k.shape[2]
+        mask = torch.ones(shape, dtype=torch.bool, device=q.device).tril()[None, None]
+    return attend_plainly(q, k, v, mask)
 
 
 class View(NamedTuple):
@@ -119,32 +101,22 @@ class View(NamedTuple):
     mask: Tensor | None  # bool [B or 1, 1, T or A, S]; None = causal
     positions: Tensor  # int64 [B or 1, T], of the keys
     cache: Cache | None
-
-    def with_cache(self, layer: int, keys: Tensor, values: Tensor) -> list[Tensor]:
-        """New keys and values [B, T, K, E] behind the cached ones -> all of them, [B, S, K, E]."""
-        if self.cache is None:
-            return [keys, values]
-        rows = self.cache.rows
-        slots = torch.arange(len(keys), device=keys.device) if rows is None else rows
-        held = []
-        for cached, new in ((self.cache.keys, keys), (self.cache.values, values)):
-            cached[layer][slots[:, None], self.positions] = new.to(cached.dtype)
-            reached = cached[layer, :, : self.mask.shape[-1]]
-            held.append((reached if rows is None else reached.index_select(0, rows)).to(new.dtype))
-        return held
+    columns: Tensor | None = None  # int64 [B, A], of the queries; None = all T
 
 
 class Attention(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        D, E, bias = config.hidden_size, config.head_dim, config.qkv_bias
+        D, E, eps = config.hidden_size, config.head_dim, config.rms_norm_eps
+        bias = config.attention_bias or config.model_type == "qwen2"
+        normed = config.model_type == "qwen3"  # every query and key head, before it is turned
         self.head_dim = E
         self.q_proj = nn.Linear(D, config.num_attention_heads * E, bias=bias)
         self.k_proj = nn.Linear(D, config.num_key_value_heads * E, bias=bias)
         self.v_proj = nn.Linear(D, config.num_key_value_heads * E, bias=bias)
         self.o_proj = nn.Linear(config.num_attention_heads * E, D, bias=config.attention_bias)
-        self.q_norm = RMSNorm(E, config.rms_norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(E, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(E, eps) if normed else nn.Identity()
+        self.k_norm = RMSNorm(E, eps) if normed else nn.Identity()
 
     def forward(self, x: Tensor, context: Tensor, view: View, layer: int) -> Tensor:
         """Queries from x [B, A, D], keys and values from context [B, T, D] -> [B, A, D]."""
@@ -152,8 +124,10 @@ class Attention(nn.Module):
         k = self.k_proj(context).unflatten(-1, (-1, self.head_dim))  # [B, T, K, E]
         v = self.v_proj(context).unflatten(-1, (-1, self.head_dim))
         q, k = rotate(self.q_norm(q), *view.queries), rotate(self.k_norm(k), *view.keys)
-        k, v = view.with_cache(layer, k, v)  # [B, S, K, E]
-        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
+        if view.cache is not None:
+            slots = view.mask.shape[-1]
+            k, v = view.cache.extend(layer, view.positions, slots, torch.stack([k, v]))
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # k, v [B, K, S, E]
         out = attend(q, k, v, view.mask, cached=view.cache is not None)  # [B, H, A, E]
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
@@ -178,13 +152,13 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, view: View, layer: int, columns: Tensor | None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; with columns int64 [B, A] only these, [B, A, D]."""
-        out = x if columns is None else take(x, columns)
-        context = self.input_layernorm(x)
-        queries = context if columns is None else take(context, columns)
-        out = out + self.self_attn(queries, context, view, layer)
-        return out + self.mlp(self.post_attention_layernorm(out))
+    def forward(self, x: Tensor, view: View, layer: int) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; where the view has columns only these, [B, A, D]."""
+        context = queries = self.input_layernorm(x)
+        if view.columns is not None:
+            x, queries = take(x, view.columns), take(context, view.columns)
+        x = x + self.self_attn(queries, context, view, layer)
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 def take(x: Tensor, columns: Tensor) -> Tensor:
@@ -238,28 +212,28 @@ class Transformer(nn.Module):
         last layer only these are computed (of its keys and values, all), [B, A, D]; what nobody
         reads is left out. Raises ValueError beyond the context.
         """
-        T, device = tokens.shape[1], tokens.device
+        T, device, limit = *tokens.shape[1:], tokens.device, self.config.max_position_embeddings
         x = self.embed_tokens(tokens).to(self.dtype)
         positions = torch.arange(T, device=device)[None]
         if cache is not None:
             positions = cache.length[:, None] + positions  # [B, T]
-        elif self.config.max_position_embeddings < T:
-            limit = self.config.max_position_embeddings
+        elif limit < T:
             raise ValueError(f"{T} tokens exceed the context of {limit}")
-        turn = rotation(positions, self.frequency, x.dtype)
         slots = torch.arange(T if cache is None else int(positions.max()) + 1, device=device)
+        turn = rotation(positions, self.frequency, x.dtype)
         mask = None if cache is None else slots <= positions[:, None, :, None]  # [B, 1, T, S]
-        view, states = View(turn, turn, mask, positions, cache), []
+        view = last = View(turn, turn, mask, positions, cache)
+        if columns is not None:
+            at = take(positions, columns)  # [B, A]
+            turn, mask = rotation(at, self.frequency, x.dtype), slots <= at[:, None, :, None]
+            last = View(turn, view.keys, mask, positions, cache, columns)
+        states = []
         for i, layer in enumerate(self.layers):
-            chosen = columns if i == len(self.layers) - 1 else None
-            if chosen is not None:
-                at = take(positions, chosen)  # [B, A]
-                mask = slots <= at[:, None, :, None]  # [B, 1, A, S]
-                view = view._replace(queries=rotation(at, self.frequency, x.dtype), mask=mask)
+            seen = last if layer is self.layers[-1] else view
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, view, i, chosen, use_reentrant=False)
+                x = checkpoint(layer, x, seen, i, use_reentrant=False)
             else:
-                x = layer(x, view, i, chosen)
+                x = layer(x, seen, i)
             states.append(x)
         states[-1] = self.norm(x)
         return states

@@ -29,18 +29,14 @@ class DenseIndex:
     """Inner-product search over float32 [N, D]."""
 
     def __init__(self, vectors: np.ndarray, storage: str = "f32", rescore: bool = True):
-        """storage: "f32", or "bf16" or "int8" to scan two or four times fewer bytes.
-
-        With rescore the float vectors are kept beside them and results are exactly those of "f32";
-        without, memory is two or four times smaller and scores are those of the rounded vectors.
-        """
+        """storage: "f32", or "bf16" or "int8" to scan two or four times fewer bytes.  With rescore
+        the float vectors are kept beside them and results are exactly those of "f32"; without,
+        memory is two or four times smaller and scores are those of the rounded vectors."""
         self._core = _core.Dense(float_matrix(vectors, "vectors"), storage, bool(rescore))
 
     def search(self, queries: np.ndarray, k: int, threads: int = 0) -> Hits:
-        """The rows with the k greatest inner products with each query of float32 [B, D].
-
-        Returns ids int32 [B, min(k, N)] and scores float32 of the same shape, best first.
-        """
+        """The rows with the k greatest inner products with each query of float32 [B, D]: ids int32
+        [B, min(k, N)] and scores float32 of the same shape, best first."""
         queries = float_matrix(queries, "queries")
         return self._core.search(queries, operator.index(k), operator.index(threads))
 
@@ -60,11 +56,9 @@ class DenseIndex:
 
 
 class HybridIndex:
-    """A BM25Index and a DenseIndex over the same N passages, by reciprocal-rank fusion.
-
-    A passage's score is 1 / (60 + rank) summed over both rankings, which ignores their scores
-    (Cormack, Clarke and Buettcher, SIGIR 2009).  encode: list of Q str -> float32 [Q, D].
-    """
+    """A BM25Index and a DenseIndex over the same N passages, by reciprocal-rank fusion: a passage's
+    score is 1 / (60 + rank) summed over both rankings, which ignores their scores (Cormack, Clarke
+    and Buettcher, SIGIR 2009).  encode: list of Q str -> float32 [Q, D]."""
 
     def __init__(self, bm25: BM25Index, dense: DenseIndex, encode: Callable):
         if len(bm25) != len(dense):
@@ -87,6 +81,6 @@ class HybridIndex:
                 for rank, passage in enumerate(ranking[ranking >= 0].tolist(), start=1):
                     fused[passage] += 1 / (RRF_K + rank)
             best = sorted(fused.items(), key=lambda item: (-item[1], item[0]))[:k]
-            for i, (passage, score) in enumerate(best):
-                ids[q, i], scores[q, i] = passage, score
+            for i, found in enumerate(best):
+                ids[q, i], scores[q, i] = found
         return ids, scores

@@ -6,14 +6,12 @@ tests.  The sanitizer's runtime must come before Python's own libraries, hence L
 """
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 
 
 def check(sanitizers: str, libraries: list[str], selection: list[str]) -> None:
@@ -23,7 +21,8 @@ def check(sanitizers: str, libraries: list[str], selection: list[str]) -> None:
     flags = f"-g -O1 -fno-omit-frame-pointer -fsanitize={sanitizers} -fno-sanitize-recover=all"
     subprocess.run(build, cwd=ROOT, env=os.environ | {"SMARTRAG_CXXFLAGS": flags}, check=True)
     shutil.copytree(ROOT / "tests", copy / "tests")
-    paths = [[*COMPILER, f"-print-file-name={library}"] for library in libraries]
+    compiler = os.environ.get("CXX", "g++").split()
+    paths = [[*compiler, f"-print-file-name={library}"] for library in libraries]
     run = os.environ | {
         "LD_PRELOAD": " ".join(subprocess.check_output(q, text=True).strip() for q in paths),
         "ASAN_OPTIONS": "detect_leaks=0",  # they would be the interpreter's
@@ -32,8 +31,7 @@ def check(sanitizers: str, libraries: list[str], selection: list[str]) -> None:
         "SMARTRAG_SHARED": os.environ.get("SMARTRAG_SHARED", str(ROOT.parent / "shared")),
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/retrieval_cpp", *selection]
-    if code := subprocess.run(command, cwd=copy, env=run).returncode:
-        sys.exit(code)
+    subprocess.run(command, cwd=copy, env=run, check=True)
 
 
 if __name__ == "__main__":

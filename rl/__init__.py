@@ -1,10 +1,8 @@
-"""What learns: episodes, the environment, rollouts, advantages and PPO. The core imports model and
-data alone."""
+"""What learns: episodes, the environment, rollouts, PPO. The core imports model and data alone."""
 
 from rl.environment import Action, RagEnv, RetrieverError, Reward
-from rl.episode import ACTIONS, Batch, Episode, Part, Turn, collate
-from rl.experience import Experience, PPOConfig, score_rollout
-from rl.ppo import ppo_update
+from rl.episode import ACTIONS, Episode, Part, Turn, collate
+from rl.ppo import Experience, PPOConfig, ppo_update, score_rollout
 from rl.rollout import GREEDY, Decoding, rollout
 from rl.scoring import score
 
@@ -12,7 +10,6 @@ __all__ = [
     "ACTIONS",
     "GREEDY",
     "Action",
-    "Batch",
     "Decoding",
     "Episode",
     "Experience",

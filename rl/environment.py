@@ -12,8 +12,9 @@ Left out: how actions are chosen (rl/rollout.py). Budgets and passage lengths co
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import isfinite
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -43,8 +44,8 @@ class Reward:
     retrieval_cost: float = 0.2
     malformed_cost: float = 1.0
 
-    def answer(self, exact_match: float, f1: float) -> float:
-        return self.exact_match * exact_match + self.f1 * f1
+    def of_answer(self, episode: Episode) -> float:
+        return self.exact_match * episode.exact_match + self.f1 * episode.f1
 
 
 class Action(NamedTuple):
@@ -67,7 +68,6 @@ class RagEnv:
     query_budget: int = 32
     answer_budget: int = 16
     own_reward: Callable[[Episode], float] | None = None  # of an answer, in place of EM + F1
-    _passages: WeakKeyDictionary = field(default_factory=WeakKeyDictionary, repr=False)
 
     def __post_init__(self):
         self.k = self.k or self.world.k
@@ -83,8 +83,7 @@ class RagEnv:
         return text
 
     def question_limit(self, context: int) -> int:
-        """Tokens of a question that fit into the context. Raises ContextError when there are
-        none."""
+        """Tokens of a question that fit into the context. Raises ContextError: there are none."""
         retrieval = 1 + self.query_budget + 2 + self.k * (self.passage_tokens + 1)
         limit = context - 1 - self.quota * retrieval - 1 - self.answer_budget
         if limit < 1:
@@ -95,9 +94,7 @@ class RagEnv:
             )
         return limit
 
-    def reset(
-        self, questions: Sequence[Question], tokenizer: Tokenizer, context: int
-    ) -> list[Episode]:
+    def reset(self, questions: list[Question], tokenizer: Tokenizer, context: int) -> list[Episode]:
         """New episodes: <bos> question, cut to what the context leaves for it."""
         limit = self.question_limit(context)
         episodes = [Episode(question) for question in questions]
@@ -112,147 +109,91 @@ class RagEnv:
     ) -> list[int]:
         """Take one action in every episode, in place. Returns the indices of those that go on:
         well-formed retrievals, now with their observation. Raises RetrieverError."""
-        queries = {}
-        for i, (episode, action) in enumerate(zip(episodes, actions, strict=True)):
-            query = self.act(episode, action, tokenizer)
-            if query is not None:
-                queries[i] = query
-        for i, turn in zip(queries, self.search(list(queries.values())), strict=True):
+        asked = [self.act(e, a, tokenizer) for e, a in zip(episodes, actions, strict=True)]
+        going = [i for i, query in enumerate(asked) if query is not None]
+        for i, turn in zip(going, self.search([asked[i] for i in going]), strict=True):
             self.observe(episodes[i], turn, tokenizer)
-        return list(queries)
+        return going
 
     def act(self, episode: Episode, action: Action, tokenizer: Tokenizer) -> str | None:
-        """Append an action with its reward: the query to search for, None if the episode has
-        ended."""
+        """Append an action and its reward. Returns the query, None if the episode has ended."""
         decision = tokenizer.retrieve if action.retrieve else tokenizer.answer
         episode.append([decision], Part.DECISION if action.free else Part.STATE)
-        if action.given is not None:
-            read = self.translate(episode.question, action.given)
-            text = [*tokenizer.encode(read)[: self.query_budget - 1], tokenizer.eos]
-            episode.append(text, Part.STATE)
-            episode.rewards[-1] = -self.reward.retrieval_cost
-            return action.given
-        episode.append(action.text, Part.QUERY if action.retrieve else Part.ANSWER)
-        words = tokenizer.decode(action.text)
-        if not words or action.text[-1] != tokenizer.eos:
+        if action.given is None:
+            words = self.translate(episode.question, tokenizer.decode(action.text))
+            episode.append(action.text, Part.QUERY if action.retrieve else Part.ANSWER)
+        else:
+            words, read = action.given, self.translate(episode.question, action.given)
+            cut = tokenizer.encode(read)[: self.query_budget - 1]
+            episode.append([*cut, tokenizer.eos], Part.STATE)
+        if not words or episode.tokens[-1] != tokenizer.eos:
             episode.malformed = True
             episode.rewards[-1] = -self.reward.malformed_cost
             return None
-        words = self.translate(episode.question, words)
         if action.retrieve:
             episode.rewards[-1] = -self.reward.retrieval_cost
             return words
-        episode.rewards[-1] = self.judge(episode, words)
+        episode.answer = words
+        episode.exact_match = exact_match(words, episode.question.answers)
+        episode.f1 = f1_score(words, episode.question.answers)
+        episode.rewards[-1] = (self.own_reward or self.reward.of_answer)(episode)
         return None
 
-    def judge(self, episode: Episode, answer: str) -> float:
-        """Record an answer with its figures in the episode, and return its reward."""
-        accepted = episode.question.answers
-        episode.answer = answer
-        episode.exact_match = exact_match(answer, accepted)
-        episode.f1 = f1_score(answer, accepted)
-        if self.own_reward:
-            return self.own_reward(episode)
-        return self.reward.answer(episode.exact_match, episode.f1)
-
     def observe(self, episode: Episode, turn: Turn, tokenizer: Tokenizer) -> None:
-        """Append what a retrieval found: <obs> title text <sep> title text ... </obs>."""
+        """Append what a retrieval found."""
         episode.turns.append(turn)
-        found = [self.corpus[row] for turn in episode.turns for row in turn.passages]
-        episode.hit = hit(found, episode.question)
-        passages = self.encode(episode.question, turn.passages, tokenizer)
-        episode.append(observation(passages, tokenizer), Part.STATE)
-
-    def encode(
-        self, question: Question, rows: Sequence[int], tokenizer: Tokenizer
-    ) -> list[list[int]]:
-        """Tokens of "title text" of these rows of the corpus as the policy reads them, cut to
-        `passage_tokens`. A passage that reads as it is written is tokenised once."""
-        known = self._passages.setdefault(tokenizer, {})
-        encoded = []
-        for row in rows:
-            text = self.corpus[row].full_text
-            read = self.translate(question, text)
-            if read != text:
-                encoded.append(tokenizer.encode(read)[: self.passage_tokens])
-                continue
-            if row not in known:
-                known[row] = tokenizer.encode(text)[: self.passage_tokens]
-            encoded.append(known[row])
-        return encoded
+        episode.hit = hit([self.corpus[row] for row in episode.found], episode.question)
+        texts = [self.translate(episode.question, self.corpus[i].full_text) for i in turn.passages]
+        episode.append(observation(texts, tokenizer, self.passage_tokens), Part.STATE)
 
     def search(self, queries: Sequence[str]) -> list[Turn]:
-        """One turn per query: rows of the corpus, best first, at most k. Raises RetrieverError."""
+        """One turn per query: rows of the corpus, best first. Raises RetrieverError where they are
+        not k; a lexical index (`lexical = True`) has fewer for a query of unknown words."""
         if not queries:
             return []
-        ids, scores = self._ask(list(queries))
-        self._check(queries, ids, scores)
-        turns = []
-        for query, row, row_scores in zip(queries, ids.tolist(), scores.tolist(), strict=True):
-            found = [(i, s) for i, s in zip(row, row_scores, strict=True) if i >= 0]
+        turns, lexical, size = [], getattr(self.index, "lexical", False), len(self.corpus)
+        least = 0 if lexical else min(self.k, size)
+        for query, row, scores in self._ask(queries):
+            found = [(i, s) for i, s in zip(row, scores, strict=True) if i != -1]
+            sound = all(0 <= i < size and isfinite(s) for i, s in found)
+            distinct = len(dict(found)) == len(found)
+            if not (sound and distinct and least <= len(found) <= self.k):
+                wanted = f"no {self.k} passages of a corpus of {size}, with scores"
+                raise RetrieverError(f"the retriever returned {found} for {query!r}: {wanted}")
             turns.append(Turn(query, [i for i, _ in found], [s for _, s in found]))
+        if len(turns) >= MANY and not any(turn.passages for turn in turns):
+            own_words = [passage.full_text[:200] for passage in self.corpus[:MANY]]
+            if all(i < 0 for _, row, _ in self._ask(own_words) for i in row):
+                raise RetrieverError(f"the retriever returned nothing for {len(turns)} queries")
         return turns
 
-    def _ask(self, queries: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Whatever fails raises RetrieverError: training on without observations would be worse."""
+    def _ask(self, queries: Sequence[str]) -> list[tuple[str, list[int], list[float]]]:
+        """(query, ids, scores) of each. Whatever fails raises RetrieverError."""
         try:
-            ids, scores = map(np.atleast_1d, self.index.search(queries, k=self.k))
+            ids, scores = self.index.search(list(queries), k=self.k)
+            ids, scores = np.asarray(ids), np.asarray(scores)
         except RetrieverError:
             raise
         except Exception as error:
             problem = f"{len(queries)} queries: {type(error).__name__}: {error}"
             raise RetrieverError(f"the retriever failed on {problem}") from error
-        return ids, scores
-
-    def _check(self, queries: Sequence[str], ids: np.ndarray, scores: np.ndarray) -> None:
-        """Raises RetrieverError unless ids and scores are k hits for every query. A lexical index
-        (`lexical = True`) may find fewer: a query of unknown words has none."""
-        if len(ids) != len(queries):
-            raise RetrieverError(
-                f"the retriever returned {len(ids)} results for {len(queries)} queries"
-            )
-        shaped = ids.ndim == 2 and ids.shape == scores.shape and ids.shape[1] <= self.k
-        if not shaped or ids.dtype.kind not in "iu" or scores.dtype.kind not in "fiu":
-            raise RetrieverError(
-                f"the retriever returned ids {ids.dtype} {list(ids.shape)} and scores"
-                f" {scores.dtype} {list(scores.shape)}, expected two of [{len(queries)}, at most"
-                f" {self.k}]"
-            )
-        if ids.max(initial=-1) >= len(self.corpus) or ids.min(initial=-1) < -1:
-            wrong = ids.max() if ids.max() >= len(self.corpus) else ids.min()
-            raise RetrieverError(
-                f"the retriever returned passage {wrong} of a corpus of {len(self.corpus)}:"
-                " it indexes another corpus"
-            )
-        if not np.isfinite(scores[ids >= 0]).all():
-            raise RetrieverError("the retriever returned scores that are no numbers")
-        ordered = np.sort(ids)
-        if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
-            raise RetrieverError("the retriever returned a passage twice for one query")
-        hits = (ids >= 0).sum(1)
-        if getattr(self.index, "lexical", False):
-            if len(queries) >= MANY and not hits.any() and not self._finds_passages():
-                raise RetrieverError(
-                    f"the retriever found nothing for any of {len(queries)} queries"
-                )
-        elif hits.min() < min(self.k, len(self.corpus)):
-            query = queries[int(hits.argmin())]
-            raise RetrieverError(
-                f"the retriever returned {hits.min()} of {self.k} passages for the query {query!r}"
-            )
-
-    def _finds_passages(self) -> bool:
-        """Whether an index has a hit for any of the first passages' own words: a policy that has
-        learnt little may write queries of which no passage has a word, many times over."""
-        first = [self.corpus[i].full_text[:200] for i in range(min(MANY, len(self.corpus)))]
-        return bool((self._ask(first)[0] >= 0).any())
+        shaped = ids.ndim == 2 and ids.shape == scores.shape and len(ids) == len(queries)
+        if not shaped or ids.dtype.kind not in "iu" or scores.dtype.kind not in "iuf":
+            found = f"ids {ids.dtype} {list(ids.shape)} and scores {list(scores.shape)}"
+            raise RetrieverError(f"the retriever returned {found} for {len(queries)} queries")
+        return list(zip(queries, ids.tolist(), scores.tolist(), strict=True))
 
 
-def observation(passages: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[int]:
-    """<obs> passage <sep> passage ... </obs>; each passage is the tokens of "title text"."""
+def observation(passages: Sequence[str], tokenizer: Tokenizer, length: int) -> list[int]:
+    """<obs> passage <sep> passage ... </obs>, each "title text" cut to `length` tokens."""
     tokens = [tokenizer.obs]
-    for i, passage in enumerate(passages):
+    for i, text in enumerate(passages):
         if i:
             tokens.append(tokenizer.sep)
-        tokens += passage
+        tokens += encoded(text, tokenizer, length)
     return [*tokens, tokenizer.obs_end]
+
+
+@lru_cache(1 << 14)  # some ten MB: the same passages are found again and again
+def encoded(text: str, tokenizer: Tokenizer, length: int) -> list[int]:
+    return tokenizer.encode(text)[:length]

@@ -17,14 +17,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from data.world import Question
 
 
 class Part(IntEnum):
-    STATE = (
-        0  # not the policy's own: question, observations, decisions that were forced, given texts
-    )
+    STATE = 0  # not learnt: question, observations, forced decisions, given texts
     DECISION = 1  # [RETRIEVE] or [ANSWER], where both were open
     QUERY = 2  # the text after [RETRIEVE], its <eos> included
     ANSWER = 3  # the text after [ANSWER], its <eos> included
@@ -66,9 +65,14 @@ class Episode:
         self.parts += [part] * len(tokens)
         self.rewards += [0.0] * len(tokens)
 
-    def mask(self, learn: Sequence[Part] = ACTIONS) -> list[bool]:
-        """Which tokens belong to one of these parts."""
-        return [part in learn for part in self.parts]
+    def mask(self) -> list[bool]:
+        """Which tokens are learnt."""
+        return [part != Part.STATE for part in self.parts]
+
+    @property
+    def found(self) -> list[int]:
+        """Rows of all passages, of all turns."""
+        return [row for turn in self.turns for row in turn.passages]
 
     @property
     def retrievals(self) -> int:
@@ -97,15 +101,10 @@ class Batch(NamedTuple):
         return self.learnt(self.parts) == Part.DECISION
 
 
-def collate(
-    episodes: Sequence[Episode], pad: int, device="cpu", learn: Sequence[Part] = ACTIONS
-) -> Batch:
-    """Pad episodes to their longest; `learn` names the parts whose tokens are learnt."""
-    width = max(len(e.tokens) for e in episodes)
-    tokens = torch.full((len(episodes), width), pad)
-    parts = torch.full((len(episodes), width), int(Part.STATE))
-    for row, episode in enumerate(episodes):
-        tokens[row, : len(episode.tokens)] = torch.tensor(episode.tokens)
-        parts[row, : len(episode.parts)] = torch.tensor(episode.parts)
-    rows, columns = torch.isin(parts, torch.tensor(learn)).nonzero(as_tuple=True)
-    return Batch(*(x.to(device) for x in (tokens, parts, rows, columns)))
+def collate(episodes: Sequence[Episode], pad: int, device="cpu") -> Batch:
+    """Pad episodes to their longest."""
+    tokens = [torch.tensor(e.tokens) for e in episodes]
+    tokens = pad_sequence(tokens, batch_first=True, padding_value=pad).to(device)
+    parts = [torch.tensor(e.parts) for e in episodes]
+    parts = pad_sequence(parts, batch_first=True, padding_value=Part.STATE).to(device)
+    return Batch(tokens, parts, *(parts != Part.STATE).nonzero(as_tuple=True))

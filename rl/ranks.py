@@ -18,8 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-BUCKET = 1 << 22  # elements that are summed in one call
-
 
 def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -29,13 +27,16 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def owner(item: int) -> int:
+    """Whose item that is. They are dealt out from the first rank to the last and back, so that of
+    items sorted by their length each rank gets about the same total."""
+    place = item % (2 * size())
+    return min(place, 2 * size() - 1 - place)
+
+
 def share(items: Sequence) -> list:
-    """This rank's part, dealt out in turns: first to last, last to first. Of items sorted by their
-    length each rank gets about the same total."""
-    turns = range(0, len(items), size())
-    owners = [rank() if turn // size() % 2 == 0 else size() - 1 - rank() for turn in turns]
-    at = [turn + owner for turn, owner in zip(turns, owners, strict=True)]
-    return [items[i] for i in at if i < len(items)]
+    """This rank's items."""
+    return [item for i, item in enumerate(items) if owner(i) == rank()]
 
 
 def gather(results: Iterable, total: int) -> list:
@@ -46,13 +47,8 @@ def gather(results: Iterable, total: int) -> list:
     own = io.BytesIO()
     torch.save(list(results), own)
     dist.all_gather_object(packed, own.getvalue())
-    everybody = [torch.load(io.BytesIO(x), here, weights_only=False) for x in packed]
-    ordered = []
-    for i in range(total):
-        turn, place = divmod(i, size())
-        owner = place if turn % 2 == 0 else size() - 1 - place
-        ordered.append(everybody[owner][turn])
-    return ordered
+    shares = [iter(torch.load(io.BytesIO(x), here, weights_only=False)) for x in packed]
+    return [next(shares[owner(i)]) for i in range(total)]
 
 
 def here(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
@@ -65,17 +61,12 @@ def map(function: Callable, items: Sequence) -> list:
     return gather((function(item) for item in share(items)), len(items))
 
 
-@torch.no_grad()
 def reduce(tensors: Sequence[torch.Tensor]) -> None:
     """Replace every tensor by its sum over the ranks."""
-    if size() == 1:
-        return
-    for bucket in buckets(tensors):
-        flat = torch.cat([tensor.flatten() for tensor in bucket])
-        dist.all_reduce(flat)
-        parts = flat.split([tensor.numel() for tensor in bucket])
-        for tensor, part in zip(bucket, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+    if size() > 1:
+        sums = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
+        for one in sums:
+            one.wait()
 
 
 def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -84,16 +75,3 @@ def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     reduce([parameter.grad for parameter in parameters])
-
-
-def buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """Neighbours of one type together, about BUCKET elements each."""
-    grouped: list[list[torch.Tensor]] = []
-    room = 0
-    for tensor in tensors:
-        room -= tensor.numel()
-        if room < 0 or tensor.dtype != grouped[-1][0].dtype:
-            grouped.append([])
-            room = BUCKET - tensor.numel()
-        grouped[-1].append(tensor)
-    return grouped

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from data.world import Question
 from model import Policy, Tokenizer
@@ -24,7 +24,8 @@ from rl import ranks
 from rl.environment import Action, RagEnv
 from rl.episode import Episode
 
-FORCED = ("answer", "retrieve", "question")
+# First decisions that can be forced -> whether it is [RETRIEVE]; "question": with that as query.
+FORCED = {"answer": False, "retrieve": True, "question": True}
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,8 @@ class Decoding:
     sample_decision: bool = False  # else [RETRIEVE] when its probability exceeds `threshold`
     threshold: float = 0.5
     explore: float = 0.0  # the decision is sampled from (1 - explore) pi + explore / 2
-    both: bool = False  # questions come in pairs: the first retrieves first, the second answers
-    force: str | None = None  # the first decision: "answer", "retrieve", or "question": retrieve,
-    # with the question as the query
-
-    def __post_init__(self):
-        if self.force not in (None, *FORCED):
-            raise ValueError(f"force must be {', '.join(FORCED)}, not {self.force!r}")
+    both: bool = False  # each question is played twice: retrieve first, and answer at once
+    force: str | None = None  # the first decision, one of FORCED
 
 
 GREEDY = Decoding()
@@ -54,32 +50,31 @@ def rollout(
     env: RagEnv,
     questions: Sequence[Question],
     decoding: Decoding = GREEDY,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     batch_size: int = 0,
     progress: Callable[[int], None] = lambda finished: None,
 ) -> list[Episode]:
-    """One episode per question, in order, the same on all ranks; each rank plays some of the
-    batches.
+    """One episode per question, in order (decoding.both: two, one after the other), the same on
+    all ranks; each rank plays some of the batches.
 
-    batch_size: episodes at once, even; 0: 256, on CUDA 1,024. Each batch has a generator of its
-    own, seeded from `generator`. `progress` is called with the number of episodes that were
-    finished since its last call. Raises RetrieverError, ContextError.
+    batch_size: episodes at once; 0: 256, on CUDA 1,024. Each batch has a generator of its own,
+    seeded from `generator`. `progress` is called with the number of episodes that were finished
+    since its last call. Raises RetrieverError, ContextError.
     """
-    batch_size = batch_size or (256 if policy.device.type == "cpu" else 1024)
-    if decoding.both:
-        check_pairs(questions, env, batch_size)
+    if decoding.both and env.quota < 1:
+        raise ValueError("both branches: a quota of 0 leaves no decision to learn")
+    branches = 2 if decoding.both else 1
     policy = policy.for_inference()
-    context = policy.config.max_position_embeddings
-    size = min(
-        batch_size, 2 * -(-len(questions) // (2 * ranks.size()))
-    )  # even, and some for every rank
-    batches = [questions[i : i + size] for i in range(0, len(questions), max(1, size))]
+    batch_size = batch_size or (256 if policy.device.type == "cpu" else 1024)
+    size = max(1, min(batch_size // branches, -(-len(questions) // ranks.size())))
+    batches = [questions[i : i + size] for i in range(0, len(questions), size)]
     seeds = torch.randint(2**62, (len(batches),), generator=generator).tolist()
 
     def play(job: tuple[Sequence[Question], int]) -> list[Episode]:
         batch, seed = job
-        episodes = env.reset(batch, tokenizer, context)
-        random = torch.Generator().manual_seed(seed)
+        batch = [question for question in batch for _ in range(branches)]
+        episodes = env.reset(batch, tokenizer, policy.config.max_position_embeddings)
+        random = Generator().manual_seed(seed)
         with torch.inference_mode(), torch.autocast(policy.device.type, enabled=False):
             play_batch(policy, tokenizer, env, episodes, decoding, random)
         progress(len(batch))
@@ -95,17 +90,16 @@ def play_batch(
     env: RagEnv,
     episodes: list[Episode],
     decoding: Decoding,
-    generator: torch.Generator,
+    generator: Generator,
 ) -> None:
     """Play new episodes to their end, in place."""
     session = policy.session([e.tokens for e in episodes])
-    for retrievals in range(env.quota + 1):
-        is_open = retrievals < env.quota
-        force = decoding.force if retrievals == 0 else None
-        retrieve, free = decide(
-            session.logits, tokenizer, decoding, episodes, is_open, force, generator
-        )
-        if force == "question" and is_open:
+    for n in range(env.quota + 1):
+        is_open = n < env.quota
+        both_actions = session.logits[:, [tokenizer.retrieve, tokenizer.answer]]
+        p = both_actions.softmax(-1)[:, 0]  # P([RETRIEVE]), [B]
+        retrieve, free = decide(p, episodes, decoding, is_open, generator)
+        if n == 0 and is_open and decoding.force == "question":
             actions = [Action(True, [], free, given=e.question.question) for e in episodes]
         else:
             first = torch.where(retrieve, tokenizer.retrieve, tokenizer.answer)
@@ -123,49 +117,30 @@ def play_batch(
 
 
 def decide(
-    logits: Tensor,
-    tokenizer: Tokenizer,
-    decoding: Decoding,
-    episodes: Sequence[Episode],
-    is_open: bool,
-    force: str | None,
-    generator: torch.Generator,
+    p: Tensor, episodes: list[Episode], decoding: Decoding, is_open: bool, generator: Generator
 ) -> tuple[Tensor, bool]:
-    """Which rows of the logits [B, V] retrieve (bool [B]), and whether they were free to.
-
-    The decision is the softmax over the two action tokens alone, at temperature 1. A free
-    decision's probability, as it was sampled, is kept in its episode's `behaviour`. Raises
-    FloatingPointError.
-    """
-    p = logits[:, [tokenizer.retrieve, tokenizer.answer]].softmax(-1)[:, 0]  # P([RETRIEVE]), [B]
+    """Which episodes retrieve (bool [B]), and whether they were free to. p: P([RETRIEVE]) [B], the
+    softmax over the two action tokens alone, at temperature 1. The probability of a free decision,
+    as it was sampled, is kept in its episode's `behaviour`. Raises FloatingPointError."""
     if not torch.isfinite(p).all():
         raise FloatingPointError("the policy's decision is NaN: its weights are ruined")
     first = not episodes[0].turns
     if first:
         for episode, value in zip(episodes, p.tolist(), strict=True):
             episode.p_retrieve = value
+    force = decoding.force if first else None
     if not is_open or force:
-        return torch.full_like(p, is_open and force != "answer", dtype=torch.bool), False
-    if decoding.both and first:
+        return torch.full_like(p, is_open and FORCED[force], dtype=torch.bool), False
+    if first and decoding.both:
+        chance = torch.full_like(p, 0.5)  # each branch is one of the two episodes
         retrieve = torch.arange(len(p), device=p.device) % 2 == 0
-        behaviour = torch.full_like(p, 0.5)  # each branch is one of the two episodes
     elif decoding.sample_decision:
-        mixed = (1 - decoding.explore) * p + decoding.explore / 2
+        chance = (1 - decoding.explore) * p + decoding.explore / 2
         uniform = torch.rand(len(p), generator=generator, device=generator.device)
-        retrieve = uniform.to(p.device) < mixed
-        behaviour = torch.where(retrieve, mixed, 1 - mixed)
+        retrieve = uniform.to(p.device) < chance
     else:
-        retrieve = p > decoding.threshold
-        behaviour = torch.where(retrieve, p, 1 - p)
-    for episode, value in zip(episodes, behaviour.tolist(), strict=True):
+        chance, retrieve = p, p > decoding.threshold
+    behaviour = torch.where(retrieve, chance, 1 - chance).tolist()
+    for episode, value in zip(episodes, behaviour, strict=True):
         episode.behaviour.append(value)
     return retrieve, True
-
-
-def check_pairs(questions: Sequence[Question], env: RagEnv, batch_size: int) -> None:
-    """Raises ValueError unless both branches of every question can be played."""
-    pairs = zip(questions[::2], questions[1::2], strict=True)
-    if batch_size % 2 or any(a is not b for a, b in pairs):
-        raise ValueError("both branches: questions come twice in a row, batches of an even size")
-    if env.quota < 1:
-        raise ValueError("both branches: a quota of 0 leaves no decision to learn")

@@ -30,7 +30,7 @@ BUGS = (
         "tests/rl/test_ppo.py::test_scores_are_those_of_single_tokens",
     ),
     Bug(
-        "rl/experience.py",
+        "rl/ppo.py",
         "- beta * experience.k1",
         "+ beta * experience.k1",
         "tests/rl/test_ppo.py::test_the_penalty_moves_the_returns_by_beta_times_k1",
@@ -42,7 +42,7 @@ BUGS = (
         "tests/rl/test_ppo.py::test_ppo_loss_of_three_tokens_by_hand",
     ),
     Bug(
-        "rl/advantages.py",
+        "rl/ppo.py",
         "(branch_returns * probabilities)",
         "(branch_returns * probabilities.flip(-1))",
         "tests/rl/test_ppo.py::test_paired_experience",

@@ -12,7 +12,6 @@ from data.world import World
 from model import save_policy
 from rl import Episode, Turn
 from rl.report import evaluation
-from rl.report.text import as_json
 from tests.model.tiny import tiny_config, tiny_policy
 from tests.rl.tiny import CORPUS, TOKENIZER, world
 from tests.test_scripts import call, message
@@ -153,12 +152,6 @@ def test_a_questions_file_of_any_system(checkpoint, scripted, monkeypatch):
     assert asked == ["Who was Zo\u00eb?", "Where?"]
     out = call("evaluate", "--checkpoint", checkpoint, "--ask", "Zoe\u0308", "--json").out
     assert json.loads(out)["question"] == "Zo\u00eb"
-
-
-def test_json_is_json_where_a_policy_computes_no_number():
-    names = ("question", "turns", "answer", "malformed", "truncated", "seconds")
-    said = as_json({**dict.fromkeys(names, ""), "p_retrieve": float("nan")})
-    assert json.loads(said, parse_constant=pytest.fail)["p_retrieve"] is None
 
 
 @pytest.mark.parametrize("force, turns", [("question", 1), ("answer", 0)])

@@ -137,12 +137,15 @@ def commands(page: Path) -> list[list[str]]:
 @functools.cache
 def flags_of(*program: str) -> frozenset[str]:
     """The flags in a program's --help."""
-    if program[0] == "-m" and program[1] not in ("data.prepare", "rl.study"):
+    if program[0] == "-m" and program[1] != "data.prepare":
         source = (ROOT / f"{program[1].replace('.', '/')}.py").read_text()
         return frozenset(re.findall(r'"(--[\w-]+)"', source))
     help = run(*program, "--help")
     assert help.returncode == 0, help.stderr
-    return frozenset(re.findall(r"--[a-z][\w-]*", help.stdout))
+    text = help.stdout
+    if program == ("evaluate.py",):  # the study's, too
+        text += run(*program, "--compare", "--help").stdout
+    return frozenset(re.findall(r"--[a-z][\w-]*", text))
 
 
 def program_of(words: list[str]) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 import train_sft
-from model.pretrained import trained_modules, without_adapters
+from model.pretrained.lora import trained_modules, without_adapters
 from rl import Decoding, PPOConfig, ppo_update, ranks, rollout, score_rollout
-from rl.experience import penalised_rewards, with_advantages
+from rl.ppo import penalised_rewards, with_advantages
 from rl.runs.state import load_state, save_state
 from tests.model.foreign import write_foreign
 from tests.rl.test_ranks import close
@@ -37,7 +37,6 @@ def small() -> train_sft.Args:
 def trained(warm_up: train_sft.WarmUp, folder: Path) -> dict:
     """Four steps of the warm-up; the last two once more from what was saved after two."""
     warm_up.build()
-    warm_up.policy.train()
     figures = [warm_up.step(i) for i in (0, 1)]
     if ranks.rank() == 0:
         save_state(folder, trained_modules(warm_up.policy), warm_up.optimizers, {}, {})
@@ -48,8 +47,7 @@ def trained(warm_up: train_sft.WarmUp, folder: Path) -> dict:
         "weights": [p.detach() for p in warm_up.policy.trunk_parameters()],
     }
     warm_up.build()
-    warm_up.policy.train()
-    load_state(folder, trained_modules(warm_up.policy), warm_up.optimizers)
+    load_state(folder, trained_modules(warm_up.policy), warm_up.optimizers, {})
     found["figures again"] = figures[:2] + [warm_up.step(i) for i in (2, 3)]
     return found | {"weights again": [p.detach() for p in warm_up.policy.trunk_parameters()]}
 
@@ -64,7 +62,7 @@ def updated(warm_up: train_sft.WarmUp) -> dict:
     random = torch.Generator().manual_seed(3)
     for parameter in policy.trunk_parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=random)
-    config = PPOConfig(minibatch=6, micro_batch=5, max_grad_norm=1e9, target_kl=1e9)
+    config = PPOConfig(minibatch=6, micro_batch=5, target_kl=1e9)
     questions = QUESTIONS * 3
     episodes = rollout(policy, tokenizer, environment(), questions, KEEN, random, batch_size=4)
     experience = score_rollout(policy, reference, episodes, tokenizer, config)

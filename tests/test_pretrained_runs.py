@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import train_ppo
 from data.world import World
-from model import Tokenizer
 from model.pretrained import open_model, open_policy
 from tests.model.foreign import write_foreign
 from tests.test_resume import kill_at, same
@@ -65,7 +64,7 @@ def logits_of(directory, tokens):
 
 
 def tokens_of(directory):
-    tokenizer = Tokenizer.load(directory)
+    tokenizer = open_policy(directory)[1]
     text = "Who wrote The Salt Road?"
     assert AutoTokenizer.from_pretrained(directory)(
         text, add_special_tokens=False

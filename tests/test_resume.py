@@ -20,7 +20,7 @@ import pytest
 import torch
 import torch._dynamo  # what the first optimizer of a process imports: a second, here paid once
 
-import train_sft
+import rl.runs.setting
 from rl.runs.state import PolyakMean
 from tests.shared import ROOT
 from tests.test_scripts import call
@@ -118,14 +118,14 @@ def test_the_same_arguments_twice_are_the_same_bits(whole, tmp_path, script):
 
 def test_what_a_new_retriever_draws_does_not_matter(whole, tmp_path, monkeypatch):
     """A sentence encoder is trained once, by rank 0 alone; every other start finds it."""
-    real = train_sft.open_world
+    real = rl.runs.setting.open_world
 
     def drawing(*args):
         opened = real(*args)
         torch.rand(7)
         return opened
 
-    monkeypatch.setattr(train_sft, "open_world", drawing)
+    monkeypatch.setattr(rl.runs.setting, "open_world", drawing)
     assert call("sft", *SFT, *ONE, "--out", tmp_path / "sft").code == 0
     same(tmp_path / "sft", whole / "sft")
 
@@ -139,13 +139,13 @@ SFT_MOMENTS = {
     "a save written but not yet in place": "model.files os.replace 3 before",
     "right after a save": "rl.runs.run Run.save 3 after",
     "after the last step of read": "rl.runs.run Run.save 5 after",
-    "half-way through the checkpoint of read": "model.checkpoint save_file 1 half",
+    "half-way through the checkpoint of read": "model.files save_file 1 half",
     "inside the probe": "rl.rollout play_batch 3 before",
     "at the phase boundary, probe logged, nothing saved": "rl.runs.run Run.save 6 before",
     "at the phase boundary, half-way through its save": "rl.runs.state save_file 6 half",
     "right after the boundary": "rl.runs.run Run.save 6 after",
     "in mix": "rl.runs.run Run.log 9 after",
-    "half-way through the final checkpoint": "model.checkpoint save_file 3 half",
+    "half-way through the final checkpoint": "model.files save_file 3 half",
     "the final checkpoint in place, its state not yet removed": "rl.runs.run Run.export 2 after",
 }
 
@@ -165,7 +165,7 @@ PPO_MOMENTS = {
     "between an iteration's log line and its save": "rl.runs.run Run.log 3 after",
     "half-way through a save": "rl.runs.state save_file 3 half",
     "right after a save": "rl.runs.run Run.save 3 after",
-    "half-way through the best checkpoint": "model.checkpoint save_file 1 half",
+    "half-way through the best checkpoint": "model.files save_file 1 half",
     "after the last iteration": "rl.runs.run Run.save 5 after",
     "right after the last dev evaluation": "rl.runs.run Run.log 9 after",
 }
@@ -247,7 +247,7 @@ def test_one_of_two_ranks_is_killed(whole_of_two, tmp_path, script):
     out = tmp_path / script
     argv = SFT if script == "sft" else ["--init", whole_of_two / "sft", *PPO]
     launcher = start_until(3, script, [*argv, "--ranks", 2], out)
-    os.kill(int((out / "lock").read_text().split()[-1]), signal.SIGKILL)
+    os.kill(json.loads((out / "lock").read_text())["process"], signal.SIGKILL)
     said = launcher.communicate(timeout=60)[1]
     assert launcher.returncode == 128 + signal.SIGKILL
     assert said.splitlines()[-1] == "error: rank 0 of 2 was ended by SIGKILL"
@@ -259,7 +259,7 @@ def test_the_launcher_of_two_ranks_is_killed(whole_of_two, tmp_path):
     """Its ranks end by themselves, so that the folder is free for the same command."""
     out, argv = tmp_path / "sft", [*SFT, "--ranks", 2]
     launcher = start_until(3, "sft", argv, out)
-    rank = int((out / "lock").read_text().split()[-1])
+    rank = json.loads((out / "lock").read_text())["process"]
     launcher.kill()
     launcher.wait()
     end = time.monotonic() + 30

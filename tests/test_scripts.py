@@ -175,7 +175,7 @@ def test_foreign_checkpoint(checkpoint):
     )
     (checkpoint / "model.safetensors").write_bytes(b"no tensors")
     assert message("ppo", "--init", checkpoint).startswith(
-        f"{checkpoint}/model.safetensors: not a readable safetensors file"
+        f"{checkpoint}/model.safetensors: not readable here"
     )
 
 
@@ -347,10 +347,8 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
     for pair in (["--force", "answer", "--sample"], ["--sample", "--threshold", ".3"]):
         text = message("evaluate", "--checkpoint", sft, *pair)
         assert text == "--force, --sample and --threshold exclude each other"
-    assert (
-        message("evaluate", "--compare", "--quota", "1")
-        == "--quota does not go with --compare, whose systems are fixed"
-    )
+    text = message("evaluate", "--compare", "--quota", "1")
+    assert text.startswith("unrecognized arguments: --quota 1 ")
     assert (
         message("evaluate", "--compare", "--seeds", "0,x")
         == "--seeds must be whole numbers below 10^9 with commas between them, not '0,x'"
@@ -526,7 +524,7 @@ def test_training_questions_get_new_names_and_dev_questions_keep_theirs(
     assert len(dev) == 4 and not any(any(names) for _, _, names in dev)
     assert len(training) == 2 and training[0][2] != training[1][2]
     for _, questions, names in training:
-        assert questions[::2] == questions[1::2] and any(names)
+        assert any(names)
         for question, new in zip(questions, names, strict=True):
             assert not new or question.slice != "popular"
 
@@ -584,7 +582,7 @@ def test_disk_full_while_writing_the_final_checkpoint(trained, checkpoint, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model.checkpoint.save_file", full)
+    monkeypatch.setattr("model.files.save_file", full)
     assert message("sft", *SFT, *SHORT, "--fresh", "--out", checkpoint) == (
         f"{checkpoint}/read: could not be written ([Errno 28] No space left on device); what was"
         " there before is kept"
@@ -606,7 +604,7 @@ def test_a_finished_run_is_recognised(trained):
     assert (result.code, result.out) == (0, f"finished: {sft}   next: {next_one}\n")
     result = call("ppo", "--init", sft, *PPO, "--out", ppo)
     next_one = f"python evaluate.py --dataset popqa --split test --checkpoint {ppo}"
-    said = f"finished: {ppo} (best on dev: {ppo}/best)   next: {next_one}\n"
+    said = f"finished: {ppo}   next: {next_one}\n"
     assert (result.code, result.out) == (0, said)
     assert content(trained) == before
 
@@ -978,37 +976,23 @@ def test_rewards_token_by_token_add_up(evaluated):
             )
 
 
-@pytest.mark.parametrize(
-    "flags", [["--dtype", "fp32"], ["--dtype", "fp32", "--quota", 2, "--rows", 40]]
-)
-def test_the_sweep_is_what_each_threshold_plays(evaluated, tmp_path, flags):
+def cells(out: str, label: str) -> list[str]:
+    """The figures of a row of the first table that has it."""
+    rows = [line.split(" |") for line in out.splitlines() if line.startswith(f"| {label} ")]
+    return [cell.strip() for cell in rows[0][1:]]
+
+
+def test_the_sweep_is_what_each_threshold_plays(evaluated, tmp_path):
     """fp32: in bf16 a greedy tie may fall otherwise in a batch of other rows."""
     copy = Path(shutil.copytree(evaluated, tmp_path / "copy"))
-    result = call("evaluate", "--checkpoint", copy, "--sweep", *flags)
-    assert result.code == 0 and "P([RETRIEVE]) > 0.3" in result.out, result.err
-    swept = json.loads((copy / "eval/tiny.popqa.test.sweep.json").read_text())
-    p = sorted(r["p_retrieve"] for r in read_results(copy)[1])
-    between = min((m["threshold"] for m in swept["curve"]), key=lambda t: abs(t - p[len(p) // 2]))
-    for threshold in (0.3, between):
-        assert (
-            call("evaluate", "--checkpoint", copy, "--threshold", repr(threshold), *flags).code == 0
-        )
-        played = read_results(copy, f".threshold-{threshold:g}" if threshold != 0.5 else "")[0][
-            "metrics"
-        ]
-        [point] = [m for m in swept["curve"] if m["threshold"] == threshold]
-        assert {name: point[name] for name in played} == pytest.approx(played, nan_ok=True)
-    # With two retrievals every threshold is played: few of them, and this policy's P([RETRIEVE])
-    # may lie between two neighbours.
-    most = 1 if "--quota" in flags else 2
-    assert len({m["retrieval"] for m in swept["curve"]}) > most, "a curve"
-    [middle] = [m for m in swept["curve"] if m["threshold"] == 0.5]
-    assert middle == {"threshold": 0.5} | swept["points"]["own decision"]
-    assert (
-        swept["points"]["better branch of each question"]["reward"]
-        >= max(m["reward"] for m in swept["curve"])
-        or "--quota" in flags
-    )
+    result = call("evaluate", "--checkpoint", copy, "--dtype", "fp32", "--sweep")
+    assert result.code == 0, result.err
+    swept = cells(result.out, "P([RETRIEVE]) > 0.5")
+    assert swept == cells(result.out, f"{copy}: own decision")
+    for threshold in (0, 0.3, 0.6):
+        argv = ("--checkpoint", copy, "--dtype", "fp32", "--threshold", threshold)
+        played = cells(call("evaluate", *argv).out, f"{copy}: own decision")
+        assert cells(result.out, f"P([RETRIEVE]) > {threshold:g}") == played
 
 
 def test_the_report_plays_what_is_missing_alone(evaluated, tmp_path):

@@ -1,21 +1,41 @@
 """The facts of the mini world: who and what exists, what is true of it, what the corpus will hide
-or contradict, and the sentences that say so.
+or contradict, and the sentences that say so and ask for it.
 
-Left out on purpose: aliases of values, facts with several values, dates.
+Names are short parts combined freely (first x last, adjective x noun), so that a byte-level BPE of
+2,048 entries holds every part as one token and an answer is one to three tokens long. All names are
+fictional. Left out on purpose: other languages, irregular grammar, facts with several values.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
-from data.mini.text import FORMS, WORDINGS, WORDS, Wording, capitalized, clause
 from data.world import Passage
+
+
+class Wording(NamedTuple):
+    """How a relation is put. {s}: subject, {v}: value, {a}: value with its article. The last three
+    are for sets that are only tested: forms that no training question has, in words that they have.
+    There {n} is the subject's name alone and {k} its kind."""
+
+    relation: str
+    kinds: str  # of subject, separated by blanks
+    keywords: Sequence[str]  # each clause holds one or more: subject + keywords is the best query
+    clauses: Sequence[str]  # what passages state
+    questions: Sequence[str]  # popqa's; about half of them use a word of the passages
+    phrases: Sequence[str]  # noun phrases, which FORMS["carriers"] turn into questions
+    triviaqa: Sequence[str] = ()  # 2wikimultihopqa's, too: {s} is then "the producer of ..."
+    nq: Sequence[str] = ()
+    openbookqa: Sequence[str] = ()  # before the options
+
 
 WORKS = ("film", "song", "book")
 RULES = json.loads(Path(__file__).with_name("relations.json").read_text(encoding="utf-8"))
+_TEXTS = json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8"))
 RELATIONS = RULES["relations"]  # by kind; those of people are in _give_person
 CREDITED = RULES["trades"]  # relation whose values are people -> trades that fit
 POORLY_COVERED = ("place of birth", "mother", "producer")
@@ -24,6 +44,16 @@ ABSENT_OTHER = 0.05  # of the others
 STALE_PRESENT, STALE_ABSENT = 0.25, 0.60  # share of facts that a passage contradicts
 ZIPF = 0.6  # popularity of the popular entities: rank ** -ZIPF
 TAIL_POPULARITY = 1.0
+# Parts of names, and values by relation, the likeliest first.
+WORDS = {name: " ".join(lines).split() for name, lines in _TEXTS["words"].items()}
+WORDS["year"] = [str(year) for year in range(1841, 1901)]
+FORMS: dict[str, list[str]] = _TEXTS["forms"]  # of sentences: {c} a clause, {p} a phrase
+COMPARISONS: dict[str, list[str]] = _TEXTS["comparisons"]  # questions about two people, {x} and {y}
+WORDINGS = {  # (kind of subject, relation) -> its wording
+    (kind, fields["relation"]): Wording(**fields)
+    for fields in _TEXTS["wordings"]
+    for kind in fields["kinds"].split()
+}
 
 
 @dataclass
@@ -56,10 +86,6 @@ class Fact:
     present: bool  # whether the corpus states it
     stale_value: str | None  # what a contradicting passage says instead, where there is one
     gold_passages: tuple[str, ...] = ()  # set when the passages are written
-    keywords: tuple[str, ...] = ()  # the wording's; once written, those of the gold passage first
-
-    def __post_init__(self):
-        self.keywords = tuple(self.wording.keywords)
 
     @property
     def relation(self) -> str:
@@ -91,13 +117,8 @@ def make_entities(scale: dict, rng: Random) -> list[Entity]:
     # Works of all kinds draw on three titles per film: one song or book in three shares its title
     # with a film.
     of_works = rng.sample(of_works, scale["entities"]["film"] * 3)
-    names = {
-        "person": full_names(parts),
-        **dict.fromkeys(WORKS, of_works),
-        "city": WORDS["city"],
-        "country": WORDS["country"],
-        "team": titles(parts, WORDS["team noun"]),
-    }
+    names = WORDS | dict.fromkeys(WORKS, of_works)  # those of cities and countries are words
+    names |= {"person": full_names(parts), "team": titles(parts, WORDS["team noun"])}
     entities = [
         Entity(kind, name)
         for kind, count in scale["entities"].items()
@@ -213,20 +234,33 @@ def skewed(values: Sequence, rng: Random, exponent: float = 0.8):
     return rng.choices(values, [rank**-exponent for rank in range(1, len(values) + 1)])[0]
 
 
+def capitalized(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
+
+
+def questions_about(subject: str, wording: Wording) -> list[str]:
+    """All wordings of popqa's question for this relation of this subject."""
+    phrased = [form.format(p=phrase) for phrase in wording.phrases for form in FORMS["carriers"]]
+    return [capitalized(form.format(s=subject)) for form in [*wording.questions, *phrased]]
+
+
+def clause(subject: str, wording: Wording, value: str, rng: Random) -> str:
+    """One of the relation's clauses, without a capital or a full stop."""
+    article = "an" if value[0] in "aeiou" else "a"
+    return rng.choice(wording.clauses).format(s=subject, v=value, a=f"{article} {value}")
+
+
 Draft = tuple[str, str, list[Fact]]  # title and text of a passage, the facts that it is gold for
 
 
-def draft_facts(facts: list[Fact], rng: Random) -> list[Draft]:
+def draft_facts(facts: list[Fact], rng: Random) -> Iterator[Draft]:
     """A sentence for each present fact and for each stale value."""
-    drafts = []
     for fact in facts:
         entity, wording = fact.entity, fact.wording
         if fact.present:
-            drafts.append((entity.name, state(entity, wording, fact.value, rng), [fact]))
+            yield entity.name, state(entity, wording, fact.value, rng), [fact]
         if fact.stale_value is not None:
-            stale = state(entity, wording, fact.stale_value, rng, "stale")
-            drafts.append((entity.name, stale, []))
-    return drafts
+            yield entity.name, state(entity, wording, fact.stale_value, rng, "stale"), []
 
 
 def state(entity: Entity, wording: Wording, value: str, rng: Random, form: str = "truth") -> str:
@@ -239,12 +273,11 @@ def state(entity: Entity, wording: Wording, value: str, rng: Random, form: str =
 
 
 def publish(drafts: list[Draft], prefix: str, rng: Random) -> list[Passage]:
-    """Shuffle and number; tell each fact its passage and which of its keywords are used there."""
+    """Shuffle and number; tell each fact its passage."""
     rng.shuffle(drafts)
-    corpus = [Passage(f"{prefix}{i}", title, text) for i, (title, text, _) in enumerate(drafts)]
-    for passage, (_, text, facts) in zip(corpus, drafts, strict=True):
-        words = set(text.split())
+    corpus = []
+    for i, (title, text, facts) in enumerate(drafts):
+        corpus.append(Passage(f"{prefix}{i}", title, text))
         for fact in facts:
-            fact.gold_passages = (passage.id,)
-            fact.keywords = tuple(sorted(fact.keywords, key=words.__contains__, reverse=True))
+            fact.gold_passages = (corpus[-1].id,)
     return corpus

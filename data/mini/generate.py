@@ -17,10 +17,10 @@ from collections import defaultdict
 from pathlib import Path
 from random import Random
 
-from data.mini.facts import Entity, Fact, draft_facts, make_entities, make_facts, publish, state
+from data.mini import facts as mini
+from data.mini.facts import Entity, Fact
 from data.mini.sets import make_sets
-from data.mini.text import questions_about
-from data.world import Passage, Question, World, WorldError
+from data.world import Passage, Question, World
 
 SPLITS = ("train", "dev", "test")
 SLICES = ("popular", "tail", "absent")
@@ -30,29 +30,18 @@ SLICES = ("popular", "tail", "absent")
 SCALES = json.loads(Path(__file__).with_name("sizes.json").read_text(encoding="utf-8"))
 
 
-class MiniWorld(World):
-    """A generated World that remembers its facts, for benchmarks and tests; nothing else may look.
-
-    facts: of the entities that popqa is about; fact_of: id of a question of popqa -> its fact.
-    """
-
-    facts: list[Fact]
-    fact_of: dict[str, Fact]
-
-
-def generate(scale_name: str, seed: int) -> MiniWorld:
-    """The world "mini" or "tiny" of this seed, the same on every machine. Raises WorldError."""
-    if scale_name not in SCALES:
-        raise WorldError(f"no generated world {scale_name!r}; there are: {', '.join(SCALES)}")
+def generate(scale_name: str, seed: int) -> World:
+    """The world "mini" or "tiny" of this seed, the same on every machine. Only for benchmarks and
+    tests it has the facts that popqa is about, `facts`, and `fact_of`: id of a question -> fact."""
     scale, stream = SCALES[scale_name], f"{scale_name}/{seed}"
     rng = Random(f"{stream}/facts")
-    entities = make_entities(scale, rng)
-    facts = make_facts(entities, rng)
+    entities = mini.make_entities(scale, rng)
+    facts = mini.make_facts(entities, rng)
     corpus = write_passages(facts, scale["namesakes"], Random(f"{stream}/passages"))
     asked = write_questions(facts, scale["popqa"], Random(f"{stream}/questions"))
     more_passages, more_questions = make_sets(stream, scale, entities, facts)
     questions = {f"popqa.{split}": [row for row, _ in asked[split]] for split in SPLITS}
-    world = MiniWorld(
+    world = World(
         name=scale_name if seed == 0 else f"{scale_name}-{seed}",
         corpus=corpus + more_passages,
         questions=questions | more_questions,
@@ -69,7 +58,7 @@ def generate(scale_name: str, seed: int) -> MiniWorld:
 
 def write_passages(facts: list[Fact], namesakes: int, rng: Random) -> list[Passage]:
     """One passage for each present fact, each stale value and each fact of a namesake, shuffled."""
-    drafts = draft_facts(facts, rng)
+    drafts = list(mini.draft_facts(facts, rng))
     of_person, values = defaultdict(list), defaultdict(list)
     for fact in facts:
         if fact.entity.kind == "person" and fact.relation not in ("father", "mother"):
@@ -79,21 +68,18 @@ def write_passages(facts: list[Fact], namesakes: int, rng: Random) -> list[Passa
         namesake = Entity("person", f"{name} Jr")
         for fact in rng.sample(of_person[name], 2):
             value = rng.choice(values[fact.relation])
-            drafts.append((namesake.name, state(namesake, fact.wording, value, rng), []))
-    return publish(drafts, "p", rng)
+            drafts.append((namesake.name, mini.state(namesake, fact.wording, value, rng), []))
+    return mini.publish(drafts, "p", rng)
 
 
 def write_questions(
     facts: list[Fact], sizes: dict[str, dict[str, int]], rng: Random
 ) -> dict[str, list[tuple[Question, Fact]]]:
-    """The set "popqa" by split: each question, and the fact that it asks for.
-
-    Popular facts are in every split, in wordings that no other split uses; the others in their
-    group's split.
-    """
+    """The set "popqa" by split: each question, and the fact that it asks for. Popular facts are in
+    every split, in wordings that no other split uses; the others in their group's split."""
     candidates = defaultdict(list)  # (split, slice) -> (number among the fact's forms, fact, form)
     for fact in facts:
-        forms = questions_about(fact.entity.mention(), fact.wording)
+        forms = mini.questions_about(fact.entity.mention(), fact.wording)
         for split, part in _deal(fact, rng.sample(forms, len(forms)), rng).items():
             candidates[split, fact.slice] += [(turn, fact, form) for turn, form in enumerate(part)]
     asked = {}

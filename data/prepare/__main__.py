@@ -1,9 +1,9 @@
-"""Turn a question set and a corpus into a world directory (the format: data.world.World):
+"""Turn a question set and a corpus into a world directory (the format: data/load.py):
 
     python -m data.prepare hotpotqa --out DIR                     downloads it, and its paragraphs
     python -m data.prepare nq --corpus psgs_w100 --out DIR        over DPR's Wikipedia
     python -m data.prepare mine --documents DOCS --questions FAQ.csv --out DIR
-    python -m data.prepare popqa --train FILE --test FILE --out DIR       a closed world (popqa.py)
+    python -m data.prepare popqa --out DIR                        a closed world (build.py)
 
 Prints what it did and writes the same as report.json into the world. The directory appears whole or
 not at all. Bad input: one line on stderr, exit code 2.
@@ -15,128 +15,98 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
-from data.files import sync_directory, write_lines
-from data.load import save_world
-from data.prepare import build, popqa
+from data.files import sync_directory, write_json
+from data.load import FEW, save_world
+from data.prepare import build
 from data.prepare.sets import CORPORA, NO_PASSAGES, SETS, Inputs, is_address, split_of
-from data.world import FEW, World, WorldError, printable
+from data.world import World, WorldError, printable
 
-DOWNLOADS = "runs/downloads"
 CONTEXT_TOKENS = 192  # longer passages do not fit four times into train_sft.py's default context
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations, with errors of one line."""
-
-    def __init__(self, **kwargs):
-        layout = argparse.RawDescriptionHelpFormatter
-        super().__init__(allow_abbrev=False, formatter_class=layout, **kwargs)
+    """argparse with errors of one line."""
 
     def error(self, message: str):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """One subcommand for each question set."""
-    about = "Turn a question set and a corpus into a world, which all scripts open (--world DIR)."
-    parser = Parser(prog="python -m data.prepare", description=about)
-    parser.set_defaults(train=None, test=None)
-    sets = parser.add_subparsers(dest="set", required=True, metavar="SET", title="question sets")
-    for name, known in SETS.items():
-        about = f"{known['title']}. {known['citation']}\nLicence: {known['license'] or 'yours'}."
-        one = sets.add_parser(name, help=known["title"], description=about)
-        add_flags(one, required=name == "mine")
-        if name == "popqa":
-            closed = one.add_argument_group("closed world: passages generated from the answers")
-            for split in ("train", "test"):
-                about = f"official {split} questions"
-                closed.add_argument(f"--{split}", metavar="FILE", help=about)
-    args = parser.parse_args(argv)
-    if bool(args.train) != bool(args.test):
-        parser.error("popqa: --train and --test go together")
-    return args
-
-
-def add_flags(parser: Parser, required: bool) -> None:
+    parser = Parser(
+        prog="python -m data.prepare",
+        description="Turn a question set and a corpus into a world, which all scripts open.",
+        epilog="\n".join(
+            f"{name}: {SETS[name]['title']}. {SETS[name]['citation']}" for name in SETS
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
+    add("set", metavar="SET", choices=SETS, help=", ".join(SETS))
     add("--out", type=Path, required=True, metavar="DIR", help="world directory to create")
-    many = {"nargs": "+", "default": [], "required": required}
     about = (
         "question files, as published, in our or FlashRAG's layout, or .csv, .tsv, .jsonl with"
         " question and answer or answers (several with | between them, or a JSON list); without a"
         " known split (train=FILE dev=FILE test=FILE) they are split by a hash of the question"
     )
-    source = "[SPLIT=]FILE_OR_URL"
-    add("--from", "--questions", dest="source", metavar=source, help=about, **many)
+    many = {"nargs": "+", "default": []}
+    add("--from", "--questions", dest="source", metavar="[SPLIT=]FILE_OR_URL", help=about, **many)
     about = (
         f"passages: {', '.join(CORPORA)} (DPR's Wikipedia, 4.7 GB), an address, a file (ours,"
-        " BEIR's, FlashRAG's, DPR's), or a folder of .txt, .md and .html files"
+        " BEIR's, FlashRAG's, DPR's), or a folder of .txt, .md and .html files; for popqa without"
+        " it, passages are generated from the answers"
     )
     add("--corpus", "--documents", metavar="FILE_OR_FOLDER", help=about, **many)
-    add("--words", type=words, default=100, help="longest passage of a document (default: 100)")
+    add("--words", type=int, default=100, help="longest passage of a document (default: 100)")
     for flag in ("--dev-share", "--test-share"):
-        add(flag, type=share, default=0.1, help="of questions without a split (default: 0.1)")
-    about = f"where downloads lie (default: {DOWNLOADS})"
-    add("--downloads", type=Path, default=Path(DOWNLOADS), metavar="DIR", help=about)
-
-
-def share(text: str) -> float:
-    if not 0 <= (value := float(text)) < 0.5:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 0.5, not {text}")
-    return value
-
-
-def words(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
+        add(flag, type=float, default=0.1, help="of questions without a split (default: 0.1)")
+    add("--downloads", type=Path, default="runs/downloads", metavar="DIR", help="where they lie")
+    args = parser.parse_args(argv)
+    if args.words < 1 or not all(0 <= x < 0.5 for x in (args.dev_share, args.test_share)):
+        parser.error("--words must be at least 1, shares at least 0 and less than 0.5")
+    if not args.source and not SETS[args.set]["splits"]:
+        parser.error(f"{args.set} needs --questions")
+    return args
 
 
 def prepare(args: argparse.Namespace) -> tuple[World, dict]:
     """Read or download, and build: the world and what is reported about it. Raises WorldError."""
     known, inputs = SETS[args.set], Inputs(args.downloads)
-    if args.train:
-        files = [("train", Path(args.train)), ("test", Path(args.test))]
-        read, _ = build.read_splits(args.set, files)
-        splits, corpus, report = popqa.close(read)
+    if not args.corpus and not known.get("passages"):  # before a download that leads nowhere
+        raise WorldError(NO_PASSAGES)
+    files = inputs.questions(args.set, args.source)
+    sources = [inputs.local(name) for name in args.corpus]
+    read, published = build.read_splits(args.set, files)
+    if args.set == "popqa" and not sources:
+        splits, corpus, report = build.closed_world(read, args.dev_share, args.test_share)
         passages = "generated from the answers: figures do not compare with those over Wikipedia"
     else:
-        if not args.corpus and not known.get("passages"):  # before a download that leads nowhere
-            raise WorldError(NO_PASSAGES)
-        files = inputs.questions(args.set, args.source)
-        sources = [inputs.corpus(name) for name in args.corpus]
-        read, published = build.read_splits(args.set, files)
         splits, report = build.arrange(read, args.dev_share, args.test_share)
         corpus = build.choose_corpus(splits, published, sources, args.words, report)
         passages = ", ".join(source.name for source in sources) or "published with the questions"
-    origins = [("questions", known)]
-    origins += [("passages", CORPORA[name]) for name in args.corpus if name in CORPORA]
-    origins = [(what, origin) for what, origin in origins if origin["license"]]
+    origins = [known, *(CORPORA[name] for name in args.corpus if name in CORPORA)]
     world = World(
         name=printable(args.out.resolve().name)[:100] or "world",
         corpus=corpus,
         questions={f"{args.set}.{split}": questions for split, questions in splits.items()},
-        license="; ".join(f"{what}: {origin['license']}" for what, origin in origins),
-        source="; ".join(origin["citation"] for _, origin in origins),
+        license="; ".join(origin["license"] for origin in origins).removeprefix("; "),
+        source="; ".join(origin["citation"] for origin in origins).removeprefix("; "),
         description=f"{known['title']}; corpus: {passages}",
     )
-    files = [str(file) for _, file in files]
-    before = {"set": args.set, "files": files, "corpus": args.corpus, "sha256": inputs.sha256}
+    named = [str(file) for of_split in files.values() for file in of_split]
+    before = {"files": named, "corpus": args.corpus or passages, "sha256": inputs.sha256}
     return world, before | build.counts(read, splits, corpus) | report
 
 
-def check_paths(out: Path, inputs: Iterable[Path]) -> None:
-    """Raises WorldError unless the inputs exist, and `out` does not or is empty."""
-    for file in inputs:
-        if not file.exists():
-            raise WorldError(f"{file}: no such file or folder")
-    if out.exists() and not out.is_dir():
-        raise WorldError(f"{out}: exists and is not a directory")
-    if out.exists() and any(out.iterdir()):
-        raise WorldError(f"{out}: exists and is not empty")
+def check_paths(args: argparse.Namespace) -> None:
+    """Raises WorldError unless the inputs exist, and the output does not or is an empty folder."""
+    for name in [split_of(name)[1] for name in [*args.source, *args.corpus]]:
+        if not (name in CORPORA or is_address(name) or Path(name).exists()):
+            raise WorldError(f"{name}: no such file or folder")
+    if args.out.exists() and not (args.out.is_dir() and next(args.out.iterdir(), None) is None):
+        raise WorldError(f"{args.out}: exists and is not an empty folder")
 
 
 def write_world(world: World, out: Path, report: dict) -> None:
@@ -145,7 +115,7 @@ def write_world(world: World, out: Path, report: dict) -> None:
     new = out.with_name(f".{out.name}.{os.getpid()}.new")
     try:
         save_world(world, new)
-        write_lines(new / "report.json", [json.dumps(report, indent=1, ensure_ascii=False)])
+        write_json(new / "report.json", [report], indent=1)
         os.rename(new, out)
         sync_directory(out.parent)
     except OSError as error:
@@ -167,25 +137,18 @@ def next_command(args: argparse.Namespace, report: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    names = [args.train, args.test] if args.train else [*args.source, *args.corpus]
-    names = [split_of(name)[1] for name in names]
-    local = [Path(name) for name in names if name not in CORPORA and not is_address(name)]
     try:
-        check_paths(args.out, local)  # before the work, not after it
+        check_paths(args)
         world, report = prepare(args)
         write_world(world, args.out, report)
-    except WorldError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a path too long, a folder that may not be read
-        print(printable(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
+    except (WorldError, OSError) as error:  # OSError: a path too long, a folder without access
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; whole downloads are kept", file=sys.stderr)
         return 130
     for name, value in report.items():
         print(printable(f"{name}: {json.dumps(value, ensure_ascii=False)}"))
-    print()
     if 0 < (count := report["splits"].get("train", 0)) < FEW:
         print(f"warning: {count:,} training questions; too few for a new policy, use --init")
     print(printable(f"wrote {args.out}; next: {next_command(args, report)}"))

@@ -4,17 +4,18 @@ Passages end where a sentence or a paragraph does; every passage carries its doc
 HTML file's <title>, else the first heading, else the file's name. Ids are "path/in/folder.md#1".
 Markup is no text: Markdown becomes HTML, of which the text is taken.
 
-Left out on purpose: other kinds of files, front matter, the layout of tables, languages that are
-written without spaces.
+Left out on purpose: other kinds of files, front matter, tables' layout, languages without spaces.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
+from unicodedata import normalize
 
-from data.files import LONGEST_WORD, UNREADABLE, cut_words, nfc, opened, read_text, tidy
+from data.files import LONGEST_WORD, UNREADABLE, cut_words, opened, read_text, tidy
 from data.records import Record
 from data.world import Passage, WorldError
 
@@ -26,26 +27,23 @@ small span strike strong sub sup time tt u var wbr"""  # elements; all others ar
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?:.*\n)*?---[ \t]*\n")
 
 
-def is_document(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES
-
-
 def read_documents(
     source: Path, words: int, remarks: Counter[str]
 ) -> Iterator[tuple[str, Passage]]:
     """("FILE", passage) of a document, or of all in a folder and the folders in it, by name.
-
-    remarks: what was left out or cut, and how often. Raises WorldError.
-    """
+    remarks: what was left out or cut, and how often. Raises WorldError."""
     files = _documents(source, remarks) if source.is_dir() else [source]
     for file in files:
         name = file.relative_to(source).as_posix() if source.is_dir() else file.name
         # Linux takes any bytes for a name, an id does not.
         name = Record({"file name": name}, ascii(str(file))).text("file name")
-        if _is_binary(file):
+        head = b""
+        with suppress(UNREADABLE), opened(file) as (stream, _):  # reading it will say why
+            head = stream.peek(8192)
+        if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
             remarks["left out: binary"] += 1
             continue
-        title, text = _read(file, nfc(read_text(file)))
+        title, text = _read(file, normalize("NFC", read_text(file)))
         if text != (text := cut_words(text)):
             remarks[f"words of more than {LONGEST_WORD:,} characters cut in {name}"] += 1
         number = 0
@@ -60,7 +58,7 @@ def _documents(folder: Path, remarks: Counter[str]) -> list[Path]:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         if any(part.startswith(".") for part in file.relative_to(folder).parts):
             remarks["left out: hidden"] += 1
-        elif is_document(file):
+        elif file.suffix.lower() in SUFFIXES:
             files.append(file)
         else:
             remarks[f"left out: {file.suffix.lower() or 'no ending'}"] += 1
@@ -70,20 +68,9 @@ def _documents(folder: Path, remarks: Counter[str]) -> list[Path]:
     return files
 
 
-def _is_binary(file: Path) -> bool:
-    """Whether it begins as no text of any encoding does."""
-    try:
-        with opened(file) as (stream, _):
-            head = stream.peek(8192)
-    except UNREADABLE:  # reading it will say why
-        return False
-    return b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff"))
-
-
 def cut(text: str, words: int) -> Iterator[str]:
     """Passages of at most `words` words, filled sentence by sentence; a paragraph's end is taken
-    where it leaves a passage at least half full. A longer sentence is cut between words.
-    """
+    where it leaves a passage at least half full. A longer sentence is cut between words."""
     passage: list[str] = []
     for paragraph in _PARAGRAPH.split(text):
         for sentence in _SENTENCE.split(paragraph):
@@ -110,15 +97,14 @@ def _read(file: Path, text: str) -> tuple[str, str]:
     if suffix != ".txt":
         page = _Page(_markdown_to_html(file, text) if suffix == ".md" else text, file)
         title, text = tidy(page.title) or title, "".join(page.text)
-    return tidy(nfc(title)), text
+    return tidy(normalize("NFC", title)), text
 
 
 def _markdown_to_html(file: Path, text: str) -> str:
     try:
         from markdown_it import MarkdownIt
     except ImportError:
-        extra = "pip install -e '.[documents]'"
-        raise WorldError(f"{file}: reading Markdown needs markdown-it-py: {extra}") from None
+        raise WorldError(f"{file}: Markdown needs pip install -e '.[documents]'") from None
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     return parser.render(_FRONT_MATTER.sub("", text))
 

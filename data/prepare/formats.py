@@ -15,31 +15,24 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from data.load import passage_of, question_of
-from data.prepare.documents import is_document, read_documents
-from data.prepare.tables import Row, records
-from data.records import Record
+from data.prepare.documents import SUFFIXES, read_documents
+from data.records import Record, passage_of, question_of, records
 from data.world import Passage, Question
 
 
 class Example(NamedTuple):
     question: Question
-    passages: tuple[Passage, ...] = ()
+    passages: tuple[Passage, ...]
 
 
 def example(row: Record, answers: Iterable[str], passages: Iterable[Passage] = (), **fields):
-    """Its id and question are the row's unless `fields`, those of a Question, say otherwise."""
-    id = fields.pop("id", None) or row.identity()
-    question = fields.pop("question", None) or row.text("question")
-    return Example(Question(id, question, unique(answers), **fields), tuple(passages))
-
-
-def unique(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))
+    """The row as one of the world format, which these `fields` of it replace."""
+    fields = {**row, "id": row.identity(), "gold_passages": None, **fields}
+    fields["answers"] = list(dict.fromkeys(answers))
+    return Example(question_of(Record(fields, row.where)), tuple(passages))
 
 
 def paragraph(title: str, text: str) -> Passage:
@@ -47,9 +40,7 @@ def paragraph(title: str, text: str) -> Passage:
     return Passage(hashlib.sha256(f"{title}\n{text}".encode()).hexdigest()[:16], title, text)
 
 
-def choice(
-    row: Record, stem: str, options: dict[str, str], key: str
-) -> tuple[str, tuple[str, str]]:
+def choice(row: Record, stem: str, options: dict[str, str], key: str, **others) -> Example:
     """A multiple-choice question, options lettered in order; right are the text and its letter."""
     letters = dict(zip(options, "ABCDEFGHIJ", strict=False))
     if key not in letters:
@@ -57,55 +48,40 @@ def choice(
     options = Record(options, row.where)
     texts = {label: options.text(label).strip() for label in letters}
     shown = [f"({letter}) {texts[label]}" for label, letter in letters.items()]
-    return " ".join([stem.strip(), *shown]), (texts[key], letters[key])
+    question = " ".join([stem.strip(), *shown])
+    return example(row, [texts[key], letters[key]], question=question, **others)
 
 
 def plain(row: Record) -> Iterator[Example]:
-    """Ours, FlashRAG's (golden_answers), NQ-open's (answer, a list), somebody's own.
-
-    answers, or answer, is a list, one text, a number, or text with "|" between several. Optional:
-    id and the other fields of a world's questions; options {letter: text} with answer_key.
-    """
+    """Ours, FlashRAG's (golden_answers), NQ-open's (answer, a list), somebody's own, MedQA's.
+    Optional: id and the other fields of a world's questions; options {letter: text} with
+    answer_key, or answer_idx."""
+    gold = None if row.is_cells else row.get("gold_passages")
+    if row.get("options") is not None:
+        key = row.text("answer_idx" if "answer_idx" in row else "answer_key")
+        yield choice(row, row.text("question"), row.object("options"), key, gold_passages=gold)
+        return
     names = [name for name in ("answers", "golden_answers", "answer") if name in row]
-    name, is_cell = (names or ["answer"])[0], isinstance(row, Row)
+    answers = answers_in(row, (names or ["answer"])[0])
+    yield example(row, [answer.strip() for answer in answers], gold_passages=gold)
+
+
+def answers_in(row: Record, name: str) -> Iterable[str]:
+    """A list, one text or a number; a cell of a table and the text "answers" may hold a JSON list,
+    or "|" between several. Brackets and bars may also be text: "[sic]", "|x|", "P(A|B)"."""
     value = row.get(name)
     if type(value) in (int, float) and abs(value) < 1e300:  # nor nan
-        answers = [json.dumps(value)]
-    elif isinstance(value, str):
-        answers = aliases(row, name) if is_cell or name == "answers" else [row.text(name)]
-    else:
-        answers = row.texts(name)
-    gold = None if is_cell else row.get("gold_passages")
-    fields = {**row, "answers": [answer.strip() for answer in answers], "gold_passages": gold}
-    question = question_of(Record(fields, row.where), row.identity())
-    question = replace(question, answers=unique(question.answers))
-    if row.get("options") is not None:
-        options, key = row.object("options"), row.text("answer_key")
-        text, answers = choice(row, question.question, options, key)
-        question = replace(question, question=text, answers=answers)
-    yield Example(question)
-
-
-def answer_list(row: Record, name: str) -> tuple[str, ...]:
-    """A list of one answer or more, or such a list in JSON."""
-    values = row.field(name, object, "a list")
-    try:
-        values = json.loads(values) if isinstance(values, str) else values
-        answers = Record({name: values}, row.where).texts(name)
-    except (ValueError, RecursionError):  # also texts' own error
-        answers = ()
-    if not answers:
-        raise row.error(f"{name!r} must be a JSON list of one answer or more")
-    return answers
-
-
-def aliases(row: Record, name: str) -> Iterable[str]:
-    """The answers in a cell: a JSON list, or "|" between them. Brackets and bars may also be text:
-    "[sic]", "|x|", "P(A|B)".
-    """
+        return [json.dumps(value)]
+    if not isinstance(value, str):
+        return row.texts(name)
     text = row.text(name)
+    if name == "answer" and not row.is_cells:
+        return [text]
     if re.match(r"\s*\[\s*[\"'\]]", text):
-        return answer_list(row, name)
+        try:
+            return Record({name: json.loads(text)}, row.where).texts(name)
+        except (ValueError, RecursionError):  # also texts' own error
+            raise row.error(f"{name!r} must be a JSON list of answers") from None
     parts = re.sub(r"(?<![|\s])[|\s]+$", "", text).split("|")
     torn = any(part.count(a) != part.count(b) for part in parts for a, b in ("()", "[]", "{}"))
     blank = any(not part.strip() for part in parts)
@@ -114,35 +90,24 @@ def aliases(row: Record, name: str) -> Iterable[str]:
 
 def popqa(row: Record) -> Iterator[Example]:
     """The authors' TSV, or what `datasets` exports; without possible_answers `obj` is the answer.
-
-    `prop` is the relation, `s_pop`, monthly page views of the subject, the popularity.
-    """
+    `prop` is the relation, `s_pop`, monthly page views of the subject, the popularity."""
     known = row.get("possible_answers") or not row.get("obj")
-    answers = answer_list(row, "possible_answers") if known else (row.text("obj"),)
-    relation, popularity = row.optional("prop").strip() or None, row.number("s_pop")
-    yield example(row, answers, relation=relation, popularity=popularity)
+    answers = answers_in(row, "possible_answers") if known else [row.text("obj")]
+    yield example(row, answers, relation=row.optional("prop"), popularity=row.number("s_pop"))
 
 
 def ambignq(row: Record) -> Iterator[Example]:
-    """AmbigNQ, light or full: every disambiguated question is one of its own.
-
-    Where annotators wrote the same question, the answers of all of them are right.
-    """
+    """AmbigNQ, light or full: every disambiguated question is one of its own. Where annotators
+    wrote the same question, the answers of all of them are right."""
     merged: dict[str, list[str]] = {}
     for note in row.objects("annotations"):
-        if note.get("type") == "singleAnswer":
-            pairs = [Record({**note, "question": row.get("question")}, row.where)]
-        elif note.get("type") == "multipleQAs":
+        pairs = [Record({**note, "question": row.get("question")}, row.where)]
+        if note.get("type") == "multipleQAs":
             pairs = note.objects("qaPairs")
-        else:
-            wanted = f"'singleAnswer' or 'multipleQAs', not {note.get('type')!r}"
-            raise row.error(f"an annotation's type must be {wanted}")
         for pair in pairs:
-            if not (answers := pair.texts("answer")):
-                raise row.error("'answer' is empty")
-            merged.setdefault(pair.text("question"), []).extend(answers)
+            merged.setdefault(pair.text("question"), []).extend(pair.texts("answer"))
     for i, (question, answers) in enumerate(merged.items()):
-        id = f"{row.identity()}:{i}" if len(merged) > 1 else None
+        id = f"{row.identity()}:{i}" if len(merged) > 1 else row.identity()
         yield example(row, answers, id=id, question=question)
 
 
@@ -154,22 +119,21 @@ def hotpotqa(row: Record) -> Iterator[Example]:
         passages.append(paragraph(one.optional("title"), " ".join(sentences)))
     facts = row.objects("supporting_facts", ("title", "sentence number"))
     titles = {fact.optional("title") for fact in facts}
-    gold = unique(passage.id for passage in passages if passage.title in titles)
-    kind = row.optional("type").strip() or None
-    yield example(row, [row.text("answer")], passages, type=kind, gold_passages=gold)
+    gold = dict.fromkeys(passage.id for passage in passages if passage.title in titles)
+    yield example(row, [row.text("answer")], passages, gold_passages=list(gold))
 
 
 def musique(row: Record) -> Iterator[Example]:
     """MuSiQue-Ans, and the answerable questions of MuSiQue-Full."""
     if row.get("answerable") is False:
         return
-    passages, gold = [], []
+    passages, gold = [], {}
     for one in row.objects("paragraphs"):
         passages.append(paragraph(one.optional("title"), one.text("paragraph_text")))
         if one.get("is_supporting"):
-            gold.append(passages[-1].id)
+            gold[passages[-1].id] = True
     answers = row.text("answer"), *row.texts("answer_aliases")
-    yield example(row, answers, passages, gold_passages=unique(gold))
+    yield example(row, answers, passages, gold_passages=list(gold))
 
 
 def triviaqa(row: Record) -> Iterator[Example]:
@@ -189,26 +153,15 @@ def _lower(row: Record) -> Record:
 
 def openbookqa(row: Record) -> Iterator[Example]:
     """OpenBookQA and ARC: question {stem, choices [{text, label}]}, answerKey; `datasets` exports
-    choices beside the question or question_stem.
-
-    The fact of OpenBookQA's "complete" files is its gold passage; ARC's labels are A-E or, in some
-    rows, 1-4, which are shown as A-D.
-    """
+    choices beside the question or question_stem. The fact of OpenBookQA's "complete" files is its
+    gold passage; ARC's labels are A-E or, in some rows, 1-4, which are shown as A-D."""
     asked, stem = (row, "question") if "choices" in row else (row.object("question"), "stem")
     stem = "question_stem" if "question_stem" in asked else stem
     options = {one.text("label"): one.text("text") for one in asked.objects("choices")}
-    question, answers = choice(row, asked.text(stem), options, row.text("answerKey"))
-    known = row.get("fact1") is not None
-    facts = [paragraph("", row.text("fact1", blank=True))] if known else []
-    gold = tuple(fact.id for fact in facts) or None
-    yield example(row, answers, facts, question=question, gold_passages=gold)
-
-
-def medqa(row: Record) -> Iterator[Example]:
-    """MedQA (USMLE), five options or four: question, options {letter: text}, answer_idx."""
-    options, key = row.object("options"), row.text("answer_idx")
-    question, answers = choice(row, row.text("question"), options, key)
-    yield example(row, answers, question=question)
+    key, fact = row.text("answerKey"), row.optional("fact1")
+    facts = [paragraph("", fact)] if fact else []
+    gold = [fact.id for fact in facts] or None
+    yield choice(row, asked.text(stem), options, key, passages=facts, gold_passages=gold)
 
 
 LAYOUTS = {  # a field that only this layout has -> its reader; the first that a row has decides
@@ -222,13 +175,12 @@ LAYOUTS = {  # a field that only this layout has -> its reader; the first that a
     "QuestionId": triviaqa,
     "question_id": triviaqa,
     "answerKey": openbookqa,
-    "answer_idx": medqa,
 }
 
 
 def read_questions(file: Path) -> Iterator[tuple[str, Example]]:
     """("FILE:LINE", example) of each question in a file. Raises WorldError."""
-    for row in records(file, ("question",)):
+    for row in records(file):
         read = next((LAYOUTS[name] for name in LAYOUTS if name in row), plain)
         for example in read(row):
             yield row.where, example
@@ -237,13 +189,10 @@ def read_questions(file: Path) -> Iterator[tuple[str, Example]]:
 def read_corpus(
     source: Path, words: int = 100, remarks: Counter | None = None
 ) -> Iterator[tuple[str, Passage]]:
-    """("FILE:LINE", passage) of a corpus; `remarks` counts what is left out. Raises WorldError.
-
-    JSON lines of ours, of BEIR or of FlashRAG; DPR's table psgs_w100.tsv; a document or a folder of
-    documents, cut into passages of at most `words` words.
-    """
-    if source.is_dir() or is_document(source):
+    """("FILE:LINE", passage) of a corpus: records, or documents, which are cut into passages of at
+    most `words` words; `remarks` counts what is left out. Raises WorldError."""
+    if source.is_dir() or source.suffix.lower() in SUFFIXES:
         yield from read_documents(source, words, Counter() if remarks is None else remarks)
         return
-    for row in records(source, ("id", "text", "title")):
+    for row in records(source):
         yield row.where, passage_of(row)

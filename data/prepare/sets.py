@@ -14,17 +14,17 @@ Left out on purpose: going on where a download broke off (`curl -C -` by hand do
 import hashlib
 import http.client
 import json
-import os
 import re
 import time
 import urllib.request
-from contextlib import suppress
+from collections import defaultdict
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from data.files import make_directory, sync_directory
+from data.files import make_directory, replacing
 from data.world import WorldError, printable
 
 SPLITS = ("train", "dev", "test")
@@ -52,19 +52,18 @@ def split_of(entry: str) -> tuple[str, str]:
 
 
 class Inputs:
-    """Local paths of what a command names; downloads on the way are noted in `sha256`.
-
-    The methods raise WorldError.
-    """
+    """Local paths of what a command names; downloads on the way are noted in `sha256`."""
 
     def __init__(self, downloads: Path):
         self.downloads, self.sha256 = downloads, {}
 
     def local(self, name: str) -> Path:
-        """A file, folder or address."""
+        """A file, folder or address, or one of CORPORA."""
+        if name in CORPORA:
+            return self.published(CORPORA[name]["file"])
         if not is_address(name):
             return Path(name)
-        file = self.downloads / (Path(urlsplit(name).path).name or "download")
+        file = self.downloads / (Path(name.partition("?")[0]).name or "download")
         self.sha256[file.name] = download(name, file)
         return file
 
@@ -73,28 +72,23 @@ class Inputs:
         name = path.partition("/")[0]
         known, target = FILES[name], self.downloads / name
         if "browser" in known and not target.exists():
-            advice = by_hand(target, known["url"])
+            advice = f"fetch {known['url']} by hand and put it at {target}"
             raise WorldError(f"{name} cannot be downloaded without a browser: {advice}")
         if name not in self.sha256:
             limits = known.get("sha256"), known["megabytes"]
             self.sha256[name] = download(known["url"], target, *limits)
         return self.downloads / path
 
-    def corpus(self, name: str) -> Path:
-        return self.published(CORPORA[name]["file"]) if name in CORPORA else self.local(name)
-
-    def questions(self, set_name: str, entries: list[str]) -> list[tuple[str, Path]]:
-        """(split, file) of what is named, or else of what is published."""
-        files = [(split, self.local(name)) for split, name in map(split_of, entries)]
-        for _, file in files:
-            if file.is_dir():
-                advice = "name its files, as in --from train=FILE dev=FILE test=FILE"
-                raise WorldError(f"{file}: a folder; {advice}")
-        if len({split == "" for split, _ in files}) > 1:
+    def questions(self, set_name: str, entries: list[str]) -> dict[str, list[Path]]:
+        """Split -> files of what is named, or else of what is published."""
+        files = defaultdict(list)
+        for split, name in map(split_of, entries):
+            files[split].append(self.local(name))
+        if "" in files and len(files) > 1:
             advice = "name the split of every file or of none, as in train=FILE test=FILE"
             raise WorldError(f"--from: {advice}")
-        known = {} if files else SETS[set_name]["splits"]
-        return files + [(split, self.published(path)) for split, path in known.items()]
+        known = SETS[set_name]["splits"].items()
+        return files or {split: [self.published(path)] for split, path in known}
 
 
 class _SameScheme(urllib.request.HTTPRedirectHandler):
@@ -109,59 +103,42 @@ class _SameScheme(urllib.request.HTTPRedirectHandler):
 
 def download(url: str, target: Path, sha256: str | None = None, megabytes: int = LARGEST) -> str:
     """Fetch `url` into the file `target`, or only check what is there. Returns its SHA-256 in hex.
-
-    megabytes: what the file does not exceed. Raises WorldError, which says how to go on by hand.
-    """
-    if not url.startswith(("http://", "https://")):
+    megabytes: what the file does not exceed. Raises WorldError, which says how to go on by hand."""
+    if not is_address(url):
         raise WorldError(f"{url}: not an http or https address")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        if target.exists():
-            advice = "remove it to download again, or name it with --from to use it as it is"
-            return _checked(target, sha256, f"{target}: this file", advice)
-        make_directory(target.parent)
-        _fetch(url, part, megabytes)
-        digest = _checked(part, sha256, f"{url}: what was received", "discarded")
-        os.replace(part, target)
-        sync_directory(target.parent)
-        return digest
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        if isinstance(error, WorldError):
-            raise
-        problem = f"cannot be downloaded to {target}: {_reason(error)}"
-        raise WorldError(f"{url}: {problem}; try again, or {by_hand(target, 'it')}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def by_hand(target: Path, address: str) -> str:
-    """What to do where a download does not work."""
-    return f"fetch {address} by hand and put it at {target}"
-
-
-def _checked(file: Path, sha256: str | None, what: str, advice: str) -> str:
-    """The file's SHA-256. Raises WorldError where another one is expected."""
     digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
+    try:
+        fetched = not target.exists()
+        if fetched:
+            make_directory(target.parent)
+            with replacing(target) as out:
+                _fetch(url, out, megabytes)
+        with open(target, "rb") as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        problem = f"cannot be downloaded to {target}: {str(error) or type(error).__name__}"
+        advice = f"try again, or fetch it by hand and put it at {target}"
+        raise WorldError(f"{url}: {problem}; {advice}") from None
     if sha256 not in (None, digest.hexdigest()):
+        advice = "remove it to download again, or name it with --from to use it as it is"
+        if fetched:
+            target.unlink()
+            advice = f"what came from {url} is discarded"
         problem = f"has the SHA-256 {digest.hexdigest()}, expected {sha256}"
-        raise WorldError(f"{what} {problem}; {advice}")
+        raise WorldError(f"{target}: {problem}; {advice}")
     return digest.hexdigest()
 
 
-def _fetch(url: str, file: Path, megabytes: int) -> None:
+def _fetch(url: str, out: BinaryIO, megabytes: int) -> None:
     """Write what the server sends. Raises OSError, HTTPException, ValueError."""
     request = urllib.request.Request(url, headers={"User-Agent": "nano-smartrag"})
     opener = urllib.request.build_opener(_SameScheme)
-    with opener.open(request, timeout=TIMEOUT) as answer, open(file, "wb") as out:
+    with opener.open(request, timeout=TIMEOUT) as answer:
         length = answer.headers.get("Content-Length", "")
         total = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         received, since, before = 0, time.monotonic(), 0  # the last two: of the present window
-        shown = {"total": total, "unit": "B", "unit_scale": True, "disable": None}
-        with tqdm(desc=printable(url), **shown) as bar:
+        with tqdm(desc=printable(url), total=total, unit="B", unit_scale=1, disable=None) as bar:
             while block := answer.read1(BLOCK):
                 received += len(block)
                 if max(received, total or 0) > megabytes * 1_000_000:
@@ -175,13 +152,3 @@ def _fetch(url: str, file: Path, megabytes: int) -> None:
                 bar.update(len(block))
         if total not in (None, received):
             raise OSError(f"cut off after {received:,} of {total:,} bytes")
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None)  # of a URLError, what is behind it
-    reason = reason if isinstance(reason, Exception) else error
-    if isinstance(reason, TimeoutError):
-        return f"nothing came for {TIMEOUT:g} seconds"
-    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__

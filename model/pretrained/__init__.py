@@ -1,16 +1,5 @@
-"""Other people's weights: opening, resizing, LoRA, sentence encoders. The core knows none of it."""
+"""Checkpoints opened, ours and other people's: resizing, LoRA, GGUF, sentence encoders."""
 
-from model.pretrained.encoder import SentenceEncoder
-from model.pretrained.lora import add_adapters, save_policy, trained_modules, without_adapters
 from model.pretrained.open import open_model, open_policy, open_pretrained
 
-__all__ = [
-    "SentenceEncoder",
-    "add_adapters",
-    "open_model",
-    "open_policy",
-    "open_pretrained",
-    "save_policy",
-    "trained_modules",
-    "without_adapters",
-]
+__all__ = ["open_model", "open_policy", "open_pretrained"]

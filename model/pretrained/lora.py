@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model import checkpoint
-from model.checkpoint import read_tensors, save_tensors
-from model.files import CheckpointError, read_json
+from model import files
+from model.files import CheckpointError, read_json, reading, save_tensors
 from model.policy import Policy
+from model.pretrained.families import read_decoder, read_tensors, stored_in
 from model.tokenizer import Tokenizer
 
 TARGETS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
@@ -76,11 +76,8 @@ class TrainedRows(nn.Module):
 
 def adapted(policy: nn.Module) -> dict[str, nn.Module]:
     """The adapted modules of a policy by their plain names; empty for a plain policy."""
-    return {
-        name: module
-        for name, module in policy.named_modules()
-        if isinstance(module, (LoRALinear, TrainedRows))
-    }
+    kinds = LoRALinear, TrainedRows
+    return {name: x for name, x in policy.named_modules() if isinstance(x, kinds)}
 
 
 def add_adapters(policy: nn.Module, rank: int, new: list[int]) -> None:
@@ -96,83 +93,67 @@ def add_adapters(policy: nn.Module, rank: int, new: list[int]) -> None:
         policy.lm_head = TrainedRows(policy.lm_head.weight, new) if policy.lm_head else None
 
 
-def without_adapters(policy: Policy) -> Policy:
-    """The policy as it was before its adapters, the KL reference. It shares all weights."""
-    return _plain(policy, policy.state_dict())
+def without_adapters(policy: Policy, weights: dict[str, Tensor] | None = None) -> Policy:
+    """The policy as it was before its adapters, the KL reference, or with `weights` instead of
+    those that it had. It shares all others."""
+    with torch.device("meta"):
+        plain = Policy(policy.config)
+    plain.model.frequency = policy.model.frequency
+    state = policy.state_dict() | (weights or {})
+    plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
+    return plain.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def merged(policy: Policy) -> Policy:
     """The plain policy that computes the same."""
     weights = {f"{name}.weight": module.merged() for name, module in adapted(policy).items()}
-    return _plain(policy, policy.state_dict() | weights) if weights else policy
-
-
-def _plain(policy: Policy, state: dict[str, Tensor]) -> Policy:
-    with torch.device("meta"):
-        plain = Policy(policy.config)
-    plain.model.frequency = policy.model.frequency
-    plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
-    return plain.eval().requires_grad_(False)
+    return without_adapters(policy, weights) if weights else policy
 
 
 def trained_modules(policy: nn.Module) -> dict[str, nn.Module]:
     """What the state of an unfinished run has to hold: not the frozen weights."""
     if not adapted(policy):
         return {"policy": policy}
+    adapters = nn.ParameterList(policy.trunk_parameters())
+    return {"adapters": adapters, "value_head": policy.value_head}
+
+
+def peft_tensors(policy: nn.Module) -> dict[str, nn.Parameter]:
+    """The trained parameters of the decoder under the names that peft gives them."""
+    rows = ".token_adapter.trainable_tokens_delta"
     return {
-        "adapters": nn.ParameterList(policy.trunk_parameters()),
-        "value_head": policy.value_head,
+        f"base_model.model.{name.replace('.rows', rows)}": parameter
+        for name, parameter in policy.named_parameters()
+        if ".lora_" in name or name.endswith(".rows")
     }
 
 
-def _peft_tensors(policy: nn.Module) -> dict[str, nn.Parameter]:
-    """The trained parameters of the decoder under the names that peft gives them."""
-    found = {}
-    for name, parameter in policy.named_parameters():
-        if ".lora_" in name:
-            found[f"base_model.model.{name}"] = parameter
-        elif name.endswith(".rows"):
-            table = name.removesuffix("rows")
-            found[f"base_model.model.{table}token_adapter.trainable_tokens_delta"] = parameter
-    return found
+def adapter_config(rank: int) -> dict:
+    """What peft's adapter_config.json says of every adapter that is computed here."""
+    plain = {"peft_type": "LORA", "bias": "none", "use_dora": False, "use_rslora": False}
+    return plain | {"r": rank, "lora_alpha": ALPHA * rank, "target_modules": TARGETS}
 
 
 def save_policy(
     directory: Path, policy: Policy, tokenizer: Tokenizer, run: dict, base: Path | None = None
 ) -> None:
     """As model.save_policy, adapters merged; with a `base`, adapters alone over that checkpoint."""
-    write = partial(save_adapters, policy, base) if base else None
-    checkpoint.save_policy(directory, policy if base else merged(policy), tokenizer, run, write)
+    save = partial(save_adapters, base) if base else files.save_decoder
+    files.save_policy(directory, policy if base else merged(policy), tokenizer, run, save)
 
 
-def adapter_config(rank: int) -> dict:
-    """What peft's adapter_config.json says of every adapter that is computed here."""
-    return {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": ALPHA * rank,
-        "target_modules": TARGETS,
-        "bias": "none",
-        "use_dora": False,
-        "use_rslora": False,
-        "modules_to_save": None,
-    }
-
-
-def save_adapters(policy: nn.Module, base: Path, folder: Path) -> None:
+def save_adapters(base: Path, policy: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     """adapter_model.safetensors and adapter_config.json over the checkpoint directory `base`."""
-    rank = policy.model.layers[0].self_attn.q_proj.lora_A.out_features
     tables = {"embed_tokens": policy.model.embed_tokens, "lm_head": policy.lm_head}
-    trained = {k: table for k, table in tables.items() if isinstance(table, TrainedRows)}
-    rows = {name: table.ids.tolist() for name, table in trained.items()}
+    rows = {k: x.ids.tolist() for k, x in tables.items() if isinstance(x, TrainedRows)}
+    rank = policy.model.layers[0].self_attn.q_proj.lora_A.out_features
     fields = adapter_config(rank) | {
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": str(base.resolve()),
         "trainable_token_indices": rows or None,
-        "inference_mode": True,
     }
-    save_tensors(_peft_tensors(policy), folder / WEIGHTS)
+    save_tensors(peft_tensors(policy), folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(fields, indent=1) + "\n")
 
 
@@ -180,34 +161,33 @@ def read_adapter_config(directory: Path) -> tuple[Path, int, list[int]]:
     """(base directory, rank, ids of the trained rows). CheckpointError for what is not ours."""
     path = directory / CONFIG
     fields = read_json(path)
-    rank, base = fields.get("r"), Path(str(fields.get("base_model_name_or_path")))
-    rows = fields.get("trainable_token_indices") or {}
-    ids = rows.get("embed_tokens", []) if isinstance(rows, dict) else None
-    sound = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)
-    if type(rank) is not int or not 0 < rank < 2**16 or not sound:
-        raise CheckpointError(f"{path}: not a readable adapter_config.json (r = {rank!r:.40})")
-    targets = fields.get("target_modules")  # in any order
-    fields["target_modules"] = sorted(map(str, targets)) if isinstance(targets, list) else targets
-    for name, value in adapter_config(rank).items():
-        if fields.get(name, value) != value:
-            problem = f"{name} = {fields.get(name)!r:.80} is not supported"
-            raise CheckpointError(f"{path}: {problem}; merge the adapter with peft first")
-    for folder in (directory / base.name, directory.resolve().parent / base.name):
-        if (folder / "config.json").is_file():
-            return folder, rank, ids
-    raise CheckpointError(
-        f"{path}: base_model_name_or_path = {str(base)!r:.200} holds no checkpoint of that name, "
-        "neither inside this directory nor beside it"
-    )
+    with reading(path):
+        rank, rows = fields["r"], fields.get("trainable_token_indices") or {}
+        ids = list(rows.get("embed_tokens", []))
+        if type(rank) is not int or not 0 < rank < 2**16:
+            raise ValueError(f"r = {rank!r:.40} is not a rank")
+        fields["target_modules"] = sorted(fields["target_modules"])  # in any order
+        for name, value in adapter_config(rank).items():
+            if fields.get(name, value) != value:
+                problem = f"{name} = {fields[name]!r:.80} is not supported"
+                raise ValueError(f"{problem}; merge the adapter with peft first")
+        base = Path(fields["base_model_name_or_path"])
+        for folder in (directory / base.name, directory.resolve().parent / base.name):
+            if (folder / "config.json").is_file():
+                return folder, rank, ids
+        problem = f"base_model_name_or_path = {str(base)!r:.200} holds no checkpoint of that name"
+        raise ValueError(f"{problem}, neither inside this directory nor beside it")
 
 
 @torch.no_grad()
-def merge_saved(policy: Policy, directory: Path, rank: int, ids: list[int]) -> Policy:
-    """A plain policy: this one with the adapters of a directory added. Raises CheckpointError."""
-    if max(ids, default=0) >= policy.config.vocab_size:
-        raise CheckpointError(f"{directory / CONFIG}: no row {max(ids)} in the embedding")
+def read_adapted(directory: Path, dtype: torch.dtype | None) -> Policy:
+    """The base of a directory with its adapters added, as families.read_decoder."""
+    base, rank, ids = read_adapter_config(directory)
+    policy, path = read_decoder(base, dtype), directory / WEIGHTS
+    if not all(type(i) is int and 0 <= i < policy.config.vocab_size for i in ids):
+        raise CheckpointError(f"{directory / CONFIG}: trainable_token_indices are no token ids")
     add_adapters(policy, rank, ids)
-    own = _peft_tensors(policy)
-    for name, tensor in read_tensors(directory / WEIGHTS, own, torch.float32).items():
+    own = peft_tensors(policy)
+    for name, tensor in read_tensors(path, stored_in(path), own, torch.float32).items():
         own[name].copy_(tensor)
     return merged(policy).requires_grad_(True)

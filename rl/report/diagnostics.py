@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rl.episode import Episode, Part
-from rl.experience import Experience
-from rl.report.summary import by_slice, summarize
+from rl.episode import ACTIONS, Episode, Part
+from rl.ppo import Experience
+from rl.report.summary import by_slice, mean, summarize
 
 # Figure, the most that is healthy, what more of it means.
 LIMITS = (
@@ -35,31 +35,27 @@ def class_means(returns: Tensor, classes: Tensor) -> Tensor:
     return (total / count)[classes].float()
 
 
-def token_classes(episode: Episode, learn: Sequence[Part]) -> list[tuple]:
+def token_classes(episode: Episode) -> list[tuple]:
     """The class oracle's class of every learnt token: the question's slice, and its part: decision,
     query, direct answer, answer after a hit, answer after a miss. What a value head could know,
     roughly."""
-    classes, queries = [], False
-    for part in episode.parts:
-        queries |= part == Part.QUERY
-        where = part.name
-        if part == Part.ANSWER and queries:
-            where = "after hit" if episode.hit else "after miss"
-        if part in learn:
-            classes.append((episode.question.slice, where))
-    return classes
+    names = {part: part.name for part in ACTIONS}
+    if episode.turns:
+        names[Part.ANSWER] = "after hit" if episode.hit else "after miss"
+    return [(episode.question.slice, names[part]) for part in episode.parts if part in names]
 
 
 def value_statistics(experience: Experience) -> dict[str, float]:
     """Explained variance of the value head and of the class oracle, over all tokens and over
     decisions."""
     names: dict[tuple, int] = {}
-    classes = [c for e in experience.episodes for c in token_classes(e, experience.learn)]
+    classes = [c for e in experience.episodes for c in token_classes(e)]
     numbers = [names.setdefault(c, len(names)) for c in classes]
-    returns, decision = experience.returns, experience.decision
+    columns = experience.returns, experience.values, experience.decision
+    returns, predicted, decision = (x[experience.mask] for x in columns)
     oracle = class_means(returns, torch.tensor(numbers, device=returns.device))
     statistics = {}
-    for name, values in (("ev", experience.values), ("ev_oracle", oracle)):
+    for name, values in (("ev", predicted), ("ev_oracle", oracle)):
         only = explained_variance(values[decision], returns[decision])
         statistics[f"{name}_decision"] = only
         statistics[f"{name}_all"] = explained_variance(values, returns)
@@ -71,19 +67,14 @@ def policy_reward(episodes: Sequence[Episode], both: bool) -> float:
     weighted by P([RETRIEVE])."""
     if not both:
         return summarize(episodes)["reward"]
-    pairs = list(zip(episodes[::2], episodes[1::2], strict=True))
-    rewards = [a.p_retrieve * a.reward + (1 - a.p_retrieve) * b.reward for a, b in pairs]
-    return sum(rewards) / len(pairs)
+    pairs = zip(episodes[::2], episodes[1::2], strict=True)
+    return mean([a.p_retrieve * a.reward + (1 - a.p_retrieve) * b.reward for a, b in pairs])
 
 
 def dev_figures(greedy: Sequence[Episode], sampled: Sequence[Episode]) -> dict:
     """What a dev evaluation logs: figures of greedy and of sampled episodes, and per slice."""
-    return {
-        "greedy": summarize(greedy),
-        "greedy_slices": by_slice(greedy),
-        "sampled": summarize(sampled),
-        "sampled_slices": by_slice(sampled),
-    }
+    figures = {"greedy": summarize(greedy), "greedy_slices": by_slice(greedy)}
+    return figures | {"sampled": summarize(sampled), "sampled_slices": by_slice(sampled)}
 
 
 def dev_line(dev: dict, training: dict | None = None) -> str:

@@ -1,18 +1,22 @@
 """Episodes -> figures. Pure: no file, no model. Fractions, not percent.
 
 Every figure is a mean over episodes; one over nothing (hit@k without any retrieval) is NaN.
-Left out: where episodes come from (evaluation.py), how figures are shown (text.py, charts.py).
+Left out: where episodes come from (evaluation.py), how figures are shown (text.py, page.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from rl.episode import Episode, Part
 
+DIRECT, RETRIEVE = "direct only", "always retrieve, own query"  # rows of the two forced branches
+OWN = "own decision"  # the row of a table that is the policy as it decides, greedy
 METRICS = ("em", "f1", "retrieval", "queries", "calls", "hit", "reward", "malformed", "p_retrieve")
 COLUMNS = ("rows", *METRICS)
-THRESHOLDS = [i / 10 for i in range(11)]  # on P([RETRIEVE]), of the sweep's table
+# On P([RETRIEVE]), of a sweep.
+THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -20,13 +24,8 @@ def mean(values: Sequence[float]) -> float:
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, float]:
-    """The figures of METRICS, and `rows`, the number of episodes.
-
-    em, f1: of the answer. retrieval: share of questions with at least one retrieval. queries:
-    retriever calls per question; calls: of the policy, one for each text that it wrote. hit: share
-    of the questions with a retrieval whose passages held what is needed. reward: the environment's,
-    without KL penalty. p_retrieve: P([RETRIEVE]) at the first decision.
-    """
+    """The figures of METRICS (docs/metrics.md), and `rows`, the number of episodes. The reward is
+    the environment's, without KL penalty."""
     return {
         "rows": len(episodes),
         "em": mean([e.exact_match for e in episodes]),
@@ -43,9 +42,8 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, float]:
 
 def policy_calls(episode: Episode) -> int:
     """Texts that the policy wrote, queries and answers; a given query is not one of them."""
-    texts = [part in (Part.QUERY, Part.ANSWER) for part in episode.parts]
-    before = [False, *texts[:-1]]
-    return sum(now and not earlier for now, earlier in zip(texts, before, strict=False))
+    pairs = pairwise(episode.parts)
+    return sum(part in (Part.QUERY, Part.ANSWER) and part != before for before, part in pairs)
 
 
 def by_slice(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
@@ -57,8 +55,8 @@ def by_slice(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
 def calibration(
     direct: Sequence[Episode], retrieved: Sequence[Episode], bins: int = 10
 ) -> list[tuple[float, float, float, float]]:
-    """(mean P([RETRIEVE]), mean gain in reward of retrieving, and its 95 % interval, normal
-    approximation) per bin of P([RETRIEVE]), from both branches of the same questions."""
+    """Per bin of P([RETRIEVE]): its mean, and the mean gain in reward of retrieving with its 95 %
+    interval (normal approximation), from both branches of the same questions."""
     p = np.array([e.p_retrieve for e in direct])
     gains = np.array([b.reward - a.reward for a, b in zip(direct, retrieved, strict=True)])
     place = np.minimum(bins - 1, (bins * p).astype(int))
@@ -68,9 +66,6 @@ def calibration(
         half = 1.96 * gain.std() / len(gain) ** 0.5
         points.append((mean(p[place == i]), mean(gain), mean(gain) - half, mean(gain) + half))
     return points
-
-
-# ------------------------------------------------------------------------------------- intervals
 
 
 def paired_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
@@ -92,36 +87,15 @@ def stratified_interval(
     return float(np.mean([d.mean() for d in differences])), float(low), float(high)
 
 
-# ------------------------------------------------------------------------------------- the sweep
-
-
-def mixed(direct: Sequence[Episode], retrieved: Sequence[Episode]) -> dict[float, list[Episode]]:
-    """threshold -> what it plays: the branch of each question that its P([RETRIEVE]) picks.
-
-    Where a question is retrieved for at most once, the two forced rollouts hold what any threshold
-    would have played."""
-    p = sorted(e.p_retrieve for e in direct)
-    steps = {p[len(p) * i // 100] for i in range(100)}  # about 1 % of the questions each
-    return {
-        t: [b if b.p_retrieve > t else a for a, b in zip(direct, retrieved, strict=True)]
-        for t in sorted({*THRESHOLDS, *steps})
-    }
-
-
-def sweep(
-    played: dict[str, list[Episode]], direct: str, retrieved: str, replay: Callable | None
-) -> dict:
-    """{"points": {row: figures}, "curve": [{"threshold": t, figures}, ...]}.
-
-    played: row of the table -> its episodes; `direct` and `retrieved` name the two forced rows.
-    replay: threshold -> episodes, where a quota above 1 asks for it, as such a policy decides again
-    after each retrieval; else None.
-    """
-    branches = played[direct], played[retrieved]
-    at = {t: replay(t) for t in THRESHOLDS} if replay else mixed(*branches)
-    better = [max(pair, key=lambda e: e.reward) for pair in zip(*branches, strict=True)]
-    rows = {**played, "better branch of each question": better}
+def sweep(played: dict[str, list[Episode]]) -> dict:
+    """{"points": {row: figures}, "curve": [{"threshold": t, figures}, ...]} of row -> episodes.
+    A threshold on the first P([RETRIEVE]) plays what one of the two forced rows has played, later
+    decisions of a quota above 1 included."""
+    pairs = list(zip(played[DIRECT], played[RETRIEVE], strict=True))
+    better = [max(pair, key=lambda e: e.reward) for pair in pairs]
+    rows = played | {"better branch of each question": better}
+    curve = {t: [b if b.p_retrieve > t else a for a, b in pairs] for t in THRESHOLDS}
     return {
         "points": {row: summarize(episodes) for row, episodes in rows.items()},
-        "curve": [{"threshold": t, **summarize(episodes)} for t, episodes in at.items()],
+        "curve": [{"threshold": t, **summarize(episodes)} for t, episodes in curve.items()],
     }

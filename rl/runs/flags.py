@@ -15,6 +15,7 @@ import math
 import signal
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable
 from dataclasses import Field, field, fields
 
@@ -95,22 +96,22 @@ def parse(cls: type, description: str, argv: list[str] | None = None):
     an error (exit code 2)."""
     layout = {"usage": "%(prog)s [flags]", "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = Parser(description=description, allow_abbrev=False, **layout)
+    flags = [f for f in fields(cls) if "help" in f.metadata]
+    flags.sort(key=lambda f: f.name not in cls.__annotations__)  # those of its bases come last
     headings, heading = {"": parser}, ""
-    for f in fields(cls):
-        if "help" not in f.metadata:
-            continue
-        heading = f.metadata.get("group") or heading
+    for f in flags:
+        heading = f.metadata["group"] or heading
         if heading not in headings:
             headings[heading] = parser.add_argument_group(heading)
-        kind, shown = value_type(f), f.metadata["help"].replace("%", "%%")
-        options = {"type": kind, "choices": f.metadata.get("choices") or None}
-        if kind is bool:
+        shown = f.metadata["help"].replace("%", "%%")
+        options = {"type": value_type(f), "choices": f.metadata.get("choices") or None}
+        if value_type(f) is bool:
             options = {"action": argparse.BooleanOptionalAction}
         elif f.default not in (None, ""):
             shown += f" (default: {f.default})"
         headings[heading].add_argument(flag(f.name), default=f.default, help=shown, **options)
     args = cls(**vars(parser.parse_args(argv)))
-    for f in fields(cls):
+    for f in flags:
         if reason := problem(f, getattr(args, f.name)):
             parser.error(f"argument {flag(f.name)}: {reason}")
     return args
@@ -125,41 +126,35 @@ def main(script: Callable[[], None]) -> None:
     traceback."""
     if callable(signal.getsignal(signal.SIGINT)):  # not where it is ignored: a job in background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    code, said = 0, ""
     try:
-        code = exit_code(script)
-    except KeyboardInterrupt:  # also while another error was being told
-        code = one_line("stopped; the same command goes on from the last save", 130)
+        script()
+    except KeyboardInterrupt:
+        code, said = 130, "stopped; the same command goes on from the last save"
+    except Exception as error:
+        code, said = verdict(error)
+    if said:  # on a line of its own, also beside a progress bar
+        tqdm.write(said, file=sys.stderr)
     leave(code)
     if code:
         sys.exit(code)
 
 
-def exit_code(script: Callable[[], None]) -> int:
-    try:
-        script()
-        return 0
-    except OURS as error:
-        return one_line(f"error: {error}", 2)
-    except OSError as error:  # disk full, no permission, ...
-        named = f"{error.filename}: {error.strerror}"
-        return one_line(f"error: {named if error.filename and error.strerror else error}", 2)
-    except Exception as error:
-        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if memory or "CPUAllocator" in str(error):
-            return one_line(f"error: out of memory {error}", 2)
-        if lost_peer(error):
-            return PEER_LOST
-        if ranks.size() == 1:
-            raise
-        sys.excepthook(*sys.exc_info())
-        return 1
+def verdict(error: Exception) -> tuple[int, str]:
+    """The exit code, and what to say. Raises the error where it is a fault of ours."""
+    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    if memory or "CPUAllocator" in str(error):
+        return 2, shortened(f"error: out of memory {error}")
+    if isinstance(error, OSError) and error.filename and error.strerror:  # disk full, ...
+        return 2, shortened(f"error: {error.filename}: {error.strerror}")
+    if isinstance(error, (*OURS, OSError)):
+        return 2, shortened(f"error: {error}")
+    if lost_peer(error):
+        return PEER_LOST, ""
+    if ranks.size() == 1:
+        raise error
+    return 1, traceback.format_exc()
 
 
 def shortened(text: str) -> str:
-    return textwrap.shorten(text, 500, placeholder=" ...")
-
-
-def one_line(text: str, code: int) -> int:
-    """Say it on a line of its own, also beside a progress bar."""
-    tqdm.write(printable(shortened(text)), file=sys.stderr)
-    return code
+    return printable(textwrap.shorten(text, 500, placeholder=" ..."))

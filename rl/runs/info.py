@@ -4,7 +4,7 @@ cuts and counts, and how the retriever searches; an address, a token's way, or a
 is written to come from the command line alone.
 """
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 from data.world import World
@@ -13,13 +13,13 @@ from rl.environment import RagEnv, Reward
 from rl.runs.flags import UsageError, arg, flag, problem
 
 WORDS = ("stemmer", "stopwords")
-VECTORS = ("encoder", "query_prefix", "passage_prefix")
-KINDS = {  # of retrievers, with their flags
-    "bm25": WORDS,
-    "dense": VECTORS,
-    "hybrid": WORDS + VECTORS,
-    "milvus": ("milvus_uri", *VECTORS),
-    "http": ("retriever_url",),
+PREFIXES = ("query_prefix", "passage_prefix")
+KINDS = {  # of retrievers: the flag that each needs, and those that it takes
+    "bm25": ("", WORDS),
+    "dense": ("encoder", PREFIXES),
+    "hybrid": ("encoder", WORDS + PREFIXES),
+    "milvus": ("milvus_uri", ("encoder", *PREFIXES)),
+    "http": ("retriever_url", ()),
 }
 ADDRESSES = ("milvus_uri", "retriever_url")
 TOKENS = 100_000
@@ -29,12 +29,8 @@ TOKENS = 100_000
 class RetrieverInfo:
     """How the passages are searched; "" where the kind of retriever has no such thing."""
 
-    retriever: str = arg(
-        "", "what searches; empty: the checkpoint's, or bm25", "retriever", choices=tuple(KINDS)
-    )
-    encoder: str = arg(
-        "", "directory of a sentence encoder: MiniLM, E5, BGE, GTE (needs transformers)"
-    )
+    retriever: str = arg("", "empty: the checkpoint's, or bm25", "retriever", choices=tuple(KINDS))
+    encoder: str = arg("", "directory of a sentence encoder: MiniLM, E5, BGE, GTE")
     query_prefix: str = arg("", "what the encoder wants before a query; for E5 'query: '")
     passage_prefix: str = arg("", "what the encoder wants before a passage; for E5 'passage: '")
     stemmer: str = arg("", "bm25, hybrid: search for stems; english, german, ... (PyStemmer)")
@@ -46,11 +42,7 @@ class RetrieverInfo:
 class RetrieverArgs(RetrieverInfo):
     """The flags that the scripts share."""
 
-    milvus_uri: str = arg(
-        "",
-        "http://HOST:19530 of a Milvus, or FILE.db for an embedded one; a login goes into the "
-        "environment's MILVUS_TOKEN",
-    )
+    milvus_uri: str = arg("", "http://HOST:19530 (login: $MILVUS_TOKEN), or an embedded FILE.db")
     retriever_url: str = arg("", "with --retriever http: http://HOST:8000/retrieve, this world's")
 
 
@@ -59,20 +51,19 @@ def choose(args: RetrieverArgs, recorded: RetrieverInfo) -> RetrieverInfo:
     for flags that do not go together."""
     given = {f.name: getattr(args, f.name) for f in fields(RetrieverArgs)}
     given = {name: value for name, value in given.items() if value}
-    recorded = replace(recorded, retriever=recorded.retriever or "bm25")
-    kind = given.pop("retriever", recorded.retriever)
+    before = recorded.retriever or "bm25"
+    kind = given.setdefault("retriever", before)
+    needed, taken = KINDS[kind]
     for name in given:
-        if name not in KINDS[kind]:
+        if name not in ("retriever", needed, *taken):
             raise UsageError(f"{flag(name)} does not go with --retriever {kind}")
-    for name in set(ADDRESSES).intersection(KINDS[kind]):
-        if not given.pop(name, ""):
-            raise UsageError(f"--retriever {kind} needs {flag(name)}")
-    known = asdict(recorded) if kind == recorded.retriever else {}
-    if kind in ("dense", "hybrid") and not given.get("encoder", known.get("encoder")):
-        raise UsageError(f"--retriever {kind} needs --encoder")
-    if given.keys() & set(VECTORS):
-        known.pop("encoder_sha256", None)  # another encoder on purpose
-    return RetrieverInfo(**known | given | {"retriever": kind})
+    settings = asdict(recorded) if kind == before else {}
+    if given.keys() & {"encoder", *PREFIXES}:
+        settings.pop("encoder_sha256", None)  # another encoder on purpose
+    settings |= given
+    if needed and not settings.get(needed):
+        raise UsageError(f"--retriever {kind} needs {flag(needed)}")
+    return checked(RetrieverInfo, settings, "")
 
 
 @dataclass(frozen=True)
@@ -92,10 +83,6 @@ class RunInfo:
     def environment(self, world: World, index) -> RagEnv:
         budgets = self.passage_tokens, self.query_tokens, self.answer_tokens
         return RagEnv(world, index, self.k, self.quota or None, self.reward, *budgets)
-
-    def record(self) -> dict:
-        """The entries for run.json (the `info` of rl/runs/run.py: Run)."""
-        return asdict(self)
 
 
 def run_info(made: dict, directory: str | Path) -> RunInfo:

@@ -1,12 +1,9 @@
 """Passages behind a network: what remote retrievers share, and two of them.
 
-HttpRetriever speaks the protocol of Search-R1 (Jin et al., 2025):
+HttpRetriever speaks the protocol of Search-R1 (Jin et al., 2025), `python -m rl.runs.serve`:
 
     POST /retrieve   {"queries": [...], "topk": k, "return_scores": true}
     -> {"result": [[{"document": {"id": ..., "contents": ...}, "score": ...}, ...], ...]}
-
-A document's id names a passage of our world, so the server must search the same corpus:
-`python -m rl.runs.serve` does.
 
 MilvusIndex is a collection of a Milvus (milvus.io), a server, a cluster, or an embedded file. Full
 text is its own BM25 with the k1 and b of retrieval_cpp (milvus-lite 3.2 scores each flushed segment
@@ -72,16 +69,16 @@ class RemoteRetriever:
         scores = np.full((len(queries), k), -np.inf, np.float32)
         for start in range(0, len(queries), BATCH):
             batch = list(queries[start : start + BATCH])
-            call = partial(self.ask, batch, k)
-            results = self.hits(persistently(f"{self.name}: a search", call))
+            answer = persistently(f"{self.name}: a search", partial(self.ask, batch, k))
+            results = self.hits(answer)
             most = max(map(len, results), default=0)
             if len(results) != len(batch) or most > k:
-                asked = f"{len(batch)} queries with k = {k}"
                 given = f"{len(results)} results of at most {most} hits"
+                asked = f"{len(batch)} queries with k = {k}"
                 raise RetrieverError(f"{self.name} gave {given} for {asked}")
             for row, hits in enumerate(results, start):
-                for column, hit in enumerate(hits):
-                    ids[row, column], scores[row, column] = hit
+                if hits:
+                    ids[row, : len(hits)], scores[row, : len(hits)] = zip(*hits, strict=True)
         return ids, scores
 
 
@@ -146,16 +143,10 @@ class MilvusIndex(RemoteRetriever):
         return [[(hit["id"], score(hit["distance"])) for hit in hits] for hits in answer]
 
 
-def open_milvus(
-    uri: str,
-    collection: str,
-    texts: Sequence[str],
-    encode: Callable | None = None,
-    vectors: Callable[[], np.ndarray] | None = None,
-) -> MilvusIndex:
-    """Connect, load what the collection lacks of `texts`, and return its index. vectors() gives the
-    passages' float32 [N, D], and is called only where some have to be loaded. Raises UsageError,
-    RetrieverError."""
+def open_milvus(uri: str, collection: str, texts: Sequence[str], encode=None, vectors=None):
+    """Connect, load what the collection lacks of `texts`, and return its MilvusIndex. vectors()
+    gives the passages' float32 [N, D], and is called only where some have to be loaded. Raises
+    UsageError, RetrieverError."""
     embedded = uri.endswith(".db")
     for package in ("pymilvus", "milvus_lite")[: 1 + embedded]:
         if not importlib.util.find_spec(package):

@@ -1,4 +1,4 @@
-"""One's own reward of an answer, from a file of Python: --reward FILE.py:function.
+"""The reward's weights and prices, and one's own reward of an answer: --reward FILE.py:function.
 
     def function(question: str, answers: tuple[str, ...], episode: Episode) -> float
 
@@ -8,33 +8,53 @@ Prices of retrievals and malformed actions stay. The file is run: never take one
 
 import math
 import runpy
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rl.episode import Episode
-from rl.runs.flags import UsageError
+from rl.runs.flags import UsageError, arg, share
 
 
-def load_reward(spec: str) -> Callable[[Episode], float]:
-    """The function of "FILE.py:function". UsageError; when called, too, for what is no number."""
+@dataclass
+class RewardArgs:
+    reward: str = arg("", "FILE.py:function, in place of EM + F1", "reward")
+    exact_match: float = arg(1.0, "weight of exact match")
+    f1: float = arg(1.0, "weight of F1")
+    retrieval_cost: float = arg(0.2, "cost of each retrieval")
+    malformed_cost: float = arg(1.0, "cost of a malformed action")
+    price_warmup: float = share(0.0, "share of the iterations in which the retrieval cost rises")
+
+
+def load_reward(spec: str) -> Callable[[Episode], float] | None:
+    """The function of "FILE.py:function"; None of "". UsageError; when called, too."""
+    if not spec:
+        return None
     file, _, name = spec.rpartition(":")
-    if not Path(file).is_file():
-        raise UsageError(f"--reward {spec}: FILE.py:function is wanted, and {file!r} is no file")
-    try:
+    with blamed(spec):
         function = runpy.run_path(file)[name]
-    except KeyError:
-        raise UsageError(f"--reward {spec}: {file} defines no {name!r}") from None
-    except Exception as error:
-        raise UsageError(f"--reward {spec}: {type(error).__name__}: {error}") from None
 
     def reward(episode: Episode) -> float:
         question = episode.question
-        try:
+        with blamed(spec):
             value = float(function(question.question, question.answers, episode))
-        except Exception as error:
-            raise UsageError(f"--reward {spec}: {type(error).__name__}: {error}") from None
-        if not math.isfinite(value):
-            raise UsageError(f"--reward {spec}: {value} for the answer {episode.answer!r:.80}")
+            if not math.isfinite(value):
+                raise ValueError(f"{value} for the answer {episode.answer!r:.80}")
         return value
 
     return reward
+
+
+@contextmanager
+def blamed(spec: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(f"--reward {spec}: {type(error).__name__}: {error}") from None
+
+
+def retrieval_cost_at(iteration: int, args) -> float:
+    """The cost of a retrieval rises linearly: at the full price, a policy whose queries are still
+    poor would stop to retrieve before it has learnt what a retrieval can be worth."""
+    rise = args.price_warmup * args.iterations
+    return args.retrieval_cost * (min(1.0, iteration / rise) if rise else 1.0)

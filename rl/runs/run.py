@@ -9,7 +9,6 @@ runs in one folder, logs to a server, locks over several machines.
 
 import fcntl
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -19,77 +18,75 @@ from typing import IO
 
 import torch
 
-from model import Policy, Tokenizer, is_checkpoint, read_json
-from model.checkpoint import POLICY_FILES
-from model.pretrained import save_policy
+from model.files import POLICY_FILES, CheckpointError, is_checkpoint, read_json, weights_sha256
+from model.pretrained.lora import save_policy, trained_modules
 from rl import ranks
-from rl.runs.flags import UsageError
+from rl.runs.flags import UsageError, parse
 from rl.runs.info import ADDRESSES
+from rl.runs.launch import launch, spare_memory
 from rl.runs.precision import DTYPES, choose_dtype
-from rl.runs.progress import progress
-from rl.runs.state import STATE_FILE, load_state, read_state, save_state
+from rl.runs.progress import progress, say
+from rl.runs.setting import describe
+from rl.runs.state import STATE_FILE, load_state, save_state
 
-LOCK, MARK = "lock", "nano-smartrag, process "
+LOCK = "lock"  # of an unfinished run: who works in the folder, and its record
 # What does not change what is learnt; --init is compared by content.
 STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", "checkpointing", *ADDRESSES)
+FILES = ("init", "query", "reader", "reward")  # arguments that name one (FILE.py:function)
+
+
+def start(cls: type, description: str, check: Callable, words: list[str] | None = None):
+    """The checked arguments of a training script, in every rank. Raises UsageError."""
+    args = parse(cls, description, words)
+    check(args)
+    launch(args.ranks, args.device)
+    if args.checkpointing:
+        spare_memory()
+    settle_dtype(args)
+    return args
 
 
 class Run:
-    """status: "new", "resume" (load() comes first) or "finished"."""
+    """status: "new", "resume" or "finished". phase, first: of a run that goes on, the name of its
+    loop, and the first step of it that is still to do."""
 
     def __init__(self, script: str, args, info: dict):
-        """args: the script's dataclass with at least out, fresh, save_seconds; info goes into
-        run.json too: whatever else the run's bits depend on, and what its checkpoint is opened
-        with (rl/runs/info.py). Raises UsageError, also where --out holds another run, or what no
-        run made; CheckpointError."""
+        """args: RunArgs; info goes into run.json, too: what a checkpoint is opened with
+        (rl/runs/info.py). Raises UsageError, also where --out holds another run, or what no run
+        made; CheckpointError."""
         if not args.out.strip():
             raise UsageError("--out is empty; name a folder")
-        kept = [f for f in fields(args) if f.name not in STATELESS]
-        self.out, self.log_path = Path(args.out), Path(args.out) / "metrics.jsonl"
-        arguments = {f.name: getattr(args, f.name) for f in kept}
-        self.record = {"script": script, "arguments": arguments, **info}
-        self._save_seconds, self._last_save = args.save_seconds, time.monotonic()
-        self._lock = self._log_bytes = None
-        self.base: Path | None = None
-        self.status = "new"
+        self.args, self.out = args, Path(args.out)
+        self.log_path, self.base = self.out / "metrics.jsonl", self.out / "base"
+        self.adapters_only = (
+            bool(args.lora_rank) and not args.merge
+        )  # over `base`, the first policy
+        kept = {f.name: f.default for f in fields(args) if f.name not in STATELESS}
+        arguments = {name: getattr(args, name) for name in kept}
+        files = {name: getattr(args, name, "") for name in FILES}
+        files["reward"] = files["reward"].rpartition(":")[0]
+        hashes = {f"{name}_sha256": weights_sha256(file) for name, file in files.items() if file}
+        self.record = {"script": script, "arguments": arguments, **info, **hashes}
+        self.status, self.phase, self.first = "new", "", 0
+        self._log_bytes, self._last_save = 0, time.monotonic()
         if self.out.exists():
-            self.status = self._find(args.fresh, {f.name: f.default for f in kept})
-            if self.status != "finished" and ranks.rank() == 0:  # for its group
-                self._lock = lock(self.out)
+            self.status = self._find(kept)
 
-    def _find(self, fresh: bool, defaults: dict) -> str:
+    def _find(self, defaults: dict) -> str:
+        """The status that a folder gives a run; defaults: of the arguments."""
         if not self.out.is_dir():
             raise UsageError(f"--out {self.out} is not a folder")
-        mark = self.out / LOCK
-        locked = mark.is_file() and mark.read_bytes().startswith(MARK.encode())
-        begun = locked and not is_checkpoint(self.out)
-        if begun and fresh:  # its state may be damaged
-            return "new"
-        recorded = recorded_in(self.out)
-        foreign = recorded is None and not begun and any(self.out.iterdir())
-        if foreign and ranks.rank() == 0:  # which may be locking it by now
+        recorded, saved = recorded_in(self.out), (self.out / STATE_FILE).exists()
+        if recorded is None and any(self.out.iterdir()):
             raise UsageError(f"{self.out} is not empty, and no run made it; choose another --out")
-        if recorded is None or fresh:
+        if recorded is None or self.args.fresh or not (saved or is_checkpoint(self.out)):
             return "new"
         # Made before a flag existed: what it does by default.
         recorded["arguments"] = defaults | recorded["arguments"]
         if changed := differences(recorded, self.record):
             holds = f"{self.out} holds a run with other arguments ({'; '.join(changed)})"
             raise UsageError(f"{holds}; choose another --out, or --fresh to start over")
-        return "resume" if (self.out / STATE_FILE).exists() else "finished"
-
-    def _begin(self) -> bool:
-        """Whether this rank writes. A new run discards what --out holds here, not earlier."""
-        if ranks.rank():
-            return False
-        if self._log_bytes is None:
-            if self.status != "new":
-                raise RuntimeError("load() comes before the first write")
-            self._lock = self._lock or lock(self.out)
-            discard(self.out)
-            self.log_path.write_text("")
-            self._log_bytes = 0
-        return True
+        return "resume" if saved else "finished"
 
     @property
     def kept(self) -> str:
@@ -102,20 +99,38 @@ class Run:
         advice = f"{other}start over (--fresh) with a lower learning rate"
         return f"the last good state is kept in {self.out}; {again}: {advice}"
 
-    def loop(
-        self,
-        name: str,
-        unit: str,
-        first: int,
-        total: int,
-        step: Callable[[int], dict],
-        save: Callable[[int], None],
-        shown: tuple[str, ...] = (),
-    ) -> None:
-        """The training loop: step(i) for i from `first` to `total` - 1. Each gives figures, a line
-        of metrics.jsonl with the seconds it took; those named in `shown` stand beside the bar.
-        save(i + 1) when a save is due: its argument is the next step. Raises FloatingPointError
-        that names the step and what is kept."""
+    def begin(self, trainer, plan: str) -> None:
+        """Say what is about to happen, and take the folder: what is in it goes, or is gone on with.
+        trainer: what is saved from here on; has args, setting, policy, tokenizer, optimizers,
+        counters (JSON values by name) and buffers (lists of tensors by name)."""
+        self.trainer = trainer
+        describe(self.record["script"], trainer, plan)
+        ranks.reduce([torch.zeros(1)])  # every rank has seen the folder as it was
+        if ranks.rank() == 0:
+            self._lock = lock(self.out, self.record)
+            if self.status == "new":
+                discard(self.out)
+                self.log_path.write_text("")
+        if self.status == "resume":
+            modules = trained_modules(trainer.policy)
+            facts = load_state(self.out, modules, trainer.optimizers, trainer.buffers)
+            for kept in trainer.buffers.values():
+                kept[:] = [tensor.to(self.args.device) for tensor in kept]
+            trainer.counters |= {name: facts[name] for name in trainer.counters}
+            self.phase, self.first = facts["phase"], facts["step"]
+            self._log_bytes = facts["log_bytes"]
+            if ranks.rank() == 0:
+                self._check_log(more=True)
+                os.truncate(self.log_path, self._log_bytes)
+            say(f"resuming {self.out} at {self.phase} {self.first}")
+        elif self.adapters_only:
+            self.export(self.base)
+
+    def loop(self, name: str, unit: str, total: int, step: Callable, shown: tuple = ()) -> None:
+        """The training loop: step(i) for every i below `total` that is still to do. Each gives
+        figures, a line of metrics.jsonl with the seconds it took; those named in `shown` stand
+        beside the bar. Raises FloatingPointError that names the step and what is kept."""
+        first = self.first if self.phase == name else 0
         with progress(total, name, unit, initial=first) as bar:
             for i in range(first, total):
                 start = time.perf_counter()
@@ -128,11 +143,11 @@ class Run:
                 bar.set_postfix({key: f"{figures[key]:.3g}" for key in shown}, refresh=False)
                 bar.update()
                 if self.due():
-                    save(i + 1)
+                    self.save(name, i + 1)
 
     def log(self, line: dict) -> None:
         """Append a line to metrics.jsonl. Raises UsageError where that is not as it was left."""
-        if not self._begin():
+        if ranks.rank():
             return
         self._check_log()
         with open(self.log_path, "a", encoding="utf-8") as file:
@@ -149,44 +164,33 @@ class Run:
 
     def due(self) -> bool:
         """Whether it is time to save; the same on all ranks, which have to ask together."""
-        late = torch.tensor(float(time.monotonic() - self._last_save > self._save_seconds))
+        late = torch.tensor(float(time.monotonic() - self._last_save > self.args.save_seconds))
         late *= ranks.rank() == 0
         ranks.reduce([late])
         return bool(late)
 
-    def save(self, modules: dict, optimizers: dict, tensors: dict, info: dict) -> None:
-        """Replace the state file. The log goes to disk first, as the state says how long it is."""
-        if not self._begin():
+    def save(self, phase: str, step: int) -> None:
+        """Replace the state file: `step` is the next one of this loop. The log goes to disk first,
+        as the state says how long it is."""
+        if ranks.rank():
             return
         self._check_log()
         with open(self.log_path, "rb+") as file:
             os.fsync(file.fileno())
-        state = {"record": self.record, "log_bytes": self._log_bytes, **info}
-        save_state(self.out, modules, optimizers, tensors, state)
+        trainer, modules = self.trainer, trained_modules(self.trainer.policy)
+        facts = {"phase": phase, "step": step, "log_bytes": self._log_bytes, **trainer.counters}
+        save_state(self.out, modules, trainer.optimizers, trainer.buffers, facts)
         self._last_save = time.monotonic()
 
-    def load(self, modules: dict, optimizers: dict) -> tuple[dict, dict]:
-        """(tensors, info) of the last save; modules and optimizers are filled, the log is cut."""
-        tensors, info = load_state(self.out, modules, optimizers)
-        if ranks.rank() == 0:
-            self._log_bytes = info["log_bytes"]
-            self._check_log(more=True)
-            os.truncate(self.log_path, self._log_bytes)
-        return tensors, info
-
-    def export(self, directory: Path, policy: Policy, tokenizer: Tokenizer, **info) -> None:
+    def export(self, directory: Path, **info) -> None:
         """Write an inference checkpoint, with the run's record and `info` in its run.json."""
-        if self._begin():
-            save_policy(directory, policy, tokenizer, {**self.record, **info}, self.base)
+        if ranks.rank() == 0:
+            policy, tokenizer = self.trainer.policy, self.trainer.tokenizer
+            base = self.base if self.adapters_only and directory != self.base else None
+            save_policy(directory, policy, tokenizer, self.record | info, base)
 
-    def save_adapters_only(self, policy: Policy, tokenizer: Tokenizer) -> None:
-        """From here on checkpoints hold adapters over OUT/base: the policy of a new run."""
-        if self.status == "new":
-            self.export(self.out / "base", policy, tokenizer)
-        self.base = self.out / "base"
-
-    def finish(self, policy: Policy, tokenizer: Tokenizer, **info) -> None:
-        self.export(self.out, policy, tokenizer, **info)
+    def finish(self) -> None:
+        self.export(self.out)
         if ranks.rank() == 0:
             # Also what a kill while saving left; the lock goes while it is held.
             for path in (*self.out.glob(f"{STATE_FILE}*"), self.out / LOCK):
@@ -194,39 +198,37 @@ class Run:
             self._lock.close()
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path, record: dict) -> IO[str]:
     """Make the folder where there is none, and hold it until the returned file is closed, at the
     latest by the end of the process. Raises UsageError where another one holds it, OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    file = open(path, "a+")  # noqa: SIM115  the caller closes it
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")  # noqa: SIM115  stays open
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        holder = file.read(100).strip().removeprefix(MARK)
+        holder = file.read(100).partition(": ")[2].partition(",")[0]
         file.close()
         used = f"{folder} is in use by process {holder}"
         raise UsageError(f"{used}; wait for it, or end it") from None
     held = path.exists() and os.path.samefile(file.fileno(), path)
     if not held:  # its last holder finished just now
         file.close()
-        return lock(folder)
-    file.truncate(0)
-    file.write(f"{MARK}{os.getpid()}\n")
-    file.flush()
+        return lock(folder, record)
+    file.write(json.dumps({"process": os.getpid(), **record}))
+    file.truncate()  # after the write: a kill in between leaves no empty file
+    os.fsync(file.fileno())
     return file
 
 
 def recorded_in(out: Path) -> dict | None:
     """The record of the run in a folder, unfinished or finished; None where no run made it."""
-    record = None
-    if (out / STATE_FILE).exists():
-        record = read_state(out, with_tensors=False)[0].get("record")
-    elif is_checkpoint(out) and (out / "run.json").exists():
-        record = read_json(out / "run.json")
-    known = isinstance(record, dict) and "script" in record
-    return record if known and isinstance(record.get("arguments"), dict) else None
+    finished = is_checkpoint(out) and not (out / STATE_FILE).exists()
+    try:
+        record = read_json(out / ("run.json" if finished else LOCK))
+    except CheckpointError:
+        return None
+    return record if "script" in record and isinstance(record.get("arguments"), dict) else None
 
 
 def discard(out: Path) -> None:
@@ -263,12 +265,7 @@ def differences(recorded: dict, wanted: dict) -> list[str]:
 
 
 def plain(value):
-    """The value as JSON can say it: lists for tuples, None for NaN (hit@k without any retrieval)
-    and infinities, floats with six decimals."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value
+    """The value as JSON can say it: None for NaN (hit@k without any retrieval) and infinities,
+    floats with six decimals."""
+    how = {"parse_float": lambda text: round(float(text), 6), "parse_constant": lambda _: None}
+    return json.loads(json.dumps(value), **how)

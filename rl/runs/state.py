@@ -13,17 +13,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model import CheckpointError, atomic_write
-from model.checkpoint import check_finite
+from model import CheckpointError
+from model.files import atomic_write, check_finite
 
 STATE_FILE = "training.safetensors"
+Buffers = dict[str, list[Tensor]]
 
 
-def save_state(
-    directory: Path, modules: dict, optimizers: dict, tensors: dict[str, Tensor], facts: dict
-) -> None:
+def save_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffers, facts: dict):
     """One atomic file with everything that training needs to go on; `facts` is any JSON value."""
-    flat = {f"tensor/{name}": tensor for name, tensor in tensors.items()}
+    flat = {f"buffer/{name}/{i}": x for name, kept in buffers.items() for i, x in enumerate(kept)}
     for name, module in modules.items():
         check_finite(module, directory)
         flat |= {f"module/{name}/{key}": tensor for key, tensor in module.state_dict().items()}
@@ -36,57 +35,65 @@ def save_state(
     atomic_write(directory / STATE_FILE, lambda path: save_file(flat, path, about))
 
 
-def load_state(directory: Path, modules: dict, optimizers: dict) -> tuple[dict[str, Tensor], dict]:
-    """Undo save_state: fills modules and optimizers in place, returns (tensors, facts). Raises
-    CheckpointError for a file that is none, or another model's."""
-    path = directory / STATE_FILE
-    facts, flat = read_state(directory, with_tensors=True)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name[len(prefix) :]: x for name, x in flat.items() if name.startswith(prefix)}
-
-    for name, module in modules.items():
-        weights, own = under(f"module/{name}/"), module.state_dict()
-        if {key: x.shape for key, x in weights.items()} != {key: x.shape for key, x in own.items()}:
-            raise CheckpointError(f"{path}: its weights are not those of this {name}")
-        module.load_state_dict(weights)
-    for name, optimizer in optimizers.items():
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in under(f"optimizer/{name}/").items():
-            index, _, entry = key.partition("/")
-            if not index.isdecimal():
-                raise CheckpointError(f"{path}: not a readable training state ({key!r})")
-            states.setdefault(int(index), {})[entry] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
-    return under("tensor/"), facts
-
-
-def read_state(directory: Path, with_tensors: bool) -> tuple[dict, dict[str, Tensor]]:
-    """(facts, tensors) as they are in the file. Raises CheckpointError."""
-    path = directory / STATE_FILE
+def load_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffers) -> dict:
+    """Undo save_state: fills modules, optimizers and buffers (on the CPU) in place, returns the
+    facts. Raises CheckpointError for a file that is none, or another model's."""
+    path, name = directory / STATE_FILE, "run"
     try:
         with safe_open(path, "pt") as file:
             facts = dict(json.loads(file.metadata()["facts"]))
-            names = file.keys() if with_tensors else ()
-            return facts, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a readable training state ({error})") from None
+            names = file.keys()
+            flat = {key: file.get_tensor(key) for key in names}
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {name[len(prefix) :]: x for name, x in flat.items() if name.startswith(prefix)}
+
+        for name, module in modules.items():
+            module.load_state_dict(under(f"module/{name}/"))
+        for name, optimizer in optimizers.items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in under(f"optimizer/{name}/").items():
+                index, _, entry = key.partition("/")
+                states.setdefault(int(index), {})[entry] = tensor
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+        for name, kept in buffers.items():
+            found = under(f"buffer/{name}/")
+            kept[:] = [found[str(i)] for i in range(len(found))]
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not a readable state of this {name} ({error})") from None
+    return facts
+
+
+class Replay:
+    """What the value head learns from: features bf16 [M, 3 D] and returns [M] of the tokens of the
+    last `most` iterations."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self.buffers: Buffers = {"features": [], "returns": []}  # of the run
+
+    def add(self, features: Tensor, returns: Tensor) -> list[Tensor]:
+        """Those of another iteration; (features, returns) of all."""
+        for kept, new in zip(self.buffers.values(), (features.bfloat16(), returns), strict=True):
+            kept[:] = [*kept, new][-self.most :]
+        return [torch.cat(kept) for kept in self.buffers.values()]
 
 
 class PolyakMean:
-    """The running mean of `parameters` over iterations `first` to `last`. Greedy decisions, and
-    answers known by heart, differ more from one iteration to the next than rewards do."""
+    """The running mean of `parameters` over the last `share` of the iterations. Greedy decisions,
+    and answers known by heart, differ more from one iteration to the next than rewards do."""
 
-    def __init__(self, parameters: Sequence[Tensor], first: int, last: int):
-        self.parameters, self.first, self.last = parameters, first, last
-        self.mean: list[Tensor] = []  # [] before `first`; part of the state of a run
+    def __init__(self, parameters: Sequence[Tensor], iterations: int, share: float):
+        self.parameters, self.last = parameters, iterations - 1
+        self.first = iterations - round(share * iterations)
+        self.mean: list[Tensor] = []  # [] before `first`; a buffer of the run
 
     @torch.no_grad()
     def count(self, iteration: int) -> None:
         """Count the parameters after an iteration in; in the end the mean takes their place."""
         if iteration < self.first:
             return
-        self.mean = self.mean or [torch.zeros_like(p) for p in self.parameters]
+        self.mean[:] = self.mean or [torch.zeros_like(p) for p in self.parameters]
         for mean, parameter in zip(self.mean, self.parameters, strict=True):
             mean.lerp_(parameter, 1 / (iteration - self.first + 1))
             if iteration == self.last:

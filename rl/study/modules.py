@@ -1,7 +1,7 @@
 """Separately trained modules, which joint training has to beat. Each starts from the warm-up and
 learns one part of an episode, by a supervised step on what the frozen warm-up plays.
 
-    python -m rl.study.modules KIND --init WARMUP --out DIR ...
+    python -m rl.study.modules --kind KIND --init WARMUP --out DIR ...
 
     reader             the answer after an observation, on what the warm-up's own queries find
     rewriter           the query, by rejection sampling: the warm-up's queries that found enough
@@ -14,30 +14,24 @@ Left out: the reward as a gradient. That is train_ppo.py, whose --learn query ma
 rewriter, PPO against a frozen reader (Rewrite-Retrieve-Read; Ma et al., 2023).
 """
 
-import copy
-import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from data.metrics import answerable
 from data.world import Question
-from model import weights_sha256
 from model.pretrained import open_policy
-from rl import Decoding, Episode, Part, RagEnv, Reward, collate, ranks, rollout, score
-from rl.runs.flags import DEVICES, UsageError, arg, main, parse, share
-from rl.runs.info import RetrieverInfo, run_info
-from rl.runs.launch import launch
-from rl.runs.precision import DTYPES, precision
-from rl.runs.questions import QuestionSampler, Stream, typed
-from rl.runs.retrievers import RetrieverArgs, open_world
-from rl.runs.run import Run, settle_dtype
+from rl import Decoding, Episode, Part, RagEnv, collate, ranks, rollout, score
+from rl.runs.flags import arg, main
+from rl.runs.info import run_info
+from rl.runs.precision import precision
+from rl.runs.run import Run, start
+from rl.runs.setting import open_setting
+from rl.runs.training import RunArgs, check, with_reference
 from rl.scoring import by_length
-from rl.study.roles import Roles, open_with
-from rl.warmup.renaming import Renamer, RenamingEnv
+from rl.study.roles import Roles, only, open_role
+from rl.warmup.questions import Stream, TrainingQuestions
 
 LEARNS = {
     "reader": Part.ANSWER,
@@ -50,23 +44,17 @@ POPULAR_SHARE, RENAME = 0.45, 1.0  # of the questions, as in train_ppo.py
 
 
 @dataclass
-class Args(RetrieverArgs):
+class Args(RunArgs):
+    out: str = arg("runs/module", "where the checkpoint and the log go", "run")
     init: str = arg("runs/sft", "warm-up checkpoint: where the module starts", "module")
-    query: str = arg("", "decision-reward: checkpoint that writes the queries")
-    reader: str = arg("", "decision-reward: checkpoint that answers after an observation")
-    out: str = arg("runs/module", "where the checkpoint and the log go")
+    kind: str = arg("reader", "what is learnt", choices=tuple(LEARNS))
+    query: str = arg("", "checkpoint that writes the queries; empty: --init")
+    reader: str = arg("", "checkpoint that answers after an observation; empty: --init")
     dataset: str = arg("popqa", "question set, or the union of several: popqa,ambignq,hotpotqa")
-    seed: int = arg(0, "seed of questions and sampling")
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
-    lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
     lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
-    quota: int = arg(0, "retrievals per question, 0: the world's")
-    dtype: str = arg("auto", "of multiplications; weights and losses are fp32", choices=DTYPES)
-    device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
-    ranks: int = arg(0, "processes that share the work, 0: one per core")
-    save_seconds: float = arg(20.0, "seconds between saves of the run's state")
-    fresh: bool = arg(False, "discard what --out holds and start over")
+    quota: int = arg(0, "retrievals per question, 0: those of --init, or the world's")
 
 
 class Example(NamedTuple):
@@ -75,31 +63,17 @@ class Example(NamedTuple):
 
 
 class Module:
-    def __init__(self, kind: str, args: Args):
-        self.kind, self.args = kind, args
+    def __init__(self, args: Args):
+        self.args = args
         self.policy, self.tokenizer, made = open_policy(args.init, args.device)
-        info = run_info(made, args.init)
-        frozen = copy.deepcopy(self.policy).requires_grad_(False).eval()
-        query = open_with(args.query, self.tokenizer, args, "--query") if args.query else frozen
-        reader = open_with(args.reader, self.tokenizer, args, "--reader") if args.reader else frozen
-        self.roles = Roles(frozen, query, reader, frozen, self.tokenizer.retrieve)
-        self.world, index, retriever = open_world("", args, info)
-        played = replace(info, quota=args.quota, reward=Reward())
-        self.env = played.environment(self.world, index)
-        sets = self.world.union(args.dataset, "train")
-        self.sampler = QuestionSampler(sets, POPULAR_SHARE, args.seed)
-        self.renamer = Renamer(self.sampler.questions, self.world.corpus)
+        self.setting = open_setting(args, run_info(made, args.init))
+        frozen = with_reference(self.policy, args).eval()
+        others = (open_role(args, name, self.tokenizer, frozen) for name in ("query", "reader"))
+        self.roles = Roles(frozen, *others, frozen, self.tokenizer.retrieve)
+        self.questions = TrainingQuestions(self.setting, POPULAR_SHARE, RENAME, args)
         self.trunk = self.policy.trunk_parameters()
         self.optimizer = torch.optim.AdamW(self.trunk, args.lr, (0.9, 0.95), weight_decay=0.0)
-        info = replace(info, dataset=args.dataset, open_retriever=RetrieverInfo(**retriever))
-        paths = {flag: getattr(args, flag) for flag in ("init", "query", "reader")}
-        self.info = {
-            "kind": kind,
-            "world": self.world.name,
-            "corpus_sha256": self.world.corpus_sha256,
-            **info.record(),
-            **{f"{flag}_sha256": weights_sha256(path) for flag, path in paths.items() if path},
-        }
+        self.optimizers, self.counters, self.buffers = {"adamw": self.optimizer}, {}, {}
 
     def play(self, env, questions, decoding: Decoding, generator=None) -> list[Episode]:
         with precision(self.args.device, self.args.dtype):
@@ -109,37 +83,34 @@ class Module:
         self, env: RagEnv, questions: list[Question], generator: torch.Generator
     ) -> list[Example]:
         """What one step learns from these questions."""
-        if self.kind in ("reader", "rewriter"):
+        kind = self.args.kind
+        if kind in ("reader", "rewriter"):
             played = self.play(env, questions, Decoding(1.0, True, force="retrieve"), generator)
-            if self.kind == "rewriter":
+            if kind == "rewriter":
                 return [Example(e) for e in played if e.hit]
-            return [Example(self.to_read(env, e)) for e in played if self.is_readable(e)]
+            return [Example(self.to_read(env, e)) for e in played if is_readable(env, e)]
         direct = self.play(env, questions, Decoding(force="answer"))
         retrieved = self.play(env, questions, Decoding(force="retrieve"))
-        if self.kind == "decision-right":
-            first = [self.to_decide(e, e.exact_match < 1.0) for e in direct]
+        if kind == "decision-right":
+            gains = [1.0 if e.exact_match < 1.0 else -1.0 for e in direct]
         else:
             gains = [r.reward - d.reward for d, r in zip(direct, retrieved, strict=True)]
-            scale = sum(map(abs, gains)) / len(gains)
-            pairs = zip(direct, gains, strict=True)
-            first = [self.to_decide(e, gain > 0, abs(gain) / scale) for e, gain in pairs if gain]
+        scale = sum(map(abs, gains)) / len(gains)
+        pairs = zip(direct, gains, strict=True)
+        first = [self.to_decide(e, gain > 0, abs(gain) / scale) for e, gain in pairs if gain]
         later = [e for e in retrieved if e.exact_match == 1.0 and Part.DECISION in e.parts]
         return first + [Example(e) for e in later]
-
-    def is_readable(self, episode: Episode) -> bool:
-        """Whether its passages state the answer."""
-        passages = [self.world.corpus[row] for turn in episode.turns for row in turn.passages]
-        return Part.ANSWER in episode.parts and answerable(passages, episode.question)
 
     def to_read(self, env: RagEnv, episode: Episode) -> Episode:
         """The episode with the right answer for its own."""
         start = episode.parts.index(Part.ANSWER)
         right = env.translate(episode.question, episode.question.answers[0])
-        copied = Episode(episode.question, episode.tokens[:start], episode.parts[:start])
+        columns = (x[:start] for x in (episode.tokens, episode.parts, episode.rewards))
+        copied = Episode(episode.question, *columns)
         copied.append([*self.tokenizer.encode(right), self.tokenizer.eos], Part.ANSWER)
         return copied
 
-    def to_decide(self, episode: Episode, retrieve: bool, weight: float = 1.0) -> Example:
+    def to_decide(self, episode: Episode, retrieve: bool, weight: float) -> Example:
         """The question and the right first decision."""
         decided = Episode(episode.question)
         decided.append(episode.tokens[: episode.tokens.index(self.tokenizer.answer)], Part.STATE)
@@ -149,21 +120,18 @@ class Module:
 
     def step(self, number: int) -> dict:
         """A pure function of (arguments, weights and optimizer, number)."""
-        args, learn = self.args, [LEARNS[self.kind]]
+        args = self.args
         generator = torch.Generator().manual_seed(1_000_003 * args.seed + number)
-        questions = self.sampler.draw(args.episodes, number, Stream.MODULES_QUESTIONS)
-        random = np.random.default_rng([args.seed, Stream.RENAMING, number])
-        names = self.renamer.draw(questions, RENAME, random)
-        questions = typed(questions, args.lower_case, args.seed, number)
-        examples = self.examples(RenamingEnv.of(self.env, names), questions, generator)
+        questions, env = self.questions.draw(args.episodes, number, Stream.MODULES_QUESTIONS)
+        examples = self.examples(env, questions, generator)
         if not examples:
             return {"examples": 0, "tokens": 0}
-        episodes = [e.episode for e in examples]
-        count = sum(sum(e.mask(learn)) for e in episodes)
+        episodes = [only(e.episode, [LEARNS[args.kind]]) for e in examples]
+        count = sum(sum(e.mask()) for e in episodes)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
         for group in ranks.share(by_length([e.tokens for e in episodes], MICRO_BATCH)):
-            batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device, learn)
+            batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             weight = torch.tensor([examples[i].weight for i in group], device=args.device)
             with precision(args.device, args.dtype):
                 log_probs = score(self.policy, batch, self.tokenizer).log_probs
@@ -182,31 +150,22 @@ class Module:
         return {"loss": float(total), "examples": len(examples), "tokens": tokens}
 
 
+def is_readable(env: RagEnv, episode: Episode) -> bool:
+    """Whether its passages state the answer."""
+    passages = [env.corpus[row] for row in episode.found]
+    return Part.ANSWER in episode.parts and answerable(passages, episode.question)
+
+
 def train() -> None:
-    kind, *words = sys.argv[1:] if sys.argv[1:2] and sys.argv[1][0] != "-" else ["", *sys.argv[1:]]
-    args = parse(Args, __doc__, words)
-    if kind not in LEARNS:
-        kinds = ", ".join(LEARNS)
-        raise UsageError(f"python -m rl.study.modules {kind or 'KIND'}: the kinds are {kinds}")
-    if (args.query or args.reader) and kind != "decision-reward":
-        raise UsageError("--query and --reader are for decision-reward")
-    if Path(args.out).resolve() == Path(args.init).resolve():
-        raise UsageError(f"--out {args.out} is --init: the warm-up checkpoint would be overwritten")
-    launch(args.ranks, args.device)
-    settle_dtype(args)
-    module = Module(kind, args)
-    run = Run("rl.study.modules", args, module.info)
+    args = start(Args, __doc__, check)
+    module = Module(args)
+    run = Run("rl.study.modules", args, module.setting.record())
     if run.status == "finished":
         print(f"{run.out} already holds the finished run")
         return
-    modules, optimizers = {"policy": module.policy}, {"adamw": module.optimizer}
-    first = run.load(modules, optimizers)[1]["step"] if run.status == "resume" else 0
-
-    def save(step: int) -> None:
-        run.save(modules, optimizers, {}, {"step": step})
-
-    run.loop(kind, "step", first, args.steps, module.step, save)
-    run.finish(module.policy.eval(), module.tokenizer)
+    run.begin(module, f"{args.steps} steps of {args.episodes} questions")
+    run.loop(args.kind, "step", args.steps, module.step)
+    run.finish()
     print(f"checkpoint: {run.out}")
 
 

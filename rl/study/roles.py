@@ -1,12 +1,13 @@
 """Who plays which part of an episode, where separately trained policies share it.
 
 `Roles` is a policy-like object: rollout plays it as it plays a Policy and knows nothing of parts.
-The four share a tokenizer. What is learnt is said where it is scored: collate(..., learn=parts).
+The four share a tokenizer. `only` is the episode as one of them learns it.
 Left out: how the policies are trained (modules.py, train_ppo.py --learn).
 
 Shapes: B rows of a session, V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,10 +15,17 @@ from torch import Tensor
 
 from model import Config, Policy, Session, Tokenizer
 from model.pretrained import open_policy
-from rl import ACTIONS, Part
-from rl.runs.flags import UsageError
+from rl import ACTIONS, Decoding, Episode, Part
+from rl.runs.flags import UsageError, arg
 
 LEARN = ",".join(part.name.lower() for part in ACTIONS)  # decision,query,answer
+
+
+@dataclass
+class RoleArgs:
+    learn: str = arg(LEARN, "parts that learn; frozen --init plays the others", "study")
+    reader: str = arg("", "frozen checkpoint that answers after an observation")
+    force: str = arg("", "retrieve: all episodes begin with a retrieval", choices=("", "retrieve"))
 
 
 @dataclass(frozen=True)
@@ -97,10 +105,23 @@ class RolesSession:
         return replace(self, sessions=sessions, answerer=self.roles.reader)
 
 
+def only(episode: Episode, learn: Sequence[Part]) -> Episode:
+    """The episode with all parts but these as state. What the tokens of others earn (a frozen
+    reader's answer) belongs to the learnt token before them, which led there."""
+    parts = [part if part in learn else Part.STATE for part in episode.parts]
+    rewards, last = [0.0] * len(parts), None
+    for i, part in enumerate(parts):
+        last = last if part == Part.STATE else i
+        if last is not None:
+            rewards[last] += episode.rewards[i]
+    behaviour = episode.behaviour if Part.DECISION in learn else []
+    return replace(episode, parts=parts, rewards=rewards, behaviour=behaviour)
+
+
 def assemble(
     policy: Policy, frozen: Policy, tokenizer: Tokenizer, args
-) -> tuple[Policy | Roles, tuple[Part, ...]]:
-    """Who plays and which parts learn, from train_ppo.py's --learn, --reader and --force.
+) -> tuple[Policy | Roles, tuple[Part, ...], Decoding]:
+    """Who plays, which parts learn, and how training plays, from the arguments of train_ppo.py.
 
     The policy plays what it learns, the `frozen` warm-up the rest, --reader the answers after an
     observation. With all parts (the default) that is the policy itself. Raises UsageError.
@@ -113,18 +134,22 @@ def assemble(
         value = getattr(args, flag)
         if value and part in learn:
             raise UsageError(f"--{flag} {value} goes with a --learn without {part.name.lower()}")
+    explore = {"explore": args.explore, "both": args.both} if Part.DECISION in learn else {}
+    decoding = Decoding(args.temperature, True, force=args.force or None, **explore)
     if set(learn) == set(ACTIONS):
-        return policy, learn
+        return policy, learn, decoding
     if args.lora_rank:
         raise UsageError("--learn with fewer parts does not go with --lora-rank")
     decision, query, direct = (policy if part in learn else frozen for part in ACTIONS)
-    reader = open_with(args.reader, tokenizer, args, "--reader") if args.reader else direct
-    return Roles(decision, query, reader, direct, tokenizer.retrieve), learn
+    reader = open_role(args, "reader", tokenizer, direct)
+    return Roles(decision, query, reader, direct, tokenizer.retrieve), learn, decoding
 
 
-def open_with(directory: str, tokenizer: Tokenizer, args, flag: str) -> Policy:
-    """A frozen policy whose tokenizer is that of --init. Raises UsageError, CheckpointError."""
+def open_role(args, name: str, tokenizer: Tokenizer, default: Policy) -> Policy:
+    """The frozen policy of the flag --name, else `default`. Raises UsageError, CheckpointError."""
+    if not (directory := getattr(args, name)):
+        return default
     policy, other, _ = open_policy(directory, args.device)
     if other.backend.get_vocab() != tokenizer.backend.get_vocab():
-        raise UsageError(f"{flag} {directory} has another tokenizer than --init {args.init}")
+        raise UsageError(f"--{name} {directory} has another tokenizer than --init {args.init}")
     return policy.requires_grad_(False).eval()

@@ -1,10 +1,10 @@
 """Does joint training beat the same modules trained separately? (docs/experiments.md)
 
-    compare(args)     trains and plays what is missing, then writes report.md, study.json, a page
+    python evaluate.py --compare --seeds 0,1,2 --systems main
 
-Everything lies under STUDY/seed-S: a run's checkpoint in NAME/, its output in NAME.log, episodes
-in eval/. Training and playing are subprocesses, one after the other: their ranks fill the cores,
-and they go on where they were, or say that they are finished. Here their figures meet.
+Trains and plays what is missing, then writes report.md, study.json and a page; the same command
+goes on after a stop. STUDY/seed-S holds a run's checkpoint in NAME/, its output in NAME.log, and
+episodes in eval/. Trainings are subprocesses, one after the other, as their ranks fill the cores.
 Left out: anything that chooses on test. Dev chooses one number, the confidence threshold.
 """
 
@@ -18,31 +18,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import World
-from model import atomic_write, read_json, write_json
-from rl.report import page
-from rl.report.charts import figures, sweep_charts, training
+from data.world import printable
+from model.files import atomic_write, write_json
+from rl import ranks
+from rl.report.page import figures, sweep_charts, training, write_page
 from rl.report.summary import mean
-from rl.report.text import Table, interval, printed
+from rl.report.text import Table, interval
 from rl.runs.flags import DEVICES, UsageError, arg
+from rl.runs.launch import LAUNCHER, launch
 from rl.runs.progress import progress
-from rl.study.play import COSTS, TOGETHER
-from rl.study.systems import JOINT, ROOT, TRAINED, commands_of, sets_of
+from rl.study.systems import COSTS, JOINT, TOGETHER, TRAINED, commands_of, play, sets_of
 
+ROOT = Path(__file__).resolve().parents[2]
 SHOWN = ("reward", "em", "f1", "retrieval", "queries", "calls", "hit", "malformed")
 COMPUTE = ("steps", "tokens", "minutes")
+MINUS = "joint_minus"
 
 
 @dataclass
 class StudyArgs:
-    seeds: str = arg("0", "seeds, comma-separated", "study (--compare)")
+    compare: bool = arg(True, "train and compare whole systems; hours", "study")
+    seeds: str = arg("0", "seeds, comma-separated")
     systems: str = arg("all", "main: without ablations and other costs", choices=("all", "main"))
     study: str = arg("runs/study", "folder of its runs and its report")
     scale: float = arg(1.0, "share of all training steps; below 1 for a first look", least=1e-6)
     sft_flags: str = arg("", "more flags for every train_sft.py, as one string")
     ppo_flags: str = arg("", "more flags for every train_ppo.py, as one string")
     module_flags: str = arg("", "more flags for every supervised module, as one string")
-    report: str = arg("", "the page; empty: STUDY/report.html")
-    world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: mini")
+    world: str = arg("mini", "mini, mini:SEED, tiny, or a directory")
     rows: int = arg(0, "first questions of each set only, 0 = all")
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     ranks: int = arg(0, "processes of each run; 0: one per core, or per GPU")
@@ -53,54 +56,52 @@ def compare(args: StudyArgs) -> None:
     if not re.fullmatch("[0-9]{1,9}(,[0-9]{1,9})*", args.seeds):
         wanted = "whole numbers below 10^9 with commas between them"
         raise UsageError(f"--seeds must be {wanted}, not {args.seeds!r}")
-    seeds = list(dict.fromkeys(map(int, args.seeds.split(","))))
-    name, out = args.world or "mini", Path(args.study)
+    out = Path(args.study)
     if out.exists() and any(out.iterdir()) and not any(out.glob("seed-*/*.log")):
         raise UsageError(f"{out} is not empty, and no study made it; choose another --study")
-    trained, _ = sets_of(World.open(name))
-    if not trained:
-        raise UsageError(
-            f"--compare: world {name!r} has train, dev and test questions of none of "
-            f"{', '.join(TRAINED)}"
-        )
-    played = f"--systems {args.systems} --rows {args.rows} --device {args.device}".split()
-    commands: dict[Path, Sequence[str]] = {}
-    for seed in seeds:
-        folder = out / f"seed-{seed}"
-        commands |= commands_of(seed, folder, name, trained, args)
-        commands[folder / "eval"] = ("-m", "rl.study.play", *played)
-    with progress(len(commands), "study", "run") as bar:
-        for folder, command in commands.items():
-            bar.set_postfix_str(f"{folder.parent.name}/{folder.name}")
-            run(folder, command, args.ranks)
-            bar.update()
-    study = {str(seed): read_json(out / f"seed-{seed}" / "figures.json") for seed in seeds}
-    write(study, out, Path(args.report or out / "report.html"))
+    seeds = list(dict.fromkeys(map(int, args.seeds.split(","))))
+    sets, _ = sets_of(World.open(args.world))
+    if not sets:
+        missing = f"world {args.world!r} has train, dev and test questions of none of"
+        raise UsageError(f"--compare: {missing} {', '.join(TRAINED)}")
+    folders = {seed: Path(args.study) / f"seed-{seed}" for seed in seeds}
+    commands: dict[Path, list[str]] = {}
+    for seed, folder in folders.items():
+        commands |= commands_of(seed, folder, sets, args)
+    if LAUNCHER not in os.environ:  # else this is a rank, and everything is trained
+        train(commands, args.ranks)
+    launch(args.ranks, args.device)
+    study = {str(seed): play(folder, args) for seed, folder in folders.items()}
+    if ranks.rank() == 0:
+        write(study, Path(args.study))
 
 
-def run(out: Path, command: Sequence[str], ranks: int) -> None:
-    """Run Python with this command, which fills the folder `out`, and write OUT.log. Raises
-    UsageError, with the last line said, if it fails; a SIGTERM ends it like Ctrl-C."""
+def train(commands: dict[Path, list[str]], count: int) -> None:
+    """Run Python with each command, as `count` ranks, to fill its folder OUT, and write OUT.log.
+    Raises UsageError with what was said last if one fails; a SIGTERM ends it like Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    log = out.with_name(out.name + ".log")
     paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    words = [sys.executable, *command, "--out", str(out), "--ranks", str(ranks)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    with open(log, "a") as file:
-        streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
-        code = subprocess.run(words, **streams, env=environment).returncode
-    if code:
-        said = [line for line in log.read_text(errors="replace").splitlines() if line]
-        failed = f"{out.name} failed (exit code {code})"
-        raise UsageError(f"{failed}; {log}: {(said or [''])[-1]}")
+    options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    options["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with progress(len(commands), "study", "run") as bar:
+        for out, command in commands.items():
+            bar.set_postfix_str(f"{out.parent.name}/{out.name}")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            words = [sys.executable, *command, "--out", str(out), "--ranks", str(count)]
+            log = out.with_name(out.name + ".log")
+            with open(log, "a") as file:
+                code = subprocess.run(words, stdout=file, **options).returncode
+            if code:
+                said = [line for line in log.read_text(errors="replace").splitlines() if line]
+                failed = f"{out.name} failed (exit code {code})"
+                raise UsageError(f"{failed}; {log}: {(said or [''])[-1]}")
+            bar.update()
 
 
-def write(study: dict, out: Path, path: Path) -> None:
-    """study.json, report.md and the page at `path`; some tables also on standard output. study:
-    seed -> what play.py wrote."""
-    shown, pages = tables(study)
-    first = next(iter(study.values()))
+def write(study: dict, out: Path) -> None:
+    """study.json, report.md, report.html, and a few tables on standard output."""
+    first, rows = next(iter(study.values())), [r for one in study.values() for r in one["figures"]]
+    shown, pages = tables(rows, first["unseen"])
     questions = ", ".join(f"{name} {count:,}" for name, count in first["questions"].items())
     head = (
         f"World {first['world']}, test questions: {questions}; greedy; seeds {', '.join(study)}: "
@@ -110,20 +111,19 @@ def write(study: dict, out: Path, path: Path) -> None:
     write_json(out / "study.json", study)
     report = "\n".join([f"# The study\n\n{head}\n", *(t.markdown() for t in (*shown, *pages))])
     atomic_write(out / "report.md", lambda file: file.write_text(report, encoding="utf-8"))
-    print(printed("\n".join([head, "", *(table.markdown() for table in shown)])))
+    print("\n".join([printable(head), "", *(table.markdown() for table in shown)]))
     print(f"per set and slice, and every figure: {out}/report.md, {out}/study.json")
     sections = {
-        "Retrieval and what it buys, together": trade_off(study),
+        "Retrieval and what it buys, together": trade_off(rows),
         "Figures": "".join(table.html() for table in shown),
         "Training of joint": "".join(training(out / f"seed-{seed}" / JOINT) for seed in study),
         "Per set and slice": "".join(table.html() for table in pages),
     }
-    page.write(path, "does joint training win?", head, sections)
+    write_page(out / "report.html", "does joint training win?", head, sections)
 
 
-def values(study: dict, system: str, part: str, figure: str) -> list:
+def values(rows: list[dict], system: str, part: str, figure: str) -> list:
     """One value per seed that has it."""
-    rows = [row for seed in study.values() for row in seed["figures"]]
     found = [row.get(figure) for row in rows if (row["system"], row["part"]) == (system, part)]
     return [value for value in found if value is not None]
 
@@ -137,46 +137,41 @@ def over_seeds(values: Sequence) -> str:
 
 
 def pivot(
-    title: str, study: dict, systems: Sequence[str], parts: Sequence[str], figures: Sequence[str]
+    title: str, rows: list[dict], systems: Sequence[str], parts: Sequence[str], names: Sequence[str]
 ) -> Table:
     """Systems x parts x figures; the heading of a column is what the others do not share."""
-    columns = [(part, figure) for part in parts for figure in figures]
-    head = ["system", *(part if len(parts) > 1 else figure for part, figure in columns)]
-    rows = [[name, *(over_seeds(values(study, name, *c)) for c in columns)] for name in systems]
-    return Table(title, head, rows)
+    columns = [(part, name) for part in parts for name in names]
+    head = ["system", *(part if len(parts) > 1 else name for part, name in columns)]
+    lines = [[s, *(over_seeds(values(rows, s, *column)) for column in columns)] for s in systems]
+    return Table(title, head, lines)
 
 
-def systems_in(study: dict, *groups: str) -> list[str]:
-    rows = [row for seed in study.values() for row in seed["figures"]]
+def systems_in(rows: list[dict], *groups: str) -> list[str]:
     return list(dict.fromkeys(row["system"] for row in rows if row["group"] in groups))
 
 
-def tables(study: dict) -> tuple[list[Table], list[Table]]:
+def tables(rows: list[dict], unseen: Sequence[str]) -> tuple[list[Table], list[Table]]:
     """What is printed, and what takes pages: every set and slice."""
-    first = next(iter(study.values()))
-    parts = list(dict.fromkeys(row["part"] for row in first["figures"]))
-    systems = systems_in(study, "main", "ablations")
-    every = systems_in(study, "main", "ablations", "quota")
-    swept = [*systems_in(study, "sweep"), JOINT]
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    systems = systems_in(rows, "main", "ablations")
+    every = systems_in(rows, "main", "ablations", "quota")
+    swept = [*systems_in(rows, "sweep"), JOINT]
     costs = ["retrieval", *(f"reward at {cost:g}" for cost in COSTS)]
-    chosen, minus = [TOGETHER, *first["unseen"]], "joint_minus"
     shown = [
-        pivot("Systems, together", study, systems, [TOGETHER], [*SHOWN, *COMPUTE]),
-        pivot("Reward of joint minus each, by seed", study, systems, chosen, [minus]),
-        pivot("Cost of a retrieval, together", study, systems, [TOGETHER], costs),
-        pivot("Threshold on P([RETRIEVE]), joint's .5", study, swept, [TOGETHER], SHOWN),
+        pivot("Systems, together", rows, systems, [TOGETHER], [*SHOWN, *COMPUTE]),
+        pivot("Reward of joint minus each, by seed", rows, systems, [TOGETHER, *unseen], [MINUS]),
+        pivot("Cost of a retrieval, together", rows, systems, [TOGETHER], costs),
+        pivot("Threshold on P([RETRIEVE]), joint's .5", rows, swept, [TOGETHER], SHOWN),
     ]
-    return shown, [pivot(f"Per part: {f}", study, every, parts, [f]) for f in (*SHOWN, minus)]
+    return shown, [pivot(f"Per part: {f}", rows, every, parts, [f]) for f in (*SHOWN, MINUS)]
 
 
-def trade_off(study: dict) -> str:
+def trade_off(rows: list[dict]) -> str:
     """EM and reward against retrieval: joint at every threshold, each system's point."""
-
-    def point(name: str) -> dict:
+    points = {}
+    for name in systems_in(rows, "main", "ablations", "sweep"):
         shown = ("retrieval", "em", "reward")
-        return {figure: mean(values(study, name, TOGETHER, figure)) for figure in shown}
-
-    curve = map(point, [*systems_in(study, "sweep"), JOINT])
-    points = {name: point(name) for name in systems_in(study, "main", "ablations")}
-    ordered = sorted(curve, key=lambda m: m["retrieval"])
-    return figures(sweep_charts(TOGETHER, {"curve": ordered, "points": points}))
+        points[name] = {figure: mean(values(rows, name, TOGETHER, figure)) for figure in shown}
+    curve = [points.pop(name) for name in systems_in(rows, "sweep")]
+    curve = sorted([*curve, points[JOINT]], key=lambda m: m["retrieval"])
+    return figures(sweep_charts(TOGETHER, {"curve": curve, "points": points}))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
+from numpy.random import Generator
 
 from data.world import Passage, Question
 from rl.environment import RagEnv
@@ -29,10 +29,6 @@ class RenamingEnv(RagEnv):
     """The environment of questions under new names."""
 
     names: dict[Question, Names] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, env: RagEnv, names: dict[Question, Names]) -> "RenamingEnv":
-        return cls(**vars(env) | {"names": names})
 
     def translate(self, question: Question, text: str) -> str:
         return rename(text, self.names.get(question, {}))
@@ -56,26 +52,26 @@ class Renamer:
                 self.alike.setdefault((len(words), position, word), []).append(words)
 
     def draw(
-        self, questions: Sequence[Question], share: float, rng: np.random.Generator
+        self, questions: list[Question], share: float, rng: Generator
     ) -> dict[Question, Names]:
         """New names for a `share` of the questions, {} for the others and for popular ones."""
         return {q: self.names_of(q, rng) if rng.random() < share else {} for q in questions}
 
-    def names_of(self, question: Question, rng: np.random.Generator) -> Names:
+    def names_of(self, question: Question, rng: Generator) -> Names:
         """Which words of this question's world change places; {} for a popular question."""
         names: Names = {}
         for subject in self.subjects.get(question, ()):
             self.exchange(subject, names, rng)
         return names
 
-    def exchange(self, name: str, names: Names, rng: np.random.Generator) -> None:
+    def exchange(self, name: str, names: Names, rng: Generator) -> None:
         """Let the words of a name change places with those of another; function words never do."""
         for word, other in zip(name.split(), self.other(name.split(), rng), strict=True):
             taken = {word, other} & names.keys()
             if word != other and not taken and not {word.lower(), other.lower()} & STOP_WORDS:
                 names |= {word: other, other: word}
 
-    def other(self, words: list[str], rng: np.random.Generator) -> list[str]:
+    def other(self, words: list[str], rng: Generator) -> list[str]:
         """A name of the same kind: each word from a name that shares another word with this one, so
         that a person gets a first name for a first name and a book a noun for a noun."""
         if len(words) < 2:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.random import Generator
 
 from data.world import Passage, Question
 
@@ -28,8 +29,7 @@ happen please
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 SMALL_WORDS = ("of", "the", "and", "in", "de", "a", "to", "for")  # inside a title
-
-_WORD = re.compile(r"\w+(?:[-.]\w+)*", re.UNICODE)
+_WORD = re.compile(r"\w+(?:[-.]\w+)*")
 
 
 def subject_of(question: str) -> str:
@@ -72,30 +72,26 @@ def _parts(word: str) -> set[str]:
 
 
 class Teacher:
-    def __init__(self, questions: Sequence[Question], gold: Sequence[Passage | None]):
-        """gold: a gold passage of each question, or None. A template's keywords are the MOST words
-        that tell the gold passages of its questions best from all gold passages: by share x
+    def __init__(self, gold: Sequence[tuple[Question, Passage]]):
+        """gold: questions, each with a gold passage. A template's keywords are the MOST words that
+        tell the gold passages of its questions best from all gold passages: by share x
         log(share / overall share)."""
-        counts: dict[tuple, Counter] = {}
-        totals, overall = Counter(), Counter()
-        for question, passage in zip(questions, gold, strict=True):
-            if passage is not None:
-                words, template = keywords_of(passage, question), template_of(question)
-                counts.setdefault(template, Counter()).update(words)
-                totals[template] += 1
-                overall.update(words)
-        everything = totals.total()
+        said: dict[tuple, list[list[str]]] = {}  # template -> the words of each gold passage
+        for question, passage in gold:
+            said.setdefault(template_of(question), []).append(keywords_of(passage, question))
+        overall = Counter(w for passages in said.values() for words in passages for w in words)
         # template -> words and their probabilities
         self.keywords: dict[tuple, tuple[list[str], np.ndarray]] = {}
-        for template, counter in counts.items():
-            share = {w: n / totals[template] for w, n in counter.items() if n > 1}
-            telling = {w: x * np.log(x * everything / overall[w]) for w, x in share.items()}
+        for template, passages in said.items():
+            counts = Counter(w for words in passages for w in words)
+            share = {w: n / len(passages) for w, n in counts.items() if n > 1}
+            telling = {w: x * np.log(x * len(gold) / overall[w]) for w, x in share.items()}
             best = sorted((w for w in telling if telling[w] > 0), key=lambda w: (-telling[w], w))
             if best:
                 weights = np.array([telling[w] for w in best[:MOST]])
                 self.keywords[template] = best[:MOST], weights / weights.sum()
 
-    def query(self, question: Question, rng: np.random.Generator, subject: str = "") -> str:
+    def query(self, question: Question, rng: Generator, subject: str = "") -> str:
         """One query. Where nobody asked in these words before, the subject stands alone. subject:
         what a follow-up query is about, which never is the raw question."""
         kind = rng.choice([name for name, _ in TEACHER], p=[share for _, share in TEACHER])
@@ -103,11 +99,9 @@ class Teacher:
         subject = subject or subject_of(question.question)
         if not subject or (kind == "question" and not follows):
             return question.question
-        count = {"one keyword": 1, "two keywords": 2}.get(kind, 0)
         words, shares = self.keywords.get(template_of(question), ([], None))
-        chosen = []
-        if count and words:
-            chosen = rng.choice(words, min(count, len(words)), replace=False, p=shares)
+        count = min(len(words), {"one keyword": 1, "two keywords": 2}.get(kind, 0))
+        chosen = rng.choice(words, count, replace=False, p=shares) if count else []
         # The answer is never given away, whoever else used the word.
         answer = {w.lower() for text in question.answers for w in _WORD.findall(text)}
         return " ".join([subject, *(w for w in chosen if w not in answer)])

@@ -11,10 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model import CheckpointError, Policy, load_policy, save_policy, write_json
+from model import CheckpointError, Policy, save_policy
+from model.files import write_json
 from model.pretrained import open_policy
 from rl.runs import state
-from rl.runs.state import load_state, read_state, save_state
+from rl.runs.state import load_state, save_state
 
 from .tiny import tiny_config, tiny_policy, tiny_tokenizer
 
@@ -60,7 +61,7 @@ def torn_save_file(tensors, path, metadata=None):
 
 
 def test_a_policy_comes_back_to_the_bit(saved):
-    policy, tokenizer, run = load_policy(saved)
+    policy, tokenizer, run = open_policy(saved)
     assert set(bits(saved)) == FILES and run == {"script": "test"}
     expected = tiny_policy()
     assert policy.config == expected.config and not policy.training
@@ -87,7 +88,7 @@ def test_saving_over_a_checkpoint_replaces_all_of_it(saved, tmp_path):
 def test_what_a_killed_save_left_does_not_disturb_the_next(saved, tmp_path):
     (saved / "staging.partial").mkdir()
     (saved / "staging.partial" / "model.safetensors").write_bytes(b"half")
-    assert load_policy(saved)[2] == {"script": "test"}
+    assert open_policy(saved)[2] == {"script": "test"}
     save_policy(saved, tiny_policy(), TOKENIZER, {})
     assert set(bits(saved)) == FILES
 
@@ -95,7 +96,7 @@ def test_what_a_killed_save_left_does_not_disturb_the_next(saved, tmp_path):
 def test_a_foreign_value_head_is_absent_and_zero(saved):
     (saved / "value_head.safetensors").unlink()
     assert torch.equal(
-        load_policy(saved)[0](torch.zeros(1, 5, dtype=torch.long))[1], torch.zeros(1, 5)
+        open_policy(saved)[0](torch.zeros(1, 5, dtype=torch.long))[1], torch.zeros(1, 5)
     )
 
 
@@ -113,24 +114,21 @@ def edited(change):
 NORM = "model.norm.weight"
 DAMAGES = {
     "missing": (Path.unlink, "not found"),
-    "empty": (lambda path: path.write_bytes(b""), "not a readable safetensors file"),
+    "empty": (lambda path: path.write_bytes(b""), "not readable here"),
     "cut in the tensors": (
         lambda path: path.write_bytes(path.read_bytes()[:-100]),
-        "not a readable safetensors file",
+        "not readable here",
     ),
     "cut in the header": (
         lambda path: path.write_bytes(path.read_bytes()[:50]),
-        "not a readable safetensors file",
+        "not readable here",
     ),
     "corrupt header": (
         lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]),
-        "not a readable safetensors file",
+        "not readable here",
     ),
-    "a pickle": (
-        lambda path: torch.save({"a": torch.zeros(3)}, path),
-        "not a readable safetensors file",
-    ),
-    "a directory": (lambda path: (path.unlink(), path.mkdir()), "not a readable safetensors file"),
+    "a pickle": (lambda path: torch.save({"a": torch.zeros(3)}, path), "not readable here"),
+    "a directory": (lambda path: (path.unlink(), path.mkdir()), "not readable here"),
     "lacking a tensor": (edited(lambda tensors: tensors.pop(NORM)), f"missing tensor '{NORM}'"),
     "with a strange tensor": (
         edited(lambda tensors: tensors.update(extra=torch.zeros(1))),
@@ -166,7 +164,7 @@ def test_damaged_weights_are_refused_by_name(saved, damage, problem):
     path = saved / "model.safetensors"
     damage(path)
     with pytest.raises(CheckpointError) as error:
-        load_policy(saved)
+        open_policy(saved)
     assert (
         str(error.value).startswith(f"{path}: ")
         and problem in str(error.value)
@@ -188,8 +186,8 @@ def test_a_tied_head_that_was_written_twice_is_accepted(saved):
 @pytest.mark.parametrize("content", [b"", b"torn"])
 def test_a_damaged_value_head_is_refused_by_name(saved, content):
     (saved / "value_head.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"value_head.safetensors: not a readable"):
-        load_policy(saved)
+    with pytest.raises(CheckpointError, match=r"value_head.safetensors: not readable here"):
+        open_policy(saved)
 
 
 def test_a_value_head_of_another_width_is_refused_by_name(saved):
@@ -201,25 +199,25 @@ def test_a_value_head_of_another_width_is_refused_by_name(saved):
         CheckpointError,
         match=r"value_head.safetensors: 'up.weight' has shape \[96, 192\], expected \[96, 96\]",
     ):
-        load_policy(saved)
+        open_policy(saved)
 
 
 def test_other_refusals(saved, tmp_path):
     with pytest.raises(CheckpointError, match="nowhere: no such checkpoint directory"):
-        load_policy(tmp_path / "nowhere")
+        open_policy(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         CheckpointError, match=r"empty: no checkpoint here \(config.json not found\)"
     ):
-        load_policy(tmp_path / "empty")
+        open_policy(tmp_path / "empty")
     (saved / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run.json: not readable JSON"):
-        load_policy(saved)
+    with pytest.raises(CheckpointError, match=r"run.json: not readable here"):
+        open_policy(saved)
     (saved / "run.json").unlink()
-    assert load_policy(saved)[2] == {}
+    assert open_policy(saved)[2] == {}
     (saved / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer.json: not found"):
-        load_policy(saved)
+        open_policy(saved)
 
 
 def test_a_tokenizer_bigger_than_the_embedding_is_refused(tmp_path):
@@ -229,9 +227,9 @@ def test_a_tokenizer_bigger_than_the_embedding_is_refused(tmp_path):
         match=rf"tokenizer.json: {len(TOKENIZER)} tokens do not fit the "
         rf"{len(TOKENIZER) - 1} rows of the embedding",
     ):
-        load_policy(tmp_path)
+        open_policy(tmp_path)
     save_policy(tmp_path, tiny_policy(tiny_config(vocab_size=len(TOKENIZER))), TOKENIZER, {})
-    assert load_policy(tmp_path)[0].config.vocab_size == len(TOKENIZER)
+    assert open_policy(tmp_path)[0].config.vocab_size == len(TOKENIZER)
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "value_head.down.bias"])
@@ -250,7 +248,7 @@ def test_a_full_disk_leaves_the_old_policy(saved, monkeypatch):
     before = bits(saved)
     for target, name, failure in (
         (os, "replace", full_disk),
-        ("model.checkpoint.save_file", None, torn_save_file),
+        ("model.files.save_file", None, torn_save_file),
         (Path, "write_text", full_disk),
     ):
         with monkeypatch.context() as patch:
@@ -258,7 +256,7 @@ def test_a_full_disk_leaves_the_old_policy(saved, monkeypatch):
             with pytest.raises(OSError, match="No space left"):
                 save_policy(saved, tiny_policy(seed=1), TOKENIZER, {})
         assert bits(saved) == before and not (saved / "staging.partial").exists()
-    load_policy(saved)
+    open_policy(saved)
 
 
 @pytest.mark.parametrize(
@@ -421,22 +419,19 @@ def test_going_on_from_a_state_gives_the_bits_of_not_stopping(tmp_path):
     stopped = tiny_policy()
     optimizers = optimizers_of(stopped)
     train(stopped, optimizers, 0, 3)
-    replay = {
-        "features0": torch.randn(4, 3).bfloat16(),
-        "knows": torch.tensor([1, 0], dtype=torch.uint8),
-        "empty": torch.zeros(0),
-    }
-    save_state(tmp_path, {"policy": stopped}, optimizers, replay, {"step": 3, "beta": 0.1})
+    features = [torch.randn(4, 3).bfloat16() for _ in range(11)]
+    buffers = {"features": features, "bits": [torch.tensor([1, 0], dtype=torch.uint8)]}
+    buffers |= {"empty": [torch.zeros(0)], "none": []}
+    save_state(tmp_path, {"policy": stopped}, optimizers, buffers, {"step": 3, "beta": 0.1})
 
     resumed = tiny_policy(seed=9)
     fresh = optimizers_of(resumed)
-    tensors, facts = load_state(tmp_path, {"policy": resumed}, fresh)
-    assert facts == read_state(tmp_path, False)[0] == {"step": 3, "beta": 0.1}
-    assert tensors.keys() == replay.keys()
-    assert all(
-        torch.equal(tensors[name], replay[name]) and tensors[name].dtype == replay[name].dtype
-        for name in replay
-    )
+    filled = {name: [] for name in buffers}
+    facts = load_state(tmp_path, {"policy": resumed}, fresh, filled)
+    assert facts == {"step": 3, "beta": 0.1}
+    for name, kept in buffers.items():
+        for mine, saved in zip(filled[name], kept, strict=True):
+            assert torch.equal(mine, saved) and mine.dtype == saved.dtype
     train(resumed, fresh, facts["step"], 6)
     for name, tensor in through.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
@@ -444,7 +439,7 @@ def test_going_on_from_a_state_gives_the_bits_of_not_stopping(tmp_path):
     forgetful = tiny_policy(
         seed=9
     )  # the test can tell: without the optimizers' moments the bits differ
-    load_state(tmp_path, {"policy": forgetful}, optimizers_of(tiny_policy()))
+    load_state(tmp_path, {"policy": forgetful}, optimizers_of(tiny_policy()), {})
     train(forgetful, optimizers_of(forgetful), 3, 6)
     assert not torch.equal(forgetful.model.embed_tokens.weight, through.model.embed_tokens.weight)
 
@@ -453,7 +448,7 @@ def test_a_state_before_the_first_step(tmp_path):
     policy, other = tiny_policy(), tiny_policy(seed=1)
     save_state(tmp_path, {"policy": policy}, optimizers_of(policy), {}, {"step": 0})
     optimizers = optimizers_of(other)
-    assert load_state(tmp_path, {"policy": other}, optimizers) == ({}, {"step": 0})
+    assert load_state(tmp_path, {"policy": other}, optimizers, {}) == {"step": 0}
     train(policy, optimizers_of(policy), 0, 2)
     train(other, optimizers, 0, 2)
     assert all(
@@ -468,7 +463,7 @@ def test_the_state_is_a_copy(tmp_path):
     save_state(tmp_path, {"policy": policy}, {}, {}, {})
     policy.model.norm.weight.data.zero_()
     again = tiny_policy(seed=1)
-    load_state(tmp_path, {"policy": again}, {})
+    load_state(tmp_path, {"policy": again}, {}, {})
     assert torch.equal(again.model.norm.weight, tiny_policy().model.norm.weight)
 
 
@@ -504,26 +499,18 @@ def test_a_damaged_state_is_refused_by_name(tmp_path, damage):
     save_state(tmp_path, {"policy": policy}, {}, {}, {"step": 1})
     path = tmp_path / state.STATE_FILE
     path.write_bytes(damage(path.read_bytes()))
-    for read in (
-        lambda: load_state(tmp_path, {"policy": policy}, {}),
-        lambda: read_state(tmp_path, False),
-    ):
-        with pytest.raises(CheckpointError) as error:
-            read()
-        assert str(error.value).startswith(
-            f"{path}: not a readable training state"
-        ) and "\n" not in str(error.value)
+    with pytest.raises(CheckpointError) as error:
+        load_state(tmp_path, {"policy": policy}, {}, {})
+    said = str(error.value)
+    assert said.startswith(f"{path}: not a readable state of this run") and "\n" not in said
 
 
 @pytest.mark.parametrize("metadata", [None, {"facts": "{"}, {"facts": "[1]"}, {"facts": "5"}])
 def test_a_foreign_state_is_refused_by_name(tmp_path, metadata):
     path = tmp_path / state.STATE_FILE
     save_file({"a": torch.zeros(1)}, path, metadata)
-    for read in (lambda: load_state(tmp_path, {}, {}), lambda: read_state(tmp_path, False)):
-        with pytest.raises(
-            CheckpointError, match=f"{state.STATE_FILE}: not a readable training state"
-        ):
-            read()
+    with pytest.raises(CheckpointError, match=f"{path}: not a readable state of this run"):
+        load_state(tmp_path, {}, {}, {})
 
 
 @pytest.mark.parametrize(
@@ -533,6 +520,6 @@ def test_a_state_of_another_model_is_refused_by_name(tmp_path, shape):
     policy = tiny_policy(tiny_config(**shape))
     save_state(tmp_path, {"policy": policy}, {}, {}, {})
     with pytest.raises(
-        CheckpointError, match=f"{state.STATE_FILE}: its weights are not those of this policy"
+        CheckpointError, match=f"{state.STATE_FILE}: not a readable state of this policy"
     ):
-        load_state(tmp_path, {"policy": tiny_policy()}, {})
+        load_state(tmp_path, {"policy": tiny_policy()}, {}, {})

@@ -23,7 +23,7 @@ from tests.shared import shared_path
 
 from .foreign import BERT_WORDS, bert_directory
 
-NOT_OPENED = ": not an encoder that transformers opens ("
+NOT_OPENED = ": "  # and what transformers says
 
 TEXTS = [
     "Who wrote The Salt Road?",
@@ -206,7 +206,7 @@ def test_bad_checkpoints_are_refused_in_one_line(tmp_path, kind):
 def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
     bert_directory(tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(CheckpointError, match="need the package transformers: pip install"):
+    with pytest.raises(CheckpointError, match="needs the package transformers: pip install"):
         SentenceEncoder(tmp_path)
 
 

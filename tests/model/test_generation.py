@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import Session, sample
-from model.generation import FEED_ROWS
+from model import Session
+from model.policy import FEED_ROWS, sample
 
 from .tiny import tiny_config, tiny_policy
 
@@ -38,7 +38,7 @@ chunk = st.lists(st.integers(0, 59), min_size=1, max_size=9)
 def test_cached_is_full_for_ragged_rows_across_turns(rows, random):
     first, second, third = ([row[i] for row in rows] for i in range(3))
     with torch.no_grad():
-        session = Session.start(POLICY, first)
+        session = POLICY.session(first)
         assert_stands_after(session, first)
         kept = random.sample(
             range(len(rows)), random.randint(1, len(rows))
@@ -65,7 +65,7 @@ def test_greedy_text_is_the_argmax_of_full_passes(rows, budget):
         return text
 
     with torch.no_grad():
-        session = Session.start(POLICY, [row[0] for row in rows])
+        session = POLICY.session([row[0] for row in rows])
         first = torch.tensor([row[1] for row in rows])
         texts = session.generate(first, budget, 0.0, EOS)
         assert texts == [slow(row[0] + [row[1]]) for row in rows]
@@ -89,11 +89,11 @@ def test_finished_rows_are_dropped_without_a_trace():
     first = torch.randint(3, 60, (24,), generator=generator)
     with torch.no_grad():
         for eos in range(60):
-            together = Session.start(POLICY, prompts).generate(first, 20, 0.0, eos)
+            together = POLICY.session(prompts).generate(first, 20, 0.0, eos)
             stops = {len(text) for text in together if text[-1] == eos}
             if len(stops) >= 3:  # a token that rows reach at different steps
                 assert together == [
-                    Session.start(POLICY, [p]).generate(first[i : i + 1], 20, 0.0, eos)[0]
+                    POLICY.session([p]).generate(first[i : i + 1], 20, 0.0, eos)[0]
                     for i, p in enumerate(prompts)
                 ]
                 return
@@ -114,8 +114,7 @@ def test_many_rows_are_read_in_groups_without_a_trace():
     first, second = draw(), draw()
     with torch.no_grad():
         assert_stands_after(
-            Session.start(POLICY, first).feed(second),
-            [a + b for a, b in zip(first, second, strict=True)],
+            POLICY.session(first).feed(second), [a + b for a, b in zip(first, second, strict=True)]
         )
 
 
@@ -125,10 +124,10 @@ def test_the_inference_copy_computes_what_autocast_does():
     policy = tiny_policy(tiny_config(vocab_size=60))
     chunks = [[5, 6, 7, 8], [9, 10]]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = Session.start(policy, chunks).logits
+        expected = policy.session(chunks).logits
         twin = policy.for_inference()
     with torch.no_grad():
-        found = Session.start(twin, chunks).logits
+        found = twin.session(chunks).logits
     assert twin.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16 and {
         p.dtype for p in policy.parameters()
     } == {torch.float32}
@@ -136,14 +135,13 @@ def test_the_inference_copy_computes_what_autocast_does():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     with torch.no_grad():  # without autocast the copy is the same policy in float32
         assert torch.equal(
-            Session.start(policy.for_inference(), chunks).logits,
-            Session.start(policy, chunks).logits,
+            policy.for_inference().session(chunks).logits, policy.session(chunks).logits
         )
 
 
 def test_text_ends_with_eos_or_fills_the_budget():
     with torch.no_grad():
-        session = Session.start(POLICY, [[1, i] for i in range(40)])
+        session = POLICY.session([[1, i] for i in range(40)])
         texts = session.generate(
             torch.full((40,), 7), 15, 1.0, EOS, torch.Generator().manual_seed(0)
         )
@@ -166,7 +164,7 @@ def test_every_row_stops_at_its_own_budget():
 
 def test_more_than_the_context_is_refused():
     with torch.no_grad():
-        session = Session.start(POLICY, [[3] * 40, [3] * 60])
+        session = POLICY.session([[3] * 40, [3] * 60])
         session.feed(
             [[4] * 24, [4] * 4]
         )  # 64 and 64: just fits, although the padding stands beyond
@@ -190,7 +188,7 @@ def test_sampling_at_zero_is_greedy():
 
 def test_the_same_generator_gives_the_same_text():
     with torch.no_grad():
-        session = Session.start(POLICY, [[1, 5, 6]] * 8)
+        session = POLICY.session([[1, 5, 6]] * 8)
 
         def play(seed):
             return session.generate(

@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from benchmarks.parity import random_model
-from model import CheckpointError, load_policy, save_policy
-from model.pretrained import add_adapters, open_model, open_policy, open_pretrained
-from model.pretrained import save_policy as save_adapted
-from model.pretrained.tokens import adapt_tokenizer
+from model import CheckpointError, save_policy
+from model.pretrained import open_model, open_policy, open_pretrained
+from model.pretrained.lora import add_adapters
+from model.pretrained.lora import save_policy as save_adapted
+from model.pretrained.open import open_tokenizer
 
 from .foreign import write_foreign
 from .tiny import TEXTS, tiny_policy, tiny_tokenizer
@@ -50,14 +51,13 @@ def refusal(opener, directory) -> str:
     return text
 
 
-@pytest.mark.parametrize("opener", [load_policy, open_policy])
 @pytest.mark.parametrize(
     "field, value, problem",
     [
         ("num_hidden_layers", 100_000, "num_hidden_layers = 100000 is not a positive whole number"),
-        ("num_hidden_layers", 1000, "model.safetensors: 2 layers, where config.json says 1000"),
+        ("num_hidden_layers", 1000, "num_hidden_layers = 1000 is not a positive whole number"),
         ("num_hidden_layers", 1, "unknown tensor 'model.layers.1.input_layernorm.weight'"),
-        ("head_dim", 10**9, "heads of 1000000000 dimensions are too many"),
+        ("head_dim", 10**9, "has shape [32, 32], expected [4000000000, 32]"),
         ("head_dim", 10**8, "400000000"),
         ("hidden_size", 2**29, "536870912"),
         ("intermediate_size", 2**29, "has shape [48, 32], expected [536870912, 32]"),
@@ -71,16 +71,15 @@ def refusal(opener, directory) -> str:
         ("hidden_act", ["silu"], "hidden_act = ['silu'] is not supported"),
     ],
 )
-def test_sizes_are_compared_before_anything_is_built(saved, opener, field, value, problem):
+def test_sizes_are_compared_before_anything_is_built(saved, field, value, problem):
     change_json(saved / "config.json", **{field: value})
-    assert problem in refusal(opener, saved)
+    assert problem in refusal(open_policy, saved)
 
 
-@pytest.mark.parametrize("opener", [load_policy, open_policy])
-def test_a_long_context_costs_nothing(saved, opener):
+def test_a_long_context_costs_nothing(saved):
     change_json(saved / "config.json", max_position_embeddings=2**29)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    opener(saved)
+    open_policy(saved)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 300_000  # kB
 
 
@@ -88,9 +87,9 @@ def test_a_long_context_costs_nothing(saved, opener):
 @pytest.mark.parametrize(
     "content, problem",
     [
-        (DEEP, "not readable JSON"),
+        (DEEP, "not readable here"),
         ("[" * 40 + "]" * 40, "nested deeper than 32 levels"),
-        ("9" * 5000, "not readable JSON"),
+        ("9" * 5000, "4300 digits"),
         ("[]", "not a JSON object"),
         ("null", "not a JSON object"),
         (" " * (2**26 + 1), "larger than 64 MB"),
@@ -104,16 +103,15 @@ def test_json_from_outside_is_bounded(saved, name, content, problem):
     if name == "tokenizer_config.json" and not problem:
         return
     if problem:
-        assert problem in refusal(open_policy, saved)
-        assert str(saved / name) in refusal(load_policy, saved)
+        text = refusal(open_policy, saved)
+        assert problem in text and text.startswith(f"{saved / name}: ")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "value_head.safetensors", "tokenizer.json"])
 def test_a_git_lfs_pointer_is_named(saved, name):
     (saved / name).write_text(LFS)
     expected = f"{saved / name}: a Git LFS pointer, not the file itself"
-    assert refusal(open_policy, saved).startswith(expected) or name == "tokenizer.json"
-    assert refusal(load_policy, saved).startswith(expected)
+    assert refusal(open_policy, saved).startswith(expected)
 
 
 # --------------------------------------------------------------------------------- tokenizers
@@ -124,7 +122,7 @@ def change_tokenizer(directory, **fields):
 
 
 def test_padding_and_cutting_of_a_file_do_not_count(saved):
-    expected = load_policy(saved)[1].encode_batch(TEXTS)
+    expected = open_policy(saved)[1].encode_batch(TEXTS)
     change_tokenizer(
         saved,
         padding={
@@ -137,8 +135,7 @@ def test_padding_and_cutting_of_a_file_do_not_count(saved):
         },
         truncation={"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
     )
-    for opener in (load_policy, open_policy):
-        assert opener(saved)[1].encode_batch(TEXTS) == expected
+    assert open_policy(saved)[1].encode_batch(TEXTS) == expected
 
 
 def replace(pattern, content):
@@ -150,44 +147,19 @@ def test_rules_that_explode_or_never_end_are_refused(saved):
     original = path.read_text()
     doubled = [replace({"String": "a"}, "aa") for _ in range(30)]
     for normalizer, problem in (
-        (replace({"String": "e"}, "e" * 100), "make texts 100 times as long"),
-        ({"type": "Sequence", "normalizers": doubled}, "make texts 1.07e+09 times as long"),
-        (replace({"Regex": ""}, "x" * 20), "make texts 40 times as long"),
-        (replace({"Regex": "(a+)+$"}, ""), "the pattern '(a+)+$' may take for ever"),
-        (replace({"Regex": ".*.*.*.*[^a]"}, ""), "the pattern '.*.*.*.*[^a]' may take for ever"),
-        (replace({"Regex": "a?" * 24 + "[^a]"}, ""), "a?a?a?a?a?a?' may take for ever"),
+        (replace({"String": "e"}, "e" * 100), "makes texts longer"),
+        ({"type": "Sequence", "normalizers": doubled}, "makes texts longer"),
+        (replace({"Regex": ""}, "x" * 20), "makes texts longer"),
+        (replace({"Regex": "(a+)+$"}, ""), "a pattern repeats a group"),
         ({"type": "Prepend", "prepend": "x" * 10**6}, "more than 16 kB of rules"),
     ):
         path.write_text(original)
         change_tokenizer(saved, normalizer=normalizer)
         assert problem in refusal(open_policy, saved)
-        assert problem in refusal(adapt_tokenizer, saved)
-    path.write_text(original)
-    change_tokenizer(saved, decoder={"type": "Sequence", "decoders": doubled})
-    assert "make texts 1.07e+09 times as long" in refusal(open_policy, saved)
+        assert problem in refusal(open_tokenizer, saved)
     path.write_text(original)
     change_tokenizer(saved, normalizer=replace({"String": " "}, "\u2581"))  # Llama's
     open_policy(saved)
-
-
-# GPT-4o's and DeepSeek's: published patterns that take no longer than a text is long.
-GPT_4O = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-DEEPSEEK = (
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
-    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@pytest.mark.parametrize("pattern", [GPT_4O, DEEPSEEK])
-def test_patterns_of_families_are_taken(saved, pattern):
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
-    original = json.loads((saved / "tokenizer.json").read_text())["pre_tokenizer"]
-    both = [{**split, "invert": False}, original]
-    change_tokenizer(saved, pre_tokenizer={"type": "Sequence", "pretokenizers": both})
-    assert open_policy(saved)[1].encode("Ada's road")
 
 
 def test_an_id_beyond_all_rows_is_refused(tmp_path):
@@ -199,13 +171,11 @@ def test_an_id_beyond_all_rows_is_refused(tmp_path):
     assert "tokens do not fit the 320 rows of the embedding" in problem
 
 
-@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
-def test_a_tokenizer_in_other_files_only_is_named(tmp_path, name):
+def test_only_sentencepiece_is_named(tmp_path):
     directory = write_foreign(tmp_path)
-    (directory / "tokenizer.json").rename(directory / name)
+    (directory / "tokenizer.json").rename(directory / "tokenizer.model")
     problem = refusal(lambda d: open_pretrained(d, torch.float32, 256), directory)
-    assert problem.startswith(f"{directory}/tokenizer.json: not found, and tokenizer.model, voc")
-    assert "have transformers write it: AutoTokenizer.from_pretrained" in problem
+    assert problem.startswith(f"{directory}/tokenizer.model: SentencePiece files are not opened")
 
 
 # ------------------------------------------------------------------ other people's weights
@@ -227,22 +197,19 @@ def test_shards_lie_in_the_directory(sharded, inside):
     assert problem in refusal(open_model, sharded)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "last.ckpt"])
-def test_pickled_weights_are_named(sharded, name):
+def test_pickled_weights_are_named(sharded):
     for path in sharded.glob("*.safetensors*"):
         path.unlink()
-    (sharded / name).write_bytes(b"PK")
+    (sharded / "pytorch_model.bin").write_bytes(b"PK")
     problem = refusal(open_model, sharded)
-    assert problem.startswith(f"{sharded}/{name}: pickled weights are not opened")
+    assert problem.startswith(f"{sharded}/pytorch_model.bin: pickled weights are not opened")
 
 
 @pytest.mark.parametrize(
     "rename, problem",
     [
-        (lambda name: name.removeprefix("model."), "'embed_tokens.weight' for 'model.embed_tokens"),
-        (lambda name: f"_orig_mod.{name}", "inside a wrapper (torch.compile, DDP, peft); save the"),
-        (lambda name: f"module.{name}", "'module.model.embed_tokens.weight' for 'model.embed"),
-        (lambda name: f"base_model.model.{name}", "'base_model.model.model.embed_tokens.weight'"),
+        (lambda name: name.removeprefix("model."), "no tensor is named 'model. ...'"),
+        (lambda name: f"_orig_mod.{name}", "or from a compiled module"),
         (lambda name: name.replace("norm", "nrm"), "missing tensor"),
     ],
 )
@@ -311,9 +278,7 @@ def test_a_base_that_is_its_own_adapter_ends(adapters):
 @pytest.mark.parametrize("fields", [{"r": 10**9}, {"r": "4"}, {"trainable_token_indices": [1]}])
 def test_absurd_adapters_are_refused(adapters, fields):
     change_json(adapters / "adapter_config.json", **fields)
-    assert "adapter_config.json: not a readable adapter_config.json" in refusal(
-        open_policy, adapters
-    )
+    assert refusal(open_policy, adapters).startswith(f"{adapters}/adapter_config.json: ")
 
 
 @pytest.mark.parametrize("ids", [[10**6], [-1], ["x"], [True], [0] * 10**5])

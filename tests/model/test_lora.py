@@ -11,15 +11,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from model import CheckpointError, Policy
-from model.pretrained import (
-    add_adapters,
-    open_model,
-    open_policy,
-    open_pretrained,
-    save_policy,
-    trained_modules,
-    without_adapters,
-)
+from model.pretrained import open_model, open_policy, open_pretrained
+from model.pretrained.lora import add_adapters, save_policy, trained_modules, without_adapters
 
 from .foreign import write_foreign
 
@@ -168,7 +161,7 @@ def test_in_bf16_the_adapters_stay_float32(tmp_path):
             {"base_model_name_or_path": "nowhere"},
             "base_model_name_or_path = 'nowhere' holds no checkpoint",
         ),
-        ({"r": None}, "not a readable"),
+        ({"r": None}, "r = None is not a rank"),
     ],
 )
 def test_an_adapter_that_is_not_ours_is_refused_by_name(tmp_path, change, problem):

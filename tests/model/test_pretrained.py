@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model import CheckpointError, Tokenizer, save_policy
+from model import CheckpointError, save_policy
 from model.pretrained import open_model, open_policy, open_pretrained
-from model.pretrained.tokens import adapt_tokenizer
+from model.pretrained.open import open_tokenizer
 from model.tokenizer import SPECIAL
 
 from .foreign import qwen_tokenizer, sentencepiece_tokenizer, write_foreign
@@ -31,7 +31,7 @@ KINDS = {"byte-level": qwen_tokenizer, "sentencepiece": sentencepiece_tokenizer}
 @pytest.fixture(params=KINDS)
 def adapted(request, tmp_path):
     KINDS[request.param]().save(str(tmp_path / "tokenizer.json"))
-    return adapt_tokenizer(tmp_path)
+    return open_tokenizer(tmp_path)
 
 
 def test_added_tokens_come_behind_the_old_ones(adapted):
@@ -54,9 +54,9 @@ def test_text_is_only_ever_text(adapted):
 def test_saved_loaded_and_adapted_again_it_is_the_same(adapted, tmp_path):
     tokenizer, _ = adapted
     tokenizer.save(tmp_path)
-    loaded, (again, new) = Tokenizer.load(tmp_path), adapt_tokenizer(tmp_path)
-    assert not new and loaded.names == again.names == tokenizer.names
-    assert loaded.backend.to_str() == again.backend.to_str() == tokenizer.backend.to_str()
+    again, new = open_tokenizer(tmp_path)
+    assert not new and again.names == tokenizer.names
+    assert again.backend.to_str() == tokenizer.backend.to_str()
 
 
 @pytest.mark.parametrize(
@@ -125,27 +125,6 @@ def test_autotokenizer_opens_our_own(tmp_path):
             },
             ("<pad>", "<bos>", "<|im_end|>"),
         ),
-        (
-            {"config.json": {"bos_token_id": 301, "eos_token_id": [302, 300], "pad_token_id": 0}},
-            ("<pad>", "<|im_start|>", "<|im_end|>"),
-        ),
-        (
-            {
-                "generation_config.json": {
-                    "bos_token_id": 300,
-                    "eos_token_id": 300,
-                    "pad_token_id": 301,
-                }
-            },
-            ("<|im_start|>", "<bos>", "<|endoftext|>"),
-        ),
-        (
-            {
-                "tokenizer_config.json": {"eos_token": "<|im_end|>"},
-                "config.json": {"eos_token_id": 300, "bos_token_id": 9999},
-            },
-            ("<pad>", "<bos>", "<|im_end|>"),
-        ),
     ],
 )
 def test_a_familys_own_tokens_are_found_where_its_files_name_them(tmp_path, files, expected):
@@ -158,13 +137,13 @@ def test_a_familys_own_tokens_are_found_where_its_files_name_them(tmp_path, file
     backend.save(str(tmp_path / "tokenizer.json"))
     for name, fields in files.items():
         (tmp_path / name).write_text(json.dumps(fields))
-    tokenizer, new = adapt_tokenizer(tmp_path)
+    tokenizer, new = open_tokenizer(tmp_path)
     assert tokenizer.names[:3] == expected and len(new) == 5 + sum(
         name in SPECIAL for name in expected
     )
     (tmp_path / "ours").mkdir()
     tokenizer.save(tmp_path / "ours")
-    assert Tokenizer.load(tmp_path / "ours").names == tokenizer.names
+    assert open_tokenizer(tmp_path / "ours")[0].names == tokenizer.names
 
 
 def test_a_torn_tokenizer_config_is_named(tmp_path):
@@ -172,9 +151,9 @@ def test_a_torn_tokenizer_config_is_named(tmp_path):
     for text in ("{", "[1]"):
         (tmp_path / "tokenizer_config.json").write_text(text)
         with pytest.raises(
-            CheckpointError, match=r"tokenizer_config.json: not (readable JSON|a JSON object)"
+            CheckpointError, match=r"tokenizer_config.json: not (readable here|a JSON object)"
         ):
-            adapt_tokenizer(tmp_path)
+            open_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -183,12 +162,11 @@ def test_a_torn_tokenizer_config_is_named(tmp_path):
         ("Qwen2.5", "<|im_end|>", 304, 7),
         ("Qwen3, biases, untied", "<|im_end|>", 304, 7),
         ("Qwen2.5", "<|im_end|>", 320, 7),
-        ("Mistral", "</s>", 301, 5),
+        ("Mistral", "</s>", 301, 7),
     ],
 )
 def test_new_rows_are_the_mean_of_the_old_ones(tmp_path, family, eos, rows, added):
-    """Behind the old rows, or on rows that the family keeps unused. Mistral's config names <s> and
-    <unk> by their ids."""
+    """Behind the old rows, or on rows that the family keeps unused."""
     old = open_model(write_foreign(tmp_path, family, rows, eos_token=eos))
     policy, tokenizer, new = open_pretrained(tmp_path, torch.float32, 1024)
     assert (

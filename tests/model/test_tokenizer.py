@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
-from model import CheckpointError, Tokenizer
+from model import CheckpointError, Tokenizer, save_policy
+from model.pretrained import open_policy
+from model.pretrained.open import open_tokenizer
 from model.tokenizer import SPECIAL
 
-from .tiny import TEXTS, tiny_tokenizer
+from .tiny import TEXTS, tiny_policy, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 IDS = {
@@ -113,8 +115,9 @@ def test_training_is_deterministic_and_bounded():
 
 def test_save_and_load(tmp_path):
     TOKENIZER.save(tmp_path)
-    loaded = Tokenizer.load(tmp_path)
+    loaded, new = open_tokenizer(tmp_path)
     text = "Ada Quill [ANSWER] <eos> 東京"
+    assert not new
     assert loaded.backend.to_str() == TOKENIZER.backend.to_str()
     assert (
         loaded.encode(text) == TOKENIZER.encode(text)
@@ -127,7 +130,7 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "json", "foreign"])
 def test_what_is_no_tokenizer_of_ours_is_refused(tmp_path, damage):
     path = tmp_path / "tokenizer.json"
-    TOKENIZER.save(tmp_path)
+    save_policy(tmp_path, tiny_policy(), TOKENIZER, {})
     whole = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -142,6 +145,6 @@ def test_what_is_no_tokenizer_of_ours_is_refused(tmp_path, damage):
             ]
         )
     with pytest.raises(CheckpointError) as error:
-        Tokenizer.load(tmp_path)
+        open_policy(tmp_path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
-    assert ("lacks the token '<pad>'" in str(error.value)) == (damage == "foreign")
+    assert ("it lacks the token '<pad>'" in str(error.value)) == (damage == "foreign")

@@ -64,7 +64,7 @@ def test_all_matches_are_found(corpus, simd):
 def test_explain_reads_every_kind_of_list(corpus):
     texts, index, _ = corpus
     for i in (0, 4095, 4096, N - 1):
-        rows = {row.term: row.tf for row in index.explain(" ".join(f"w{w}" for w in range(200)), i)}
+        rows = {row[0]: row[2] for row in index.explain(" ".join(f"w{w}" for w in range(200)), i)}
         words = texts[i].split()
         assert rows == {word: words.count(word) for word in words}
 

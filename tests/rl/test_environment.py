@@ -106,10 +106,13 @@ def test_what_is_no_search_result_is_an_error(answer):
 @pytest.mark.parametrize(
     "answer, message",
     [
-        (Answers([[0, 1], [-1, -1]]), "returned 0 of 2 passages for the query 'b'"),
-        (Answers([[0, -7]] * 2), "returned passage -7 of a corpus of 4"),
-        (Answers([[0, 9]] * 2), "returned passage 9 of a corpus of 4"),
-        (Answers([[0, 1]]), "returned 1 results for 2 queries"),
+        (Answers([[0, 1], [-1, -1]]), r"returned \[\] for \'b\': no 2 passages of a corpus of 4"),
+        (
+            Answers([[0, -7]] * 2),
+            r"returned \[\(0, 0.0\), \(-7, 0.0\)\] for \'a\': no 2 passages of a corpus of 4",
+        ),
+        (Answers([[0, 9]] * 2), r"returned \[\(0, 0.0\), \(9, 0.0\)\] for \'a\'"),
+        (Answers([[0, 1]]), r"returned ids int64 \[1, 2\] and scores \[1, 2\] for 2 queries"),
     ],
 )
 def test_the_error_says_what_was_wrong(answer, message):
@@ -123,7 +126,7 @@ def test_a_corpus_of_fewer_than_k_passages_has_no_more_hits():
         4,
         4,
     ]
-    with pytest.raises(RetrieverError, match="returned 3 of 5 passages"):
+    with pytest.raises(RetrieverError, match=r"returned \[.*\] for \'a\': no 5 passages"):
         environment(Answers([[0, 1, 2, -1, -1]] * 2), k=5).search(["a", "b"])
 
 
@@ -142,7 +145,7 @@ def test_a_lexical_index_may_find_nothing_but_not_for_many():
         turns = environment(nothing).search(["xyz"] * count)
         assert [turn.passages for turn in turns] == [[]] * count
     for count in (8, 20):
-        with pytest.raises(RetrieverError, match=f"found nothing for any of {count} queries"):
+        with pytest.raises(RetrieverError, match=f"returned nothing for {count} queries"):
             environment(nothing).search(["xyz"] * count)
     one = Retriever(lambda query: [2, -1] if query == "quill" else [-1, -1])
     turns = environment(one).search(["xyz"] * 19 + ["quill"])
@@ -243,5 +246,6 @@ def test_observations_are_cut_and_hold_no_special_token():
 )
 def test_the_answer_is_rewarded_by_its_weights(answer, em, f1):
     env, episode = environment(reward=Reward(exact_match=3.0, f1=0.5)), Episode(QUESTIONS[0])
-    assert env.judge(episode, answer) == pytest.approx(3.0 * em + 0.5 * f1)
+    assert env.act(episode, Action(False, text(answer)), TOKENIZER) is None
+    assert episode.reward == episode.rewards[-1] == pytest.approx(3.0 * em + 0.5 * f1)
     assert (episode.answer, episode.exact_match) == (answer, em) and episode.f1 == pytest.approx(f1)

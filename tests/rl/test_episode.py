@@ -1,9 +1,8 @@
 """Parts that are born with the tokens, and batches that keep them."""
 
-import pytest
 import torch
 
-from rl import ACTIONS, Episode, Part, collate
+from rl import Episode, Part, collate
 from rl.environment import observation
 
 from .tiny import QUESTIONS, TOKENIZER
@@ -20,10 +19,12 @@ def episode(*pieces: tuple[list[int], Part]) -> Episode:
 
 def test_observation_by_hand():
     obs, sep, end = TOKENIZER.obs, TOKENIZER.sep, TOKENIZER.obs_end
-    three = [obs, 10, 11, sep, 12, sep, 13, 14, end]
-    assert observation([[10, 11], [12], [13, 14]], TOKENIZER) == three
-    assert observation([[10]], TOKENIZER) == [obs, 10, end]
-    assert observation([], TOKENIZER) == [obs, end]
+    one, two = "Ada Quill was born.", "Salt"
+    a, b = TOKENIZER.encode(one)[:3], TOKENIZER.encode(two)[:3]
+    assert len(a) == 3 < len(TOKENIZER.encode(one))
+    assert observation([one, two, one], TOKENIZER, 3) == [obs, *a, sep, *b, sep, *a, end]
+    assert observation([two], TOKENIZER, 3) == [obs, *b, end]
+    assert observation([], TOKENIZER, 3) == [obs, end]
 
 
 RETRIEVING = (
@@ -42,24 +43,13 @@ def test_an_episode_by_hand():
     assert e.tokens == [1, 20, 21, 6, 30, 2, 3, 40, 4, 7, 50, 51, 2]
     assert e.parts == [S, S, S, D, Q, Q, S, S, S, S, A, A, A]
     assert [i for i, own in enumerate(e.mask()) if own] == [3, 4, 5, 10, 11, 12]
-    assert [i for i, free in enumerate(e.mask([D])) if free] == [3]
     assert len(e.rewards) == 13 and e.reward == 1.8
 
 
-@pytest.mark.parametrize(
-    "learn, columns",
-    [
-        (ACTIONS, [3, 4, 5, 10, 11, 12]),
-        ((D,), [3]),
-        ((Q,), [4, 5]),
-        ((A,), [10, 11, 12]),
-        ((D, A), [3, 10, 11, 12]),
-    ],
-)
-def test_learn_selects_the_parts(learn, columns):
-    e = episode(*RETRIEVING)
-    batch = collate([e], TOKENIZER.pad, learn=learn)
-    assert batch.columns.tolist() == columns == [i for i, x in enumerate(e.mask(learn)) if x]
+def test_a_batch_knows_where_the_learnt_tokens_stand():
+    e, columns = episode(*RETRIEVING), [3, 4, 5, 10, 11, 12]
+    batch = collate([e], TOKENIZER.pad)
+    assert batch.columns.tolist() == columns
     assert batch.decision.tolist() == [column == 3 for column in columns]
     assert batch.learnt(batch.tokens).tolist() == [e.tokens[column] for column in columns]
 

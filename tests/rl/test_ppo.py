@@ -2,18 +2,17 @@
 loops over single tokens."""
 
 import copy
-import importlib
 import math
 import random
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 
+import rl.ppo
 from rl import (
-    ACTIONS,
-    Batch,
     Decoding,
     Episode,
     Part,
@@ -24,10 +23,21 @@ from rl import (
     score,
     score_rollout,
 )
-from rl.advantages import paired_decision_advantages, whiten
-from rl.experience import penalised_rewards, with_advantages
-from rl.ppo import adapt_beta, ppo_loss, update_value_head, value_loss
+from rl.episode import Batch
+from rl.ppo import (
+    adapt_beta,
+    k3,
+    paired_advantages,
+    penalised_rewards,
+    ppo_loss,
+    statistics,
+    update_value_head,
+    value_loss,
+    whiten,
+    with_advantages,
+)
 from rl.scoring import Scores, by_length
+from rl.study.roles import only
 
 from .oracle import slow_advantages
 from .tiny import QUESTIONS, TOKENIZER, environment, random_policy, text
@@ -47,7 +57,7 @@ def play(
     policy, count: int = 16, decoding: Decoding = SAMPLED, seed: int = 0, **env
 ) -> list[Episode]:
     """Random episodes of every kind: direct, retrieving, malformed; with rewards of many sizes."""
-    questions = [QUESTIONS[(i // 2 if decoding.both else i) % 4] for i in range(count)]
+    questions = [QUESTIONS[i % 4] for i in range(count // 2 if decoding.both else count)]
     env = environment(**env)
     episodes = rollout(policy, TOKENIZER, env, questions, decoding, seeded(seed))
     for i, episode in enumerate(episodes):
@@ -55,9 +65,9 @@ def play(
     return episodes
 
 
-def collect(policy, reference, episodes, beta=0.0, config=CONFIG, both=False, learn=ACTIONS):
+def collect(policy, reference, episodes, beta=0.0, config=CONFIG, both=False):
     """The experience of a rollout with its advantages, as train_ppo.py computes it."""
-    experience = score_rollout(policy, reference, episodes, TOKENIZER, config, learn)
+    experience = score_rollout(policy, reference, episodes, TOKENIZER, config)
     return with_advantages(experience, penalised_rewards(experience, beta), config, both)
 
 
@@ -90,8 +100,12 @@ def own_parts(episode: Episode) -> list[Part]:
     return [part for part in episode.parts if part != Part.STATE]
 
 
-def flat(per_episode: list[list[float]]) -> torch.Tensor:
-    return torch.tensor([x for row in per_episode for x in row])
+def grid(per_episode: list[list[float]]) -> torch.Tensor:
+    """[E, A], zeros after the end of a row."""
+    width = max(map(len, per_episode))
+    return torch.tensor(
+        [[float(x) for x in row] + [0.0] * (width - len(row)) for row in per_episode]
+    )
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-4):
@@ -157,7 +171,7 @@ def test_cached_generation_has_the_log_probs_of_the_full_pass():
     sampled = torch.tensor([b for e in episodes for b in e.behaviour])
     assert len(sampled) == int(experience.decision.sum()) > 32
     close(experience.log_probs[experience.decision].exp(), sampled, 1e-5)
-    close(experience.weight, torch.ones_like(experience.weight), 1e-4)
+    close(experience.weight, experience.mask.float(), 1e-4)
 
 
 def test_only_the_two_action_logits_move_a_decision():
@@ -249,33 +263,19 @@ def test_the_experience_against_slow_loops(beta, temperature, gamma, lam):
         weights.append(
             [math.exp(x) / next(behaviour) if d else 1.0 for x, d in zip(lp, decided, strict=True)]
         )
-    close(experience.log_probs, flat(log_probs))
-    close(experience.reference_log_probs, flat(reference_log_probs))
-    close(experience.values, flat(values))
-    close(experience.returns, flat(returns))
-    close(experience.weight, flat(weights))
-    decisions = [part == Part.DECISION for e in episodes for part in own_parts(e)]
-    assert experience.decision.tolist() == decisions
-    raw = flat(advantages)  # whitened over the whole rollout, never a batch of it
-    close(experience.advantages, (raw - raw.mean()) / raw.std(unbiased=False))
-    counts = [len(row) for row in advantages]
-    assert experience.counts == counts
-    assert experience.first.tolist() == [sum(counts[:i]) for i in range(len(counts))]
-    close(experience.k1, experience.log_probs - experience.reference_log_probs)
-    k1 = [
-        sum(a - b for a, b in zip(x, y, strict=True))
-        for x, y in zip(log_probs, reference_log_probs, strict=True)
-    ]
-    close(experience.per_episode(experience.k1), torch.tensor(k1), 1e-3)
-
-
-def test_where_the_tokens_of_episodes_stand():
-    policy = random_policy()
-    experience = collect(policy, policy, play(policy, 6))
-    counts, at = experience.counts, experience.tokens_of([4, 0, 5])
-    starts = [sum(counts[:i]) for i in range(6)]
-    expected = [starts[i] + j for i in (4, 0, 5) for j in range(counts[i])]
-    assert at.tolist() == expected
+    close(experience.log_probs, grid(log_probs))
+    close(experience.reference_log_probs, grid(reference_log_probs))
+    close(experience.values, grid(values))
+    close(experience.weight, grid(weights))
+    decisions = [[part == Part.DECISION for part in own_parts(e)] for e in episodes]
+    assert torch.equal(experience.decision, grid(decisions).bool())
+    mask = experience.mask
+    assert torch.equal(mask, grid([[1.0] * len(row) for row in advantages]).bool())
+    close(experience.returns, grid(returns))
+    raw = grid(advantages)[mask]  # whitened over the whole rollout, never a batch of it
+    close(experience.advantages[mask], (raw - raw.mean()) / raw.std(unbiased=False))
+    assert not experience.advantages[~mask].any()
+    close(experience.k1, grid(log_probs) - grid(reference_log_probs))
 
 
 @pytest.mark.parametrize("learn", [(Part.QUERY,), (Part.DECISION, Part.QUERY), (Part.ANSWER,)])
@@ -286,15 +286,18 @@ def test_parts_that_do_not_learn_are_in_no_tensor(learn):
     questions = QUESTIONS * 8
     env = environment(quota=2)
     played = rollout(policy, TOKENIZER, env, questions, SAMPLED, seeded(0))
-    episodes = [e for e in played if any(e.mask(learn))]
+    played = [e for e in played if set(e.parts) & set(learn)]
+    episodes = [only(e, learn) for e in played]
     config = replace(CONFIG, value=False)
-    experience = collect(policy, random_policy(2), episodes, 0.0, config, learn=learn)
-    assert experience.counts == [sum(e.mask(learn)) for e in episodes] and len(episodes) > 8
-    parts = [part for e in episodes for part in e.parts if part in learn]
-    assert experience.decision.tolist() == [part == Part.DECISION for part in parts]
-    assert torch.equal(experience.weight[~experience.decision], torch.ones(parts.count(learn[-1])))
-    to_come = [sum(e.rewards[e.mask(learn).index(True) :]) for e in episodes]
-    assert experience.returns[experience.first].tolist() == pytest.approx(to_come, abs=1e-5)
+    experience = collect(policy, random_policy(2), episodes, 0.0, config)
+    parts = [[part for part in e.parts if part in learn] for e in played]
+    assert experience.mask.sum(1).tolist() == [len(row) for row in parts] and len(episodes) > 8
+    mask, decision = experience.mask, experience.decision
+    assert decision[mask].tolist() == [part == Part.DECISION for row in parts for part in row]
+    assert (experience.weight[mask & ~decision] == 1).all()
+    first = [[part in learn for part in e.parts].index(True) for e in played]
+    to_come = [sum(e.rewards[i:]) for e, i in zip(played, first, strict=True)]
+    assert experience.returns[:, 0].tolist() == pytest.approx(to_come, abs=1e-5)
 
 
 def test_without_a_value_head_the_baseline_is_the_mean_of_the_rollout():
@@ -303,8 +306,8 @@ def test_without_a_value_head_the_baseline_is_the_mean_of_the_rollout():
     x = [sum(e.rewards[i:]) for e in episodes for i, p in enumerate(e.parts) if p != Part.STATE]
     x = torch.tensor(x)
     assert not experience.values.any()
-    close(experience.returns, x)
-    close(experience.advantages, (x - x.mean()) / x.std(unbiased=False))
+    close(experience.returns[experience.mask], x)
+    close(experience.advantages[experience.mask], (x - x.mean()) / x.std(unbiased=False))
 
 
 FIELDS = ("log_probs", "reference_log_probs", "values", "returns", "advantages", "weight")
@@ -346,7 +349,7 @@ def test_observation_tokens_change_no_advantage(length):
     )
     assert torch.equal(without.advantages, having.advantages)
     assert torch.equal(without.returns, having.returns)
-    assert without.returns[0] != 0 and without.counts == having.counts
+    assert without.returns[0, 0] != 0 and torch.equal(without.mask, having.mask)
 
 
 def test_exploration_by_hand():
@@ -369,26 +372,21 @@ def test_exploration_by_hand():
     weights = experience.weight[experience.decision]
     assert 0 < retrieved.sum() < 64
     close(weights, torch.where(retrieved, 0.8 / 0.77, 0.2 / 0.23), 1e-5)
-    text_weights = experience.weight[~experience.decision]
-    assert torch.equal(text_weights, torch.ones_like(text_weights))
+    assert (experience.weight[experience.mask & ~experience.decision] == 1).all()
 
 
 def with_log_probs(p: torch.Tensor, q: torch.Tensor):
     policy = random_policy()
     experience = collect(policy, policy, play(policy, 2))
-    return replace(experience, log_probs=p.log(), reference_log_probs=q.log())
+    return replace(experience, log_probs=p.log()[None], reference_log_probs=q.log()[None])
 
 
 def test_kl_by_hand():
     """k1 = log p - log q and k3 = q/p - 1 - log(q/p), at p = .5, .8 and q = .25, .9."""
     experience = with_log_probs(torch.tensor([0.5, 0.8]), torch.tensor([0.25, 0.9]))
-    close(experience.k1, torch.tensor([math.log(2), math.log(8 / 9)]), 1e-6)
-    close(experience.k3, torch.tensor([0.5 - 1 + math.log(2), 1.125 - 1 - math.log(1.125)]), 1e-6)
-    experience.counts = [1, 1]
-    close(experience.per_episode(experience.k1), experience.k1, 0)
-    experience.counts = [2]
-    together = torch.tensor([math.log(2) + math.log(8 / 9)])
-    close(experience.per_episode(experience.k1), together, 1e-6)
+    close(experience.k1, torch.tensor([[math.log(2), math.log(8 / 9)]]), 1e-6)
+    expected = torch.tensor([[0.5 - 1 + math.log(2), 1.125 - 1 - math.log(1.125)]])
+    close(k3(-experience.k1), expected, 1e-6)
 
 
 def test_both_estimators_have_the_mean_of_the_divergence():
@@ -397,18 +395,16 @@ def test_both_estimators_have_the_mean_of_the_divergence():
     experience = with_log_probs(p, q)
     divergence = (p * (p / q).log()).sum()
     close((p * experience.k1).sum(), divergence, 1e-5)
-    close((p * experience.k3).sum(), divergence, 1e-5)
-    assert experience.k3.min() >= 0 > experience.k1.min()
+    close((p * k3(-experience.k1)).sum(), divergence, 1e-5)
+    assert k3(-experience.k1).min() >= 0 > experience.k1.min()
 
 
 def test_the_penalty_moves_the_returns_by_beta_times_k1():
     policy, reference = random_policy(0), random_policy(1)
     episodes = play(policy)
     free, penalised = (collect(policy, reference, episodes, beta) for beta in (0.0, 0.5))
-    for i in range(len(episodes)):  # gamma = lambda = 1: the penalty still to come
-        at = free.tokens_of([i])
-        to_come = free.k1[at].flip(0).cumsum(0).flip(0)
-        close(penalised.returns[at], free.returns[at] - 0.5 * to_come)
+    to_come = free.k1.flip(1).cumsum(1).flip(1)  # gamma = lambda = 1: the penalty still to come
+    close(penalised.returns, free.returns - 0.5 * to_come)
 
 
 @pytest.mark.parametrize(
@@ -432,12 +428,10 @@ def test_adaptive_beta_by_hand(kl, factor):
 def test_paired_advantages_by_hand():
     """P = .8: R = 1.8 after retrieving and .5 without, so E = 1.54 and the advantages are .26 and
     -1.04."""
-    returns = torch.tensor([1.8, 9.0, 9.0, 0.5, 9.0])  # the decisions are tokens 0 and 3
-    log_probs = torch.tensor([0.8, 0.3, 0.3, 0.2, 0.3]).log()
-    advantages = torch.tensor([7.0, 1.0, 2.0, 7.0, 3.0])
-    result = paired_decision_advantages(advantages, returns, log_probs, torch.tensor([0, 3]))
-    close(result, torch.tensor([0.26, 1.0, 2.0, -1.04, 3.0]), 1e-6)
-    close(result[0] * 0.8 + result[3] * 0.2, torch.tensor(0.0), 1e-6)
+    returns, p = torch.tensor([1.8, 0.5, -0.2, 2.0]), torch.tensor([0.8, 0.2, 0.25, 0.75])
+    result = paired_advantages(returns, p.log())
+    close(result, torch.tensor([0.26, -1.04, -1.65, 0.55]), 1e-6)
+    close((result * p).view(2, 2).sum(1), torch.zeros(2), 1e-6)
 
 
 def test_paired_experience():
@@ -456,7 +450,7 @@ def test_paired_experience():
     decided = paired.returns[paired.decision]
     expected = (decided * pi).view(-1, 2).sum(-1).repeat_interleave(2)
     raw[paired.decision] = decided - expected
-    close(paired.advantages, whiten(raw))
+    close(paired.advantages, whiten(raw, paired.mask))
 
 
 def branches(rewards=(1.7, 0.4)) -> list[Episode]:
@@ -484,9 +478,8 @@ def expected_reward_gradient(policy, rewards) -> dict[str, torch.Tensor]:
 def loss_gradient(policy, experience, divisor: int = 1) -> dict[str, torch.Tensor]:
     """Of ppo_loss over all tokens of the experience, entropy and weights of decisions left out."""
     policy.zero_grad()
-    batch = batch_of(experience.episodes)
-    at = torch.arange(len(experience.log_probs))
-    loss, _ = ppo_loss(score(policy, batch, TOKENIZER), batch, experience, at, PLAIN)
+    batch, members = batch_of(experience.episodes), list(range(len(experience.episodes)))
+    loss, _ = ppo_loss(score(policy, batch, TOKENIZER), batch, experience, members, PLAIN)
     (loss / divisor).backward()
     return gradients(policy)
 
@@ -495,10 +488,8 @@ def test_both_branches_give_the_gradient_of_the_expected_reward():
     policy, rewards = random_policy(), (1.7, 0.4)
     expected = expected_reward_gradient(policy, rewards)
     experience = collect(policy, policy, branches(rewards), both=True)
-    advantages = paired_decision_advantages(
-        torch.zeros(2), experience.returns, experience.log_probs, experience.first
-    )
-    raw = replace(experience, advantages=advantages)  # not whitened
+    advantages = paired_advantages(experience.returns[:, 0], experience.log_probs[:, 0])
+    raw = replace(experience, advantages=advantages[:, None])  # not whitened
     for name, gradient in loss_gradient(policy, raw, 2).items():
         close(-gradient, expected[name], 1e-6)
     assert expected["embed_tokens.weight"].abs().max() > 1e-3
@@ -513,11 +504,12 @@ def test_importance_weights_make_exploration_unbiased(explore):
     episodes = branches(rewards)
     with torch.no_grad():
         pi = score(policy, batch_of(episodes), TOKENIZER).log_probs.exp()
-    b = (1 - explore) * pi + explore / 2
+    b = (1 - explore) * pi + explore / 2  # [E]; each has a single token
     for episode, value in zip(episodes, b.tolist(), strict=True):
         episode.behaviour = [value]
     experience = collect(policy, policy, episodes)
-    mean = replace(experience, advantages=experience.returns, weight=b * experience.weight)
+    weight = b[:, None] * experience.weight
+    mean = replace(experience, advantages=experience.returns, weight=weight)
     for name, gradient in loss_gradient(policy, mean).items():
         close(-gradient, expected[name], 1e-6)
 
@@ -526,19 +518,22 @@ def test_importance_weights_make_exploration_unbiased(explore):
 
 
 def hand_made(parts, log_probs, old, advantages, weight, entropy=None):
-    """(scores, batch, experience) of some tokens that no policy wrote."""
+    """(scores, batch, experience, members) of some tokens that no policy wrote: of an episode, the
+    second of two, that is two tokens shorter than the first."""
     count = len(parts)
     columns = torch.arange(1, count + 1)
     row = torch.tensor([[Part.STATE, *parts]])
     batch = Batch(torch.zeros_like(row), row, torch.zeros(count, dtype=torch.long), columns)
     entropy = torch.zeros(count) if entropy is None else torch.tensor(entropy)
     scores = Scores(log_probs, entropy, torch.zeros(count, 3))
+    other = [9.0] * (count + 2)
     experience = SimpleNamespace(
-        advantages=torch.tensor(advantages),
-        weight=torch.tensor(weight),
-        log_probs=torch.tensor(old).log(),
+        mask=grid([other, [1.0] * count]).bool(),
+        advantages=grid([other, advantages]),
+        weight=grid([other, weight]),
+        log_probs=grid([other, [math.log(p) for p in old]]),
     )
-    return scores, batch, experience
+    return scores, batch, experience, [1]
 
 
 @pytest.mark.parametrize(
@@ -562,33 +557,51 @@ def test_policy_loss_by_hand(ratio, advantage, loss, slope, weight, part, factor
     log_prob = torch.tensor([math.log(0.3 * ratio)], requires_grad=True)
     made = hand_made([part], log_prob, [0.3], [advantage], [weight])
     config = replace(PLAIN, decision_weight=2.0, clip=0.2)
-    result, statistics = ppo_loss(*made, torch.tensor([0]), config)
-    close(statistics["log_ratio"].exp(), torch.tensor([ratio]), 1e-5)
-    assert bool(statistics["clipped"]) == (abs(ratio - 1) > 0.2)
-    k3 = ratio - 1 - math.log(ratio)
-    close(statistics["k3_old"], torch.tensor([k3]), 1e-5)
+    result, log_ratio = ppo_loss(*made, config)
+    close(log_ratio.exp(), torch.tensor([ratio]), 1e-5)
     close(result, torch.tensor(factor * weight * loss), 1e-5)
     result.backward()  # d ratio / d log pi = ratio
     close(log_prob.grad, torch.tensor([factor * weight * slope * ratio]), 1e-5)
 
 
 def test_ppo_loss_of_three_tokens_by_hand():
-    """A decision (weight 2, .02 of its entropy), a query's token and an answer's (.01 of theirs),
-    which stand at 2, 0 and 1 of the experience:
-        2 (1.04 x -1.1 x .5) - .02 .6  +  (-2 x -.8, cut) - .01 2  +  (-1 x 3, ratio 1) - .01 1
+    """A decision (weight 2, .02 of its entropy), a query's token and an answer's (.01 of theirs):
+    2 (1.04 x -1.1 x .5) - .02 .6  +  (-2 x -.8, cut) - .01 2  +  (-1 x 3, ratio 1) - .01 1
     """
     new = torch.tensor([0.55, 0.2, 0.1]).log()
-    old, advantages, weight = [0.4, 0.1, 0.5], [-2.0, 3.0, 0.5], [1.0, 1.0, 1.04]
+    old, advantages, weight = [0.5, 0.4, 0.1], [0.5, -2.0, 3.0], [1.04, 1.0, 1.0]
     parts = [Part.DECISION, Part.QUERY, Part.ANSWER]
-    scores, batch, experience = hand_made(parts, new, old, advantages, weight, [0.6, 2.0, 1.0])
-    loss, statistics = ppo_loss(scores, batch, experience, torch.tensor([2, 0, 1]), CONFIG)
+    loss, log_ratio = ppo_loss(
+        *hand_made(parts, new, old, advantages, weight, [0.6, 2.0, 1.0]), CONFIG
+    )
     decision = 2 * 1.04 * -1.1 * 0.5 - 0.02 * 0.6
     query = 2 * 0.8 - 0.01 * 2.0
     answer = -3.0 - 0.01 * 1.0
     close(loss, torch.tensor(decision + query + answer), 1e-5)
-    assert statistics["decision"].tolist() == [True, False, False]
-    assert statistics["clipped"].tolist() == [0.0, 1.0, 0.0]
-    close(statistics["entropy"], torch.tensor([0.6, 2.0, 1.0]), 0)
+    close(log_ratio, torch.tensor([1.1, 0.5, 1.0]).log(), 1e-6)
+
+
+def test_statistics_of_an_update_by_hand():
+    """Ratios 1.1, .5, 1 and 1.3 of two batches, clipped beyond .2; two are decisions."""
+    of = {
+        "decision": [[1, 0], [0, 1]],
+        "ratio": [[1.1, 0.5], [1.0, 1.3]],
+        "h": [[0.6, 2], [1, 0.2]],
+    }
+    batches = zip(of["decision"], of["ratio"], of["h"], strict=True)
+    seen = [(torch.tensor(d).bool(), torch.tensor(r).log(), torch.tensor(h)) for d, r, h in batches]
+    ratios = (1.1, 0.5, 1.0, 1.3)
+    assert statistics(seen, 0.2) == pytest.approx(
+        {
+            "clip_fraction": 2 / 4,
+            "clip_fraction_decision": 1 / 2,
+            "max_log_ratio": math.log(2),
+            "k3_old": sum(r - 1 - math.log(r) for r in ratios) / 4,
+            "entropy_decision": 0.4,
+            "entropy_text": 1.5,
+        },
+        abs=1e-6,
+    )
 
 
 @pytest.mark.parametrize(
@@ -603,7 +616,7 @@ def test_ppo_loss_of_three_tokens_by_hand():
 )
 def test_value_loss_by_hand(value, old, target, loss, slope):
     values = torch.tensor([value, value], requires_grad=True)
-    result = value_loss(values, torch.full((2,), old), torch.full((2,), target), 0.5)
+    result = value_loss(values, torch.full((2,), old), torch.full((2,), target))
     close(result, torch.tensor(loss), 1e-5)
     result.backward()
     close(values.grad, torch.full((2,), slope / 2), 1e-5)  # a mean over two
@@ -613,11 +626,12 @@ def test_value_loss_by_hand(value, old, target, loss, slope):
 
 
 def last_minibatch(policy, experience, config):
-    """(chosen episodes, gradient, figures) of the last minibatch of an update that moves
-    nothing."""
+    """(chosen episodes, gradient before it is cut, figures) of the last minibatch of an update that
+    moves nothing."""
     still = torch.optim.SGD(policy.model.parameters(), lr=0.0)
-    config = replace(config, epochs=1, max_grad_norm=float("inf"), target_kl=float("inf"))
-    figures = ppo_update(policy, still, experience, TOKENIZER, config, seeded(0))
+    config = replace(config, epochs=1, target_kl=float("inf"))
+    with mock.patch("rl.ppo.MAX_GRAD_NORM", float("inf")):
+        figures = ppo_update(policy, still, experience, TOKENIZER, config, seeded(0))
     order = torch.randperm(len(experience.episodes), generator=seeded(0))
     return order.split(config.minibatch)[-1].tolist(), gradients(policy), figures
 
@@ -649,7 +663,8 @@ def test_the_gradient_of_a_minibatch_against_slow_loops(both):
     total, count = 0.0, 0
     for i in chosen:
         entries = zip(slow_scores(policy, episodes[i], 0.9), own_parts(episodes[i]), strict=True)
-        for at, ((log_prob, entropy, _), part) in enumerate(entries, sum(experience.counts[:i])):
+        for t, ((log_prob, entropy, _), part) in enumerate(entries):
+            at = i, t
             ratio = (log_prob - experience.log_probs[at]).exp()
             advantage = experience.advantages[at]
             clipped = min(max(ratio, torch.tensor(0.8)), torch.tensor(1.2))
@@ -707,9 +722,10 @@ def update():
     return policy, experience, torch.optim.SGD(policy.model.parameters(), lr=0.01)
 
 
-def test_a_step_is_the_clipped_gradient_of_its_minibatch(update):
+def test_a_step_is_the_clipped_gradient_of_its_minibatch(update, monkeypatch):
     policy, experience, optimizer = update
-    config = replace(CONFIG, epochs=1, minibatch=24, max_grad_norm=0.05)
+    monkeypatch.setattr(rl.ppo, "MAX_GRAD_NORM", 0.05)
+    config = replace(CONFIG, epochs=1, minibatch=24)
     _, gradient, _ = last_minibatch(copy.deepcopy(policy), experience, config)
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
     before = weights_of(policy)
@@ -735,7 +751,7 @@ def test_a_step_is_the_clipped_gradient_of_its_minibatch(update):
 )
 def test_what_is_no_number_stops_the_update_before_the_weights(update, field, value):
     policy, experience, optimizer = update
-    getattr(experience, field)[3] = value
+    getattr(experience, field)[3, 0] = value
     before = weights_of(policy)
     with pytest.raises(FloatingPointError, match="NaN or infinite"):
         ppo_update(policy, optimizer, experience, TOKENIZER, replace(CONFIG, minibatch=24))
@@ -782,14 +798,13 @@ def test_minibatches_are_random_and_not_sorted_by_length(monkeypatch):
         e.rewards[-1] = 1.0
         episodes.append(e)
     experience = collect(policy, policy, episodes)
-    module = importlib.import_module("rl.ppo")
     numbers, minibatches = {id(e): i for i, e in enumerate(episodes)}, []
 
     def collate_and_remember(members, *rest):
         minibatches.append([numbers[id(e)] for e in members])
         return collate(members, *rest)
 
-    monkeypatch.setattr(module, "collate", collate_and_remember)
+    monkeypatch.setattr(rl.ppo, "collate", collate_and_remember)
     still = torch.optim.SGD(policy.model.parameters(), lr=0.0)
     config = replace(CONFIG, epochs=2, minibatch=16)
     ppo_update(policy, still, experience, TOKENIZER, config, seeded(0))
@@ -800,7 +815,7 @@ def test_minibatches_are_random_and_not_sorted_by_length(monkeypatch):
     assert all(chosen != sorted(chosen) for chosen in minibatches)
 
 
-def test_the_value_head_learns_its_replay_and_nothing_else_moves():
+def test_the_value_head_learns_its_replay_and_nothing_else_moves(monkeypatch):
     policy = random_policy()
     head = policy.value_head
     for parameter in head.down.parameters():
@@ -809,10 +824,9 @@ def test_the_value_head_learns_its_replay_and_nothing_else_moves():
     returns = features[:, 0].sign()
     before = weights_of(policy)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2, weight_decay=0.0)
-    config = replace(CONFIG, value_steps=25, value_batch=64)
-    losses = [
-        update_value_head(head, optimizer, features, returns, config, seeded(i)) for i in range(8)
-    ]
+    monkeypatch.setattr(rl.ppo, "VALUE_STEPS", 25)
+    monkeypatch.setattr(rl.ppo, "VALUE_BATCH", 64)
+    losses = [update_value_head(head, optimizer, features, returns, seeded(i)) for i in range(8)]
     assert 0.3 < losses[0] < 0.55  # it starts at half the mean square of the returns
     assert losses[-1] < 0.05
     with torch.no_grad():
@@ -822,7 +836,7 @@ def test_the_value_head_learns_its_replay_and_nothing_else_moves():
     assert not head.training
 
 
-def test_one_update_of_the_value_head_stays_near_the_old_values():
+def test_one_update_of_the_value_head_stays_near_the_old_values(monkeypatch):
     """The clipped loss: with targets far away the prediction gains nothing beyond .5 from where it
     was."""
     head = random_policy().value_head
@@ -830,8 +844,8 @@ def test_one_update_of_the_value_head_stays_near_the_old_values():
         parameter.data.zero_()
     features, returns = torch.randn(100, 96), torch.full((100,), 50.0)
     optimizer = torch.optim.SGD(head.down.parameters(), lr=1e-5)
-    config = replace(CONFIG, value_steps=400, value_batch=100)
-    update_value_head(head, optimizer, features, returns, config)
+    monkeypatch.setattr(rl.ppo, "VALUE_STEPS", 400)
+    update_value_head(head, optimizer, features, returns)
     with torch.no_grad():
         assert 0.4 < head(features).mean() < 0.8
 
@@ -842,7 +856,7 @@ def test_a_nan_return_stops_the_value_head():
     optimizer = torch.optim.SGD(policy.value_head.parameters(), lr=1.0)
     returns = torch.full((4,), float("nan"))
     with pytest.raises(FloatingPointError):
-        update_value_head(policy.value_head, optimizer, torch.randn(4, 96), returns, CONFIG)
+        update_value_head(policy.value_head, optimizer, torch.randn(4, 96), returns)
     assert unchanged(policy, before)
 
 

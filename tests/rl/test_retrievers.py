@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data.world import World
-from model.pretrained import SentenceEncoder
+from model.pretrained.encoder import SentenceEncoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl.runs import remote, retrievers
 from rl.runs.flags import UsageError

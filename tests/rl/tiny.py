@@ -10,7 +10,7 @@ import torch
 from data import Passage, Question, World
 from model import Policy, Tokenizer
 from rl import RagEnv
-from rl.episode import ACTIONS, Episode, Part
+from rl.episode import Episode
 from tests.model.tiny import TEXTS, tiny_config, tiny_policy
 
 CORPUS = [
@@ -71,9 +71,9 @@ def text(words: str) -> list[int]:
     return [*TOKENIZER.encode(words), TOKENIZER.eos]
 
 
-def learnt(episode: Episode, learn: Sequence[Part] = ACTIONS) -> list[int]:
-    """The tokens of an episode that belong to these parts."""
-    return [t for t, part in zip(episode.tokens, episode.parts, strict=True) if part in learn]
+def learnt(episode: Episode) -> list[int]:
+    """The tokens of an episode that are learnt."""
+    return [t for t, own in zip(episode.tokens, episode.mask(), strict=True) if own]
 
 
 class ScriptedSession:

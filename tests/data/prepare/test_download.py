@@ -103,8 +103,8 @@ def test_a_file_larger_than_its_known_size(server, tmp_path, length):
 def test_a_promise_too_short_gives_a_file_that_the_checksum_refuses(server, tmp_path):
     server.length = len(DATA) - 10
     received = hashlib.sha256(DATA[:-10]).hexdigest()
-    problem = f"what was received has the SHA-256 {received}, expected {SHA}; discarded"
-    assert fails(tmp_path, server.url, SHA) == f"{server.url}: {problem}"
+    problem = f"has the SHA-256 {received}, expected {SHA}; what came from {server.url}"
+    assert fails(tmp_path, server.url, SHA) == f"{tmp_path / 'x'}: {problem} is discarded"
 
 
 def test_a_wrong_file_that_is_there_already_stays(server, tmp_path):
@@ -112,7 +112,7 @@ def test_a_wrong_file_that_is_there_already_stays(server, tmp_path):
     with pytest.raises(WorldError) as caught:
         download.download(server.url, tmp_path / "x", SHA)
     assert str(caught.value) == (
-        f"{tmp_path / 'x'}: this file has the SHA-256 {hashlib.sha256(b'mine').hexdigest()},"
+        f"{tmp_path / 'x'}: has the SHA-256 {hashlib.sha256(b'mine').hexdigest()},"
         f" expected {SHA}; remove it to"
         " download again, or name it with --from to use it as it is"
     )
@@ -129,7 +129,7 @@ def test_a_connection_that_stands_still(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.2)
     server.drip = 10
     started = time.monotonic()
-    assert "nothing came for 0.2 seconds" in fails(tmp_path, server.url)
+    assert "timed out; " in fails(tmp_path, server.url)
     assert time.monotonic() - started < 5
 
 
@@ -148,7 +148,7 @@ def test_redirects(server, tmp_path):
     server.redirect = "file:///etc/hostname"
     assert "Redirection to url 'file:///etc/hostname' is not allowed" in fails(tmp_path, server.url)
     server.redirect = "https://127.0.0.1:9/x"
-    assert "Connection refused; " in fails(tmp_path, server.url)
+    assert "Connection refused" in fails(tmp_path, server.url)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_no_server(server, tmp_path, url, problem):
 
 def test_a_file_in_place_of_the_folder(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(WorldError, match="x: File exists; "):
+    with pytest.raises(WorldError, match="File exists"):
         download.download(server.url, tmp_path / "file/x")
 
 
@@ -175,5 +175,7 @@ def test_disk_full(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download.os, "fsync", full)
-    assert f"to {tmp_path / 'x'}: No space left on device; " in fails(tmp_path, server.url)
+    monkeypatch.setattr("os.fsync", full)
+    assert f"to {tmp_path / 'x'}: [Errno 28] No space left on device; " in fails(
+        tmp_path, server.url
+    )

@@ -120,7 +120,7 @@ def test_exported_paragraphs_of_hotpotqa(write):
         ({**POPQA_HF, "prop": 3}, "'prop' must be a string"),
         (
             {**ARC_HF, "choices": {"text": ["cork"], "label": ["1", "2"]}},
-            "'choices' must hold lists of one length",
+            "'choices' must be a list of objects",
         ),
         ({**ARC_HF, "choices": {"text": "cork"}}, "'choices' must be a list of objects"),
         ({**TRIVIA_HF, "answer": {"value": "<unk>", "aliases": []}}, "its answer is not published"),
@@ -201,21 +201,15 @@ def test_a_field_of_any_length(write):
     "text, problem",
     [
         ("question;antwort\nWho?;Ann\n", ":2: lacks the field 'answer'"),
-        (
-            "Frage;Antwort\nWho?;Ann\n",
-            ":1: the header lacks the column 'question'; it has: frage, antwort",
-        ),
+        ("question\nWho?\n", ":2: lacks the field 'answer'"),
         ("question,Question\n", ":1: the header has the column 'question' twice"),
-        (
-            "question,answer\nWho?,\"['Ann']\"\n",
-            ":2: 'answer' must be a JSON list of one answer or more",
-        ),
+        ("question,answer\nWho?,\"['Ann']\"\n", ":2: 'answer' must be a JSON list of answers"),
         (
             "question,answer\nWho?,Ann\n\nWhere?,here,there\n",
             ":4: the number of columns is not the header's",
         ),
         ("question,answer\rWho?,Ann\rWhere?,\r", ":3: 'answer' is blank"),
-        ('question,"answer\n', ":1: not comma-separated text"),
+        ('question,"answer\n', ":1: not a table: unexpected end of data"),
     ],
 )
 def test_bad_tables(write, text, problem):

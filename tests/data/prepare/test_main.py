@@ -40,7 +40,7 @@ def arguments(tmp_path):
         write_jsonl(tmp_path / "train.jsonl", TRAIN),
         write_jsonl(tmp_path / "test.jsonl", TEST),
     )
-    return ["popqa", "--train", str(train), "--test", str(test), "--out", str(tmp_path / "out")]
+    return ["popqa", "--from", f"train={train}", f"test={test}", "--out", str(tmp_path / "out")]
 
 
 def tree(directory):
@@ -124,13 +124,13 @@ def test_out_that_is_not_empty(arguments, tmp_path, capsys):
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     before = tree(tmp_path)
-    fails(capsys, arguments, f"{out}: exists and is not empty")
+    fails(capsys, arguments, f"{out}: exists and is not an empty folder")
     assert tree(tmp_path) == before
 
 
 def test_out_that_is_a_file(arguments, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
-    fails(capsys, arguments, f"{tmp_path / 'out'}: exists and is not a directory")
+    fails(capsys, arguments, f"{tmp_path / 'out'}: exists and is not an empty folder")
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -145,11 +145,11 @@ def test_out_that_is_empty_or_below_nothing(arguments, tmp_path):
 def test_disk_full_leaves_nothing(arguments, tmp_path, capsys, monkeypatch, step):
     before = tree(tmp_path)
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(
-        *((prepare, "write_lines") if step == "save" else (prepare.os, "rename")), full
+        *((prepare, "write_json") if step == "save" else (prepare.os, "rename")), full
     )
     problem = "cannot be written: No space left on device"
     fails(capsys, arguments, f"{tmp_path / 'out'}: {problem}")
@@ -166,7 +166,7 @@ def test_disk_full_leaves_nothing(arguments, tmp_path, capsys, monkeypatch, step
         (["--word", "1"], "unrecognized arguments: --word 1 (see python -m data.prepare --help)"),
         (
             ["--words", "x"],
-            "argument --words: invalid words value: 'x' (see python -m data.prepare popqa --help)",
+            "argument --words: invalid int value: 'x' (see python -m data.prepare --help)",
         ),
     ],
 )
@@ -177,7 +177,9 @@ def test_unknown_flags(arguments, tmp_path, capsys, extra, message):
 
 def test_no_set_and_unknown_set(capsys):
     fails(
-        capsys, [], "the following arguments are required: SET (see python -m data.prepare --help)"
+        capsys,
+        [],
+        "the following arguments are required: SET, --out (see python -m data.prepare --help)",
     )
     with pytest.raises(SystemExit) as stop:
         prepare.main(["squad"])
@@ -193,10 +195,9 @@ def test_official_files_from_the_command_line(tmp_path):
             "-m",
             "data.prepare",
             "popqa",
-            "--train",
-            files[0],
-            "--test",
-            files[1],
+            "--from",
+            f"train={files[0]}",
+            f"test={files[1]}",
             "--out",
             "world",
         ],

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from rl import ACTIONS, Episode, Part, PPOConfig, rollout, score_rollout
-from rl.experience import penalised_rewards, with_advantages
+from rl import Episode, Part, PPOConfig, rollout, score_rollout
+from rl.ppo import penalised_rewards, with_advantages
 from rl.report.diagnostics import (
     class_means,
     explained_variance,
@@ -15,6 +15,7 @@ from rl.report.diagnostics import (
     token_classes,
     value_statistics,
 )
+from rl.study.roles import only
 from tests.rl.tiny import (
     QUESTIONS,
     TOKENIZER,
@@ -77,11 +78,10 @@ def test_the_classes_of_an_episode_of_quota_two(hit):
     where = ["DECISION", *["QUERY"] * query, "DECISION"]
     where += ["after hit" if hit else "after miss"] * answer
     episode = one_retrieval_then_a_free_answer(hit)
-    assert token_classes(episode, ACTIONS) == [("tail", part) for part in where]
+    assert token_classes(episode) == [("tail", part) for part in where]
     # What does not learn has no class, and changes that of no other token.
-    only = token_classes(episode, (Part.ANSWER,))
-    assert only == [("tail", where[-1])] * answer
-    assert token_classes(episode, (Part.QUERY,)) == [("tail", "QUERY")] * query
+    assert token_classes(only(episode, (Part.ANSWER,))) == [("tail", where[-1])] * answer
+    assert token_classes(only(episode, (Part.QUERY,))) == [("tail", "QUERY")] * query
 
 
 def test_the_classes_of_two_retrievals_and_of_none():
@@ -95,9 +95,9 @@ def test_the_classes_of_two_retrievals_and_of_none():
     )
     retrieval = ["DECISION", *["QUERY"] * query]
     where = [*retrieval, *retrieval, *["after hit"] * answer]  # the last decision was forced
-    assert token_classes(twice, ACTIONS) == [("popular", part) for part in where]
+    assert token_classes(twice) == [("popular", part) for part in where]
     where = ["DECISION", *["ANSWER"] * answer]
-    assert token_classes(never, ACTIONS) == [("popular", part) for part in where]
+    assert token_classes(never) == [("popular", part) for part in where]
 
 
 def test_the_oracle_of_classes_explains_what_a_constant_head_does_not():

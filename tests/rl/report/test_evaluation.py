@@ -28,12 +28,13 @@ def count(monkeypatch):
 
 @pytest.fixture
 def e() -> Evaluation:
-    about = {"weights_sha256": "a"}
-    return Evaluation(random_policy(), TOKENIZER, environment(), about, "cpu", "fp32")
+    policy, about = random_policy(), {"weights_sha256": "a"}
+    parts = policy, TOKENIZER, environment(), ASKED, QUESTIONS, about
+    return Evaluation("e", *parts, "cpu", "fp32")
 
 
 def play(e, file, questions=QUESTIONS, decoding=DIRECT, reuse=True):
-    return e.play(file, ASKED, questions, decoding, reuse)
+    return replace(e, questions=questions).play("row", decoding, reuse, file)
 
 
 def test_a_result_is_written_and_read_back(e, count, tmp_path):
@@ -109,7 +110,7 @@ def test_two_processes_write_one_file(tmp_path):
 def test_a_seed_decides_what_is_sampled(e):
     sampled = Decoding(1.0, True)
     one, same, other = (
-        [x.tokens for x in replace(e, seed=seed).answer(QUESTIONS * 4, sampled)]
+        [x.tokens for x in replace(e, seed=seed, questions=QUESTIONS * 4).answer(sampled)]
         for seed in (0, 0, 1)
     )
     assert one == same != other

@@ -26,7 +26,7 @@ def test_the_loop(figures):
     words = texts(figures.loop())
     steps = ("question", "decide", "query", "passages", "answer", "reward", "PPO")
     assert all(any(step in word for word in words) for step in steps)
-    assert figures.loop() == (ROOT / "docs/loop.svg").read_text(), "python docs/figures.py loop"
+    assert figures.loop() == (ROOT / "docs/loop.svg").read_text(), "python docs/figures.py"
 
 
 def test_the_curves_of_a_run(figures, tmp_path):

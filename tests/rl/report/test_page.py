@@ -9,9 +9,19 @@ import pytest
 from data import Question
 from rl import Episode
 from rl.report import page
-from rl.report.charts import Line, calibration_charts, chart, sweep_charts, thin, ticks, training
-from rl.report.evaluation import DIRECT, OWN, RETRIEVE, Result
-from rl.report.page import browsed, embedded
+from rl.report.evaluation import Result
+from rl.report.page import (
+    Line,
+    axis,
+    browsed,
+    calibration_chart,
+    chart,
+    embedded,
+    sweep_charts,
+    thin,
+    training,
+)
+from rl.report.summary import DIRECT, OWN, RETRIEVE
 
 ABOUT = {"world": "w", "set": "s", "split": "test", "rows": 3, "slices": {}}
 
@@ -36,14 +46,18 @@ def drawn(*charts) -> list[str]:
 @pytest.mark.parametrize(
     "low, high, expected",
     [
-        (0, 100, [0, 20, 40, 60, 80, 100]),
-        (-1.02, 0.31, [-1.0, -0.5, 0.0]),
-        (0.68, 1.0, [0.7, 0.8, 0.9, 1.0]),
-        (3, 3.5, [3.0, 3.1, 3.2, 3.3, 3.4, 3.5]),
+        (0, 100, [0, 50, 100]),
+        (-0.95, 0.31, [-1.0, -0.5, 0.0]),
+        (0.7, 0.98, [0.7, 0.8, 0.9]),
+        (3, 3.5, [3.0, 3.2, 3.4]),
+        (2, 2, [1.6, 1.8, 2.0, 2.2, 2.4]),
     ],
 )
-def test_ticks(low, high, expected):
-    assert ticks(low, high) == pytest.approx(expected)
+def test_axes_have_round_ticks_and_margins(low, high, expected):
+    at, ticks = axis([low, high], 100, 200)
+    assert ticks == pytest.approx(expected)
+    if low < high:
+        assert (at(low), at(high)) == pytest.approx((100 + 6 / 1.12, 200 - 6 / 1.12))
 
 
 def test_a_chart_puts_points_where_its_axes_say():
@@ -113,7 +127,7 @@ def test_training_curves_of_a_run_and_of_its_best(tmp_path):
     log = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(log)
     html = training(tmp_path / "best")
-    assert f"<h3>{tmp_path}</h3>" in html and "dev tail: 0.750 at the end" in html
+    assert f"<h3>{tmp_path}</h3>" in html and "dev retrieval, tail: 0.750 at the end" in html
     assert "Value head" not in html, "nothing was logged of it"
     assert training(tmp_path / "best/eval") == ""
 
@@ -125,7 +139,7 @@ def test_the_loss_of_a_warm_up(tmp_path):
     assert "loss: 2.000 at the end" in training(tmp_path)
 
 
-def test_calibration_needs_both_branches():
+def test_calibration_of_both_branches():
 
     def played(*rewards: float) -> Result:
         pairs = zip((0.2, 0.2, 0.8), rewards, strict=True)
@@ -133,9 +147,8 @@ def test_calibration_needs_both_branches():
         return Result(ABOUT, [], [Episode(question, rewards=[r], p_retrieve=p) for p, r in pairs])
 
     direct, retrieved = played(2.0, 0.0, 0.0), played(1.8, 1.8, 1.8)
-    results = {("a", OWN): direct, ("a", DIRECT): direct}
-    assert calibration_charts(results) == []
-    [svg] = drawn(*calibration_charts({**results, ("a", RETRIEVE): retrieved}))
+    results = {("a", OWN): direct, ("a", DIRECT): direct, ("a", RETRIEVE): retrieved}
+    [svg] = drawn(calibration_chart(results))
     half = 1.96 * 1.0 / 2**0.5  # gains of -.2 and 1.8
     assert f"a: 0.8 at 0.2, interval {0.8 - half:.3g} to {0.8 + half:.3g}" in svg
     assert "a: 1.8 at 0.8, interval 1.8 to 1.8" in svg

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rl import Decoding, rollout
-from rl.report.evaluation import Evaluation, episode_of, episode_record
+from rl.report.evaluation import Evaluation, episode_of
 from rl.report.summary import summarize
 from rl.report.text import as_text
 from tests.rl.tiny import QUESTIONS, TOKENIZER, environment, random_policy
@@ -16,8 +16,13 @@ def episodes():
     return rollout(random_policy(), TOKENIZER, environment(), QUESTIONS, Decoding(force="retrieve"))
 
 
+def evaluation(questions=QUESTIONS) -> Evaluation:
+    parts = random_policy(), TOKENIZER, environment(), ("popqa", "test"), questions, {}
+    return Evaluation("e", *parts, "cpu", "fp32")
+
+
 def records(episodes):
-    return [episode_record(e, environment().corpus, TOKENIZER) for e in episodes]
+    return [evaluation().record(e) for e in episodes]
 
 
 def test_what_is_read_back_has_the_figures_of_what_was_played(episodes):
@@ -34,11 +39,10 @@ def test_rewards_stand_beside_the_tokens_of_actions(episodes):
 
 
 def test_a_hash_of_questions_sees_every_change():
-    evaluation = Evaluation(random_policy(), TOKENIZER, environment(), {}, "cpu", "fp32")
     changed = replace(QUESTIONS[0], answers=("x",))
     lists = [QUESTIONS, QUESTIONS[:3], [QUESTIONS[1], QUESTIONS[0], *QUESTIONS[2:]]]
     lists.append([changed, *QUESTIONS[1:]])
-    about = [evaluation.depends_on(("popqa", "test"), questions) for questions in lists]
+    about = [evaluation(questions).facts for questions in lists]
     assert len({one["questions_sha256"] for one in about}) == 4
 
 

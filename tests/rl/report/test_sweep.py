@@ -1,4 +1,4 @@
-"""The threshold sweep against what each threshold would play, by hand."""
+"""The threshold sweep by hand."""
 
 import math
 
@@ -6,7 +6,8 @@ import pytest
 
 from data import Question
 from rl import Episode, Turn
-from rl.report.summary import THRESHOLDS, mixed, sweep
+from rl.report.summary import DIRECT, RETRIEVE, THRESHOLDS, sweep
+from rl.report.text import comparison
 
 
 def episode(p: float, reward: float, retrieves: bool) -> Episode:
@@ -14,36 +15,31 @@ def episode(p: float, reward: float, retrieves: bool) -> Episode:
     return Episode(Question("q", "?", ("x",)), rewards=[reward], turns=turns, p_retrieve=p)
 
 
-DIRECT = [episode(0.1, 2.0, False), episode(0.6, 0.0, False), episode(0.9, 0.0, False)]
-RETRIEVED = [episode(0.1, 1.8, True), episode(0.6, 1.8, True), episode(0.9, -0.2, True)]
+PLAYED = {
+    DIRECT: [episode(0.1, 2.0, False), episode(0.6, 0.0, False), episode(0.9, 0.0, False)],
+    RETRIEVE: [episode(0.1, 1.8, True), episode(0.6, 1.8, True), episode(0.9, -0.2, True)],
+}
 
 
 def test_each_threshold_picks_a_branch():
-    at = mixed(DIRECT, RETRIEVED)
-    assert {0.1, 0.6, 0.9, *THRESHOLDS} <= at.keys() and list(at) == sorted(at)
-    retrieves = {t: [e.retrievals for e in episodes] for t, episodes in at.items()}
-    assert retrieves[0.0] == [1, 1, 1] and retrieves[1.0] == [0, 0, 0]
-    assert retrieves[0.1] == [0, 1, 1], "not above its own value"
-    assert retrieves[0.5] == [0, 1, 1] and retrieves[0.6] == [0, 0, 1]
+    curve = {m["threshold"]: m for m in sweep(PLAYED)["curve"]}
+    assert tuple(curve) == THRESHOLDS
+    retrieval = {t: round(3 * m["retrieval"]) for t, m in curve.items()}
+    assert retrieval[0.0] == 3 and retrieval[1.0] == 0
+    assert retrieval[0.1] == 2, "not above its own value"
+    assert retrieval[0.5] == 2 and retrieval[0.6] == 1
+    assert curve[0.5]["reward"] == pytest.approx((2.0 + 1.8 - 0.2) / 3)
 
 
-def test_figures_of_the_curve_and_of_the_better_branch():
-    swept = sweep({"d": DIRECT, "r": RETRIEVED}, "d", "r", None)
-    [middle] = [m for m in swept["curve"] if m["threshold"] == 0.5]
-    assert middle["reward"] == pytest.approx((2.0 + 1.8 - 0.2) / 3)
-    assert middle["retrieval"] == pytest.approx(2 / 3)
-    better = swept["points"]["better branch of each question"]
-    assert better["reward"] == pytest.approx((2.0 + 1.8 + 0.0) / 3)
-    assert swept["points"]["r"]["reward"] == pytest.approx(3.4 / 3)
-    assert math.isnan(swept["points"]["d"]["hit"])
+def test_figures_of_each_row_and_of_the_better_branch():
+    points = sweep(PLAYED)["points"]
+    assert points["better branch of each question"]["reward"] == pytest.approx(3.8 / 3)
+    assert points[RETRIEVE]["reward"] == pytest.approx(3.4 / 3)
+    assert math.isnan(points[DIRECT]["hit"])
 
 
-def test_a_larger_quota_plays_each_threshold():
-    played = []
-
-    def replay(threshold: float) -> list[Episode]:
-        played.append(threshold)
-        return DIRECT
-
-    swept = sweep({"d": DIRECT, "r": RETRIEVED}, "d", "r", replay)
-    assert played == THRESHOLDS == [m["threshold"] for m in swept["curve"]]
+def test_the_table_of_a_sweep():
+    [table] = comparison({}, {"a": sweep(PLAYED)})
+    assert table.title == "a: threshold sweep"
+    labels = [label for label, *_ in table.rows]
+    assert labels[3] == "P([RETRIEVE]) > 0.1" and labels[-1] == "better branch of each question"

@@ -1,7 +1,7 @@
 """Tables by hand, as Markdown and as HTML; what a comparison compares."""
 
-from rl.report.evaluation import DIRECT, OWN, Result
-from rl.report.summary import METRICS
+from rl.report.evaluation import Result
+from rl.report.summary import DIRECT, METRICS, OWN
 from rl.report.text import Table, cell, comparison
 
 
@@ -19,8 +19,8 @@ def test_markdown_by_hand():
 
 def test_html_is_escaped():
     html = Table("<b>", ["<i>", "x"], [["<u>", "<s>"]]).html()
-    assert "<h3>&lt;b&gt;</h3>" in html and '<th scope="col">&lt;i&gt;</th>' in html
-    assert '<tr><th scope="row">&lt;u&gt;</th><td>&lt;s&gt;</td></tr>' in html
+    assert "<h3>&lt;b&gt;</h3>" in html and "<tr><th>&lt;i&gt;</th><th>x</th></tr>" in html
+    assert "<tr><th>&lt;u&gt;</th><td>&lt;s&gt;</td></tr>" in html
 
 
 def test_cells():
@@ -38,7 +38,7 @@ def test_a_comparison():
     """Rewards 2 and 0 against 1 and -1: a difference of 1 in every question has no width."""
     best = result(2.0, 0.0, em=1.0, slices=("tail", "absent"))
     results = {("a", OWN): result(1.0, -1.0, slices=("tail", "absent")), ("b", OWN): best}
-    rows, slices, minus = comparison({("a", DIRECT): result(0.0, 0.0), **results})
+    rows, slices, minus = comparison({("a", DIRECT): result(0.0, 0.0), **results}, {})
     assert [line[:3] for line in rows.rows] == [
         ["a: direct only", "2", "0.250"],
         ["a: own decision", "2", "0.250"],
@@ -53,6 +53,6 @@ def test_a_comparison():
 
 
 def test_what_cannot_be_compared_is_left_out():
-    [rows] = comparison({("a", "force answer"): result(1.0)})
+    [rows] = comparison({("a", "force answer"): result(1.0)}, {})
     assert len(rows.rows) == 1
-    assert len(comparison({("a", OWN): result(1.0)})) == 1, "nothing to take away"
+    assert len(comparison({("a", OWN): result(1.0)}, {})) == 1, "nothing to take away"

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import train_sft
 from rl import RagEnv
-from rl.runs.checks import next_training, say_misfits
+from rl.runs.setting import say_misfits
+from rl.runs.training import next_training
 from tests.rl.tiny import QUESTIONS, TOKENIZER, Retriever, world
 
 

@@ -1,6 +1,7 @@
 """run.json of a checkpoint that comes from anyone: what it may decide, and the checks."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_what_was_recorded_comes_back():
     assert (info.open_world, info.passage_tokens, info.quota, info.k) == ("mini:3", 48, 2, 0)
     assert info.reward == Reward(1.0, 0, 0.05, 1.0)
     assert info.open_retriever == RetrieverInfo("dense", "E", query_prefix="query: ")
-    assert run_info(json.loads(json.dumps(info.record())), "D") == info
+    assert run_info(json.loads(json.dumps(asdict(info))), "D") == info
 
 
 def test_absent_entries_have_defaults_and_others_are_left_out():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,24 +17,36 @@ from model import CheckpointError
 from rl import ranks
 from rl.runs.flags import UsageError
 from rl.runs.run import Run, differences, lock, plain, settle_dtype
+from rl.runs.training import RunArgs
 from tests.shared import ROOT
 
 
 @dataclass
-class Args:
+class Args(RunArgs):
     out: str = "out"
-    seed: int = 0
     lr: float = 0.1
-    milvus_uri: str = ""
     dtype: str = "fp32"
-    device: str = "cpu"
     save_seconds: float = 1e9
-    fresh: bool = False
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rl.runs.run.describe", lambda *_: None)
+
+
+def trainer(module: torch.nn.Module | None = None) -> SimpleNamespace:
+    """What is saved: a module, a counter, a buffer."""
+    kept = {"optimizers": {}, "counters": {"seen": []}, "buffers": {"sums": []}}
+    return SimpleNamespace(
+        policy=module or torch.nn.Linear(1, 1, bias=False), tokenizer=None, **kept
+    )
+
+
+def begun(args: Args, info=None) -> Run:
+    run = Run("test", args, info or {})
+    run.begin(trainer(), "")
+    return run
 
 
 def policy_files(monkeypatch):
@@ -54,10 +67,10 @@ def lines(out: str = "out") -> list[dict]:
 def train(args: Args, steps: int, save_at=(), stop_at=None, info=None) -> Run:
     """A run whose weight is the sum of its steps. It saves after the steps of `save_at`."""
     run = Run("test", args, {"world": "w"} if info is None else info)
-    module, first = torch.nn.Linear(1, 1, bias=False), 0
+    module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(module.weight)
-    if run.status == "resume":
-        first = run.load({"m": module}, {})[1]["step"]
+    kept = trainer(module)
+    run.begin(kept, "")
 
     def step(i: int) -> dict:
         if i == stop_at:
@@ -66,13 +79,15 @@ def train(args: Args, steps: int, save_at=(), stop_at=None, info=None) -> Run:
             module.weight += i
         if i + 1 in save_at:
             run._last_save = float("-inf")
+        kept.counters["seen"].append(i)
+        kept.buffers["sums"].append(module.weight.detach().clone())
         return {"sum": module.weight.item()}
 
-    def save(i: int) -> None:
-        run.save({"m": module}, {}, {}, {"step": i})
-
     with contextlib.suppress(KeyboardInterrupt):
-        run.loop("train", "step", first, steps, step, save)
+        run.loop("train", "step", steps, step)
+    if stop_at is None and run.phase in ("", "train"):
+        assert kept.counters["seen"] == list(range(steps))
+        assert [x.item() for x in kept.buffers["sums"]] == [i * (i + 1) / 2 for i in range(steps)]
     return run
 
 
@@ -90,14 +105,23 @@ def test_a_resumed_run_writes_what_an_uninterrupted_one_writes():
     assert here == whole and here[-1] == {"phase": "train", "step": 5, "sum": 15.0}
 
 
-def test_saves_are_due_by_the_clock():
+def test_saves_are_due_by_the_clock(monkeypatch):
     saved = []
-    run = Run("test", Args(save_seconds=0.0), {})
-    run.loop("train", "step", 3, 6, lambda i: {}, saved.append)
-    assert saved == [4, 5, 6] and [line["step"] for line in lines()] == [3, 4, 5]
-    run = Run("test", Args(out="other"), {})
-    run.loop("train", "step", 0, 3, lambda i: {}, saved.append)
-    assert saved == [4, 5, 6]
+    monkeypatch.setattr(Run, "save", lambda self, *at: saved.append(at))
+    begun(Args(save_seconds=0.0)).loop("train", "step", 3, lambda i: {})
+    assert saved == [("train", 1), ("train", 2), ("train", 3)]
+    begun(Args(out="other")).loop("train", "step", 3, lambda i: {})
+    assert len(saved) == 3 and [line["step"] for line in lines("other")] == [0, 1, 2]
+
+
+def test_a_loop_goes_on_where_it_was_and_the_next_one_begins_at_its_first_step():
+    begun(Args(), {"world": "w"}).save("second", 2)
+    run = begun(Args(), {"world": "w"})
+    assert (run.status, run.phase, run.first) == ("resume", "second", 2)
+    played = []
+    for name in ("second", "third"):
+        run.loop(name, "step", 4, lambda i: played.append(i) or {})
+    assert played == [2, 3, 0, 1, 2, 3]
 
 
 def test_nothing_is_written_before_the_first_step():
@@ -109,7 +133,7 @@ def test_a_finished_run_is_recognised_and_its_state_goes(monkeypatch):
     policy_files(monkeypatch)
     run = train(Args(), 2, save_at={1})
     assert Path("out/training.safetensors").exists()
-    run.finish(None, None, iteration=2)
+    run.finish()
     for _ in range(2):
         assert {p.name for p in Path("out").iterdir()} == {
             "config.json",
@@ -158,8 +182,9 @@ def test_fresh_starts_over_and_leaves_what_a_run_does_not_write():
     train(Args(), 3, save_at={1}, stop_at=2)
     Path("out/notes.txt").write_text("mine")
     run = Run("test", Args(seed=1, fresh=True), {})
-    assert run.status == "new" and Path("out/training.safetensors").exists(), "not before a step"
-    run.loop("train", "step", 0, 1, lambda i: {}, print)
+    assert run.status == "new" and Path("out/training.safetensors").exists(), "not before it begins"
+    run.begin(trainer(), "")
+    run.loop("train", "step", 1, lambda i: {})
     assert not Path("out/training.safetensors").exists() and len(lines()) == 1
     assert Path("out/notes.txt").read_text() == "mine"
 
@@ -167,17 +192,9 @@ def test_fresh_starts_over_and_leaves_what_a_run_does_not_write():
 def test_fresh_starts_over_where_the_state_is_damaged():
     train(Args(), 3, save_at={1}, stop_at=2)
     os.truncate("out/training.safetensors", 50)
-    with pytest.raises(CheckpointError):
-        Run("test", Args(), {})
+    with pytest.raises(CheckpointError, match="not a readable state of this run"):
+        begun(Args())
     assert Run("test", Args(fresh=True), {}).status == "new"
-
-
-def test_a_resumed_run_that_did_not_load_discards_nothing():
-    train(Args(), 3, save_at={1}, stop_at=2)
-    run = Run("test", Args(), {"world": "w"})
-    with pytest.raises(RuntimeError, match=r"load\(\) comes before the first write"):
-        run.log({})
-    assert Path("out/training.safetensors").exists() and len(lines()) == 2
 
 
 # ------------------------------------------------------------------------------------ whose folder
@@ -209,7 +226,7 @@ def test_somebody_elses_folder_is_refused(name, text, fresh):
 
 def test_a_checkpoint_without_a_record_is_somebody_elses(monkeypatch):
     policy_files(monkeypatch)
-    train(Args(), 1).finish(None, None)
+    train(Args(), 1).finish()
     Path("out/run.json").unlink()
     with pytest.raises(UsageError, match=r"no run made it"):
         Run("test", Args(fresh=True), {})
@@ -238,8 +255,10 @@ def test_out_that_is_a_file():
 
 HOLD = """
 import sys
-from tests.rl.runs.test_run import Args, Run
-run = Run("test", Args(out=sys.argv[1]), {"world": "w"})
+import rl.runs.run
+from tests.rl.runs.test_run import Args, begun
+rl.runs.run.describe = lambda *_: None
+run = begun(Args(out=sys.argv[1]), {"world": "w"})
 run.log({"step": 0})
 print("ready", flush=True)
 sys.stdin.read()
@@ -255,7 +274,7 @@ def test_two_processes_with_one_out_are_refused():
         assert other.stdout.readline() == b"ready\n"
         for fresh in (False, True):
             with pytest.raises(UsageError) as error:
-                Run("test", Args(fresh=fresh), {"world": "w"})
+                begun(Args(fresh=fresh), {"world": "w"})
             assert str(error.value) == (
                 f"out is in use by process {other.pid}; wait for it, or end it"
             )
@@ -269,7 +288,7 @@ def test_two_processes_with_one_out_are_refused():
 def test_a_lock_that_went_while_it_was_taken_is_taken_again(monkeypatch):
     """The holder finishes between another's open and flock: a dead file must not be held."""
     folder, flock = Path("out"), fcntl.flock
-    held = [lock(folder)]
+    held = [lock(folder, {"script": "test"})]
 
     def late(file, how):
         monkeypatch.setattr(fcntl, "flock", flock)
@@ -278,32 +297,33 @@ def test_a_lock_that_went_while_it_was_taken_is_taken_again(monkeypatch):
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    mine = lock(folder)
-    with pytest.raises(UsageError, match=r"in use"):
-        lock(folder)
+    mine = lock(folder, {"script": "test"})
+    with pytest.raises(UsageError, match=rf"in use by process {os.getpid()};"):
+        lock(folder, {"script": "test"})
     mine.close()
 
 
 def test_two_runs_that_begin_together():
-    """Both found no folder; who is not the first to write is refused."""
+    """Both found no folder; who is not the first to begin is refused."""
     first, second = (Run("test", Args(), {}) for _ in range(2))
+    first.begin(trainer(), "")
     first.log({"step": 0})
     with pytest.raises(UsageError, match=rf"^out is in use by process {os.getpid()}; "):
-        second.log({"step": 0})
+        second.begin(trainer(), "")
     assert lines() == [{"step": 0}]
 
 
 def test_only_rank_0_locks_and_writes(monkeypatch):
     policy_files(monkeypatch)
     train(Args(), 3, save_at={1}, stop_at=2)
-    holder = Run("test", Args(), {"world": "w"})
+    holder = begun(Args(), {"world": "w"})
     before = {p: p.read_bytes() for p in Path("out").iterdir()}
     monkeypatch.setattr(ranks, "rank", lambda: 1)
     run = train(Args(), 3)
     assert run.status == holder.status == "resume"
-    run.save({}, {}, {}, {})
-    run.finish(None, None)
-    run.export(Path("out/best"), None, None)
+    run.save("train", 3)
+    run.finish()
+    run.export(Path("out/best"))
     assert {p: p.read_bytes() for p in Path("out").iterdir()} == before
 
 
@@ -320,7 +340,7 @@ def test_rank_0_decides_for_all_when_to_save(monkeypatch):
 
 
 def test_every_line_is_json():
-    run = Run("test", Args(), {})
+    run = begun(Args())
     run.log({"hit": float("nan"), "deep": {"x": [1, float("inf"), 0.12345678]}, "text": "é"})
     line = Path("out/metrics.jsonl").read_text()
     found = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -348,11 +368,11 @@ def test_a_log_that_changes_under_a_run_stops_it(spoil):
             spoil(log)
         return {}
 
-    run = Run("test", Args(), {})
+    run = begun(Args())
     with pytest.raises(UsageError, match=r"^out/metrics.jsonl was changed or deleted: "):
-        run.loop("train", "step", 0, 5, step, print)
+        run.loop("train", "step", 5, step)
     with pytest.raises(UsageError, match=r"^out/metrics.jsonl was changed or deleted: "):
-        run.save({}, {}, {}, {})
+        run.save("train", 2)
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda p: os.truncate(p, 20)])
@@ -373,20 +393,20 @@ def test_a_number_that_is_none_names_the_step_and_what_is_kept(monkeypatch):
             raise FloatingPointError("the loss is NaN")
         return {}
 
-    run = Run("test", Args(), {})
+    run = begun(Args())
     with pytest.raises(
         FloatingPointError, match=r"^read step 2: the loss is NaN; nothing had been saved yet$"
     ):
-        run.loop("read", "step", 0, 5, step, print)
-    run.save({}, {}, {}, {})
+        run.loop("read", "step", 5, step)
+    run.save("read", 2)
     with pytest.raises(FloatingPointError) as error:
-        run.loop("read", "step", 0, 5, step, print)
+        run.loop("read", "step", 5, step)
     assert str(error.value) == (
         "read step 2: the loss is NaN; the last good state is kept in out; "
         "if the same command stops here again, it is ruined already: "
         "start over (--fresh) with a lower learning rate"
     )
-    run.export(Path("out/best"), None, None)
+    run.export(Path("out/best"))
     assert "already: go on from out/best, the best on dev, or start over (--fresh)" in run.kept
 
 

@@ -1,6 +1,7 @@
 """Playing a seed's systems: who plays, what is played again, the confidence baseline by hand."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,8 @@ from model.pretrained import open_policy
 from rl import Decoding, Episode, RagEnv, rollout
 from rl.report import evaluation
 from rl.runs.precision import precision
-from rl.study.play import Args, Player
 from rl.study.roles import Roles
-from rl.study.systems import SYSTEMS, System
+from rl.study.systems import SYSTEMS, Player, System
 from tests.rl.tiny import QUESTIONS, TOKENIZER, random_policy, world
 
 # ------------------------------------------------------------------------------- playing
@@ -34,7 +34,9 @@ def player(tmp_path):
         save_policy(seed / name, policy, TOKENIZER, info)
 
     def make(rows: int = 0) -> Player:
-        return Player(seed, Args(out=str(seed / "eval"), rows=rows, dtype="fp32"))
+        player = Player(seed, SimpleNamespace(rows=rows, device="cpu"))
+        player.dtype = "fp32"
+        return player
 
     return make
 
@@ -107,7 +109,7 @@ def test_threshold_by_hand(player, monkeypatch, sets, expected):
 
     monkeypatch.setattr(Player, "branches", branches)
     names = [str(i) for i in range(len(sets))]
-    monkeypatch.setattr("rl.study.play.sets_of", lambda world: (names, []))
+    monkeypatch.setattr("rl.study.systems.sets_of", lambda world: (names, []))
     assert player().threshold == expected
 
 

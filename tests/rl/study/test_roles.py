@@ -7,9 +7,9 @@ import torch
 
 from data import Question
 from model import save_policy
-from rl import ACTIONS, GREEDY, Decoding, Part, collate, rollout
+from rl import ACTIONS, GREEDY, Decoding, Episode, Part, collate, rollout
 from rl.runs.flags import UsageError
-from rl.study.roles import LEARN, Roles, assemble
+from rl.study.roles import LEARN, Roles, assemble, only
 from tests.model.tiny import tiny_config
 from tests.rl.tiny import QUESTIONS, TOKENIZER, environment, random_policy, text
 
@@ -86,7 +86,7 @@ def test_the_context_is_the_shortest():
 )
 def test_only_the_parts_that_learn_are_scored(learn):
     episode = play(roles(), environment())
-    batch = collate([episode], TOKENIZER.pad, learn=learn)
+    batch = collate([only(episode, learn)], TOKENIZER.pad)
     said = {
         Part.DECISION: [TOKENIZER.retrieve],
         Part.QUERY: text("salt road"),
@@ -118,23 +118,77 @@ def test_equal_policies_in_different_roles_play_what_one_would():
     assert {len(e.turns) for e in alone} == {0, 1, 2}
 
 
+# ------------------------------------------------------------------ rewards of others
+
+
+def episode_of(*pieces: tuple[int, Part, float]) -> Episode:
+    """Pieces: (number of tokens, part, reward at the last of them)."""
+    episode = Episode(QUESTIONS[0])
+    for count, part, reward in pieces:
+        episode.append([9] * count, part)
+        episode.rewards[-1] = reward
+    return episode
+
+
+RETRIEVING = (
+    (3, Part.STATE, 0.0),
+    (1, Part.DECISION, 0.0),
+    (2, Part.QUERY, -0.2),
+    (5, Part.STATE, 0.0),
+    (2, Part.ANSWER, 2.0),
+)
+
+
+def earned(episode: Episode, learn) -> list[float]:
+    """The rewards of those of its tokens that are learnt."""
+    mine = only(episode, learn)
+    assert mine.tokens == episode.tokens and len(mine.parts) == len(episode.parts)
+    return [r for r, own in zip(mine.rewards, mine.mask(), strict=True) if own]
+
+
+@pytest.mark.parametrize(
+    "learn, rewards",
+    [
+        (ACTIONS, [0.0, 0.0, -0.2, 0.0, 2.0]),
+        ((Part.DECISION,), [1.8]),
+        ((Part.QUERY,), [0.0, 1.8]),  # the query's end is worth what a frozen reader then earned
+        ((Part.ANSWER,), [0.0, 2.0]),  # a frozen query's cost came before, and is nobody's
+        ((Part.DECISION, Part.ANSWER), [-0.2, 0.0, 2.0]),
+        ((), []),
+    ],
+)
+def test_what_others_earn_belongs_to_the_learnt_token_before_them(learn, rewards):
+    assert earned(episode_of(*RETRIEVING), learn) == pytest.approx(rewards)
+
+
+def test_the_penalty_of_a_malformed_action_of_others_is_counted_once():
+    episode = episode_of((2, Part.STATE, 0.0), (1, Part.DECISION, 0.0), (4, Part.ANSWER, -1.0))
+    assert earned(episode, (Part.DECISION,)) == [-1.0]
+    assert earned(episode, (Part.QUERY,)) == []
+    assert sum(earned(episode, ACTIONS)) == episode.reward == -1.0
+
+
 # ------------------------------------------------------------------------ --learn, --reader
 
 
 def args(**changed) -> SimpleNamespace:
     flags = {"learn": LEARN, "reader": "", "force": "", "lora_rank": 0, "device": "cpu"}
+    flags |= {"temperature": 0.9, "both": True, "explore": 0.2}
     return SimpleNamespace(init="INIT", **flags | changed)
 
 
 def test_who_plays_what_is_learnt(tmp_path):
     policy, frozen = random_policy(0), random_policy(1)
-    assert assemble(policy, frozen, TOKENIZER, args()) == (policy, ACTIONS)
-    players, learn = assemble(policy, frozen, TOKENIZER, args(learn="query,answer"))
+    keen = Decoding(0.9, True, explore=0.2, both=True)
+    assert assemble(policy, frozen, TOKENIZER, args()) == (policy, ACTIONS, keen)
+    players, learn, decoding = assemble(policy, frozen, TOKENIZER, args(learn="query,answer"))
+    assert decoding == Decoding(0.9, True), "a frozen decision is played as it is"
     assert players.players == (frozen, policy, policy, policy)
     assert learn == (Part.QUERY, Part.ANSWER)
     save_policy(tmp_path, random_policy(2), TOKENIZER, {})
     given = args(learn="query", force="retrieve", reader=str(tmp_path))
-    players, learn = assemble(policy, frozen, TOKENIZER, given)
+    players, learn, decoding = assemble(policy, frozen, TOKENIZER, given)
+    assert decoding == Decoding(0.9, True, force="retrieve")
     assert (players.decision, players.query, players.direct) == (frozen, policy, frozen)
     expected = random_policy(2).state_dict()["model.norm.weight"]
     assert torch.equal(players.reader.state_dict()["model.norm.weight"], expected)

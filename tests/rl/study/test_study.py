@@ -16,11 +16,20 @@ from data import Question
 from rl import Episode, Turn
 from rl.report.summary import stratified_interval
 from rl.runs.flags import UsageError
-from rl.study import play
 from rl.study import study as module
-from rl.study.play import COSTS, TOGETHER, figures_of, together
-from rl.study.study import StudyArgs, compare, over_seeds, pivot, run, tables, values, write
-from rl.study.systems import JOINT, TRAINED, UNSEEN, System, systems_of
+from rl.study import systems
+from rl.study.study import StudyArgs, compare, over_seeds, pivot, tables, train, values, write
+from rl.study.systems import (
+    COSTS,
+    JOINT,
+    TOGETHER,
+    TRAINED,
+    UNSEEN,
+    System,
+    figures_of,
+    systems_of,
+    together,
+)
 from tests.test_scripts import message
 
 MARKUP = '</script><img src="https://x/" onerror="y"><!--'
@@ -53,11 +62,11 @@ def played(number: int, system: System) -> dict[str, list[Episode]]:
 
 
 def study_of(choice: str = "all", seeds=(0, 1)) -> dict:
-    systems = {system: played(i, system) for i, system in enumerate(systems_of(choice))}
-    compute = {system: {"steps": 10, "tokens": 1.5, "minutes": 2.0} for system in systems}
+    mine = {system: played(i, system) for i, system in enumerate(systems_of(choice))}
+    compute = {system: {"steps": 10, "tokens": 1.5, "minutes": 2.0} for system in mine}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(play, "stratified_interval", partial(stratified_interval, draws=20))
-        figures = figures_of(systems, compute, TRAINED)
+        patch.setattr(systems, "stratified_interval", partial(stratified_interval, draws=20))
+        figures = figures_of(mine, compute.get, TRAINED)
     one = {
         "world": "w",
         "questions": {"popqa": 1400, "nq": 3},
@@ -88,8 +97,12 @@ def test_sets_weigh_the_same_whatever_their_size():
     assert str(together([{"hit": nan}])["hit"]) == "nan"
 
 
+def rows_of(study: dict) -> list[dict]:
+    return [row for seed in study.values() for row in seed["figures"]]
+
+
 def figure(study: dict, part: str, name: str, system: str = JOINT):
-    return values({"1": study["1"]}, system, part, name)[0]
+    return values(study["1"]["figures"], system, part, name)[0]
 
 
 def test_figures_of_a_study(study):
@@ -98,9 +111,12 @@ def test_figures_of_a_study(study):
     assert figure(study, TOGETHER, "retrieval") == pytest.approx(4 / 9)
     em, queries = (2 / 3 + 1 + 1) / 3, (1 / 3 + 1 / 2 + 1 / 2) / 3
     assert figure(study, TOGETHER, "reward at 0.5") == pytest.approx(2 * em - 0.5 * queries)
-    assert figure(study, TOGETHER, "steps") == 10 and values(study, JOINT, "popqa", "steps") == []
+    assert (
+        figure(study, TOGETHER, "steps") == 10
+        and values(rows_of(study), JOINT, "popqa", "steps") == []
+    )
     assert figure(study, "popqa: tail", "retrieval") == 1.0 and figure(study, "nq", "rows") == 2
-    assert values(study, "joint, N = 1", TOGETHER, "em") == []
+    assert values(rows_of(study), "joint, N = 1", TOGETHER, "em") == []
     parts = [r["part"] for r in study["1"]["figures"] if r["system"] == JOINT]
     slices = [f"{name}: {part}" for name, found in SLICES.items() for part in found]
     others = {name for name in (*TRAINED, *UNSEEN) if name not in SLICES}
@@ -122,12 +138,14 @@ def test_a_pivot(study):
         if (one["system"], one["part"]) == ("SFT, adaptive", TOGETHER):
             one["reward"] += 0.5
             one["hit"] = None
-    table = pivot("T", study, ["SFT, adaptive", JOINT], [TOGETHER], ["reward", "em", "hit"])
+    table = pivot(
+        "T", rows_of(study), ["SFT, adaptive", JOINT], [TOGETHER], ["reward", "em", "hit"]
+    )
     assert table.head == ["system", "reward", "em", "hit"]
     base = (2 / 3 + 1 + 1) / 3
     assert table.rows[0][1] == f"{base + 0.25:.4g} [{base:.4g}, {base + 0.5:.4g}]"
     assert table.rows[1] == [JOINT, "1.689 [1.689, 1.689]", "0.8889 [0.8889, 0.8889]", "0 [0, 0]"]
-    parts = pivot("T", study, [JOINT], ["popqa: tail", "nq"], ["retrieval"])
+    parts = pivot("T", rows_of(study), [JOINT], ["popqa: tail", "nq"], ["retrieval"])
     assert parts.head == ["system", "popqa: tail", "nq"]
     assert parts.rows == [[JOINT, "1 [1, 1]", "0.5 [0.5, 0.5]"]]
 
@@ -137,12 +155,12 @@ def test_cells(study):
     assert over_seeds([0.2, 0.4]) == "0.3 [0.2, 0.4]"
     differences = [[1.8, 1.8, 1.8], [-0.5, -0.6, 0.1]]
     assert over_seeds(differences) == "+1.800 [+1.800, +1.800]; -0.500 [-0.600, +0.100]"
-    assert values(study, "direct only", TOGETHER, "hit") == [], "nothing was retrieved"
+    assert values(rows_of(study), "direct only", TOGETHER, "hit") == [], "nothing was retrieved"
 
 
 @pytest.mark.parametrize("choice, ablations", [("all", True), ("main", False)])
 def test_the_tables_of_every_choice(choice, ablations):
-    shown, pages = tables(study_of(choice))
+    shown, pages = tables(rows_of(study_of(choice)), UNSEEN)
     systems = [[line[0] for line in table.rows] for table in shown]
     assert ("no KL" in systems[0]) == ablations and "joint, N = 1" not in systems[0]
     assert "joint, threshold 0.9" in systems[3] and systems[3][-1] == JOINT
@@ -177,8 +195,8 @@ class Page(HTMLParser):
 def test_everything_that_a_study_leaves(tmp_path, capsys, study):
     for figures in study.values():
         figures["world"] = MARKUP
-    write(study, tmp_path, tmp_path / "pages/study.html")
-    shown, pages = tables(study)
+    write(study, tmp_path)
+    shown, pages = tables(rows_of(study), UNSEEN)
     report, out = (tmp_path / "report.md").read_text(), capsys.readouterr().out
     assert json.loads((tmp_path / "study.json").read_text()) == study
     assert all(table.markdown() in report for table in (*shown, *pages))
@@ -186,7 +204,7 @@ def test_everything_that_a_study_leaves(tmp_path, capsys, study):
     assert not any(table.markdown() in out for table in pages)
     head = f"World {MARKUP}, test questions: popqa 1,400, nq 3; greedy; seeds 0, 1: mean [least"
     assert head in report and f"{TOGETHER.title()}: popqa, ambignq, hotpotqa" in report
-    text = (tmp_path / "pages/study.html").read_text()
+    text = (tmp_path / "report.html").read_text()
     html = Page(text)
     assert {table.title for table in (*shown, *pages)} <= set(html.titles)
     assert not {"img", "link", "iframe"} & {tag for tag, _ in html.tags}
@@ -202,8 +220,8 @@ def test_the_page_holds_the_training_of_joint_in_every_seed(tmp_path, study):
     folder = tmp_path / "seed-1/joint"
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    write(study, tmp_path, tmp_path / "x.html")
-    text = (tmp_path / "x.html").read_text()
+    write(study, tmp_path)
+    text = (tmp_path / "report.html").read_text()
     assert f"<h3>{folder}</h3>" in text and "seed-0/joint" not in text
 
 
@@ -213,21 +231,24 @@ def test_the_page_holds_the_training_of_joint_in_every_seed(tmp_path, study):
 def test_the_study_runs_everything_in_order_and_then_writes(tmp_path, monkeypatch, study):
     started = []
 
-    def fake(out, command, ranks):
-        started.append((out.name, command[0].rpartition("/")[2], ranks))
-        (tmp_path / "seed-3").mkdir(exist_ok=True)
-        (tmp_path / "seed-3/figures.json").write_text(json.dumps(study["1"]))
+    def fake(commands, count):
+        started.extend((out.name, command[1], count) for out, command in commands.items())
 
-    monkeypatch.setattr(module, "run", fake)
-    compare(StudyArgs(seeds="3,3", systems="main", study=str(tmp_path), world="mini", ranks=2))
-    assert started[0] == ("warm-up", "train_sft.py", 2) and started[-1] == ("eval", "-m", 2)
+    def fake_play(folder, args):
+        started.append((folder.name, args.systems, args.ranks))
+        return study["1"]
+
+    monkeypatch.setattr(module, "train", fake)
+    monkeypatch.setattr(module, "play", fake_play)
+    compare(StudyArgs(seeds="3,3", systems="main", study=str(tmp_path), ranks=1))
+    assert started[0] == ("warm-up", "train_sft", 1) and started[-1] == ("seed-3", "main", 1)
     assert len(started) == 9 and len({name for name, *_ in started}) == 9
     assert (tmp_path / "report.html").exists()
 
 
 def test_a_subprocess_gets_its_folder_and_writes_a_log(tmp_path):
     code = "import sys; print(sys.argv[1:])"
-    run(tmp_path / "seed-0/x", ["-c", code, "--kl", "0"], 2)
+    train({tmp_path / "seed-0/x": ["-c", code, "--kl", "0"]}, 2)
     expected = ["--kl", "0", "--out", f"{tmp_path}/seed-0/x", "--ranks", "2"]
     assert (tmp_path / "seed-0/x.log").read_text() == f"{expected}\n"
 
@@ -235,9 +256,10 @@ def test_a_subprocess_gets_its_folder_and_writes_a_log(tmp_path):
 def test_a_subprocess_that_fails_ends_the_study(tmp_path):
     code = "import sys; print('so far'); sys.exit('error: out of luck')"
     with pytest.raises(UsageError) as error:
-        run(tmp_path / "bad", ["-c", code], 1)
+        train({tmp_path / "bad": ["-c", code], tmp_path / "next": ["-c", ""]}, 1)
     log = f"{tmp_path}/bad.log"
     assert str(error.value) == f"bad failed (exit code 1); {log}: error: out of luck"
+    assert not (tmp_path / "next.log").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -252,7 +274,7 @@ def test_a_stop_stops_the_child(tmp_path, number, monkeypatch):
     threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "slow", ["-c", "import time; time.sleep(60)"], 1)
+            train({tmp_path / "slow": ["-c", "import time; time.sleep(60)"]}, 1)
     finally:
         for n, handler in handlers.items():
             signal.signal(n, handler)
@@ -277,5 +299,5 @@ def test_somebody_elses_folder_is_no_study(tmp_path):
 
 
 def test_flags_of_other_things_do_not_go_with_compare():
-    expected = "--quota does not go with --compare, whose systems are fixed"
-    assert message("evaluate", "--compare", "--quota", "1") == expected
+    problem = message("evaluate", "--compare", "--quota", "1")
+    assert problem.startswith("unrecognized arguments: --quota 1 ")

@@ -23,19 +23,15 @@ FOLDER = Path("runs/study/seed-3")
 
 
 def commands(**args) -> dict[str, list[str]]:
-    found = commands_of(3, FOLDER, "mini", TRAINED, StudyArgs(**args))
+    found = commands_of(3, FOLDER, TRAINED, StudyArgs(**args))
     assert {folder.parent for folder in found} == {FOLDER}
     return {folder.name: command for folder, command in found.items()}
 
 
 def parsed(command: list[str]):
-    script, *flags = command
-    if script == "-m":
-        name, kind, *flags = flags
-        assert name == "rl.study.modules" and kind in modules.LEARNS
-        return parse(modules.Args, "", flags)
-    scripts = {"train_sft.py": train_sft.Args, "train_ppo.py": train_ppo.Args}
-    return parse(scripts[Path(script).name], "", flags)
+    _, module, *flags = command
+    scripts = {m.__name__: m.Args for m in (train_sft, train_ppo, modules)}
+    return parse(scripts[module], "", flags)
 
 
 def test_every_role_is_a_run_and_every_run_plays_a_role():
@@ -55,7 +51,7 @@ def test_every_command_is_one_that_its_script_understands_after_what_it_needs():
 
 
 def test_flags_that_make_the_ablations():
-    ppo = {name: parsed(c) for name, c in commands().items() if c[0].endswith("train_ppo.py")}
+    ppo = {name: parsed(c) for name, c in commands().items() if "train_ppo" in c}
     joint = ppo["joint"]
     differs = {
         name: {k: v for k, v in vars(a).items() if v != getattr(joint, k)}

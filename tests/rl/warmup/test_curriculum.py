@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from data import Question
-from rl.runs.questions import Stream
-from rl.warmup.curriculum import INFORMED, Curriculum
+from rl.warmup.demonstrator import INFORMED, Curriculum
+from rl.warmup.questions import Stream
 from train_sft import Args
 
 ARGS = Args(

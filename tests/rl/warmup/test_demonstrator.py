@@ -30,8 +30,8 @@ def tiny():
 def demonstrate(
     tiny, retrieve: bool, known: bool = False, label: bool = False, forced: float = 1.0, **changes
 ) -> tuple[Demonstrator, list[Episode]]:
-    world, questions, env, tokenizer = tiny
-    demonstrator = Demonstrator(world, questions, env, tokenizer, CONTEXT, **PLAIN | changes)
+    _, questions, env, tokenizer = tiny
+    demonstrator = Demonstrator(env, questions, tokenizer, CONTEXT, **PLAIN | changes)
     n = len(questions)
     rngs = [np.random.default_rng(i) for i in range(n)]
     branches = [Branch(q, retrieve, label, known) for q in questions]
@@ -173,9 +173,9 @@ def test_shuffled_passages(tiny):
 
 def test_a_demonstration_depends_on_its_own_stream_alone(tiny):
     """In whatever company: what ranks rely on when they share out a step."""
-    world, questions, env, tokenizer = tiny
+    _, questions, env, tokenizer = tiny
     chances = {"swap": 0.7, "shuffle": 0.5, "gold": 0.5}
-    demonstrator = Demonstrator(world, questions, env, tokenizer, CONTEXT, **chances)
+    demonstrator = Demonstrator(env, questions, tokenizer, CONTEXT, **chances)
 
     def play(rows: list[int]) -> dict[int, list[int]]:
         rngs = [np.random.default_rng([7, i]) for i in rows]
@@ -256,7 +256,7 @@ def demonstrate_one(
     questions = {"hotpotqa.train": [question]}
     world = World(name="four", corpus=CORPUS, questions=questions, k=2, quota=quota)
     env, chances = RagEnv(world, Finds(*calls)), PLAIN | changes
-    demonstrator = Demonstrator(world, [question, *others], env, TOKENIZER, CONTEXT, **chances)
+    demonstrator = Demonstrator(env, [question, *others], TOKENIZER, CONTEXT, **chances)
     rng = np.random.default_rng(seed)
     (episode,) = demonstrator.demonstrate([Branch(question, True, label)], [rng], forced)
     return episode, env.index.asked
@@ -286,7 +286,7 @@ def test_the_environment_alone_rewards_a_demonstration():
     episode, *_ = follow(BRIDGE, "bx", "ax")
     reward = Reward()
     costs = [-reward.retrieval_cost] * 2
-    assert [r for r in episode.rewards if r] == [*costs, reward.answer(1.0, 1.0)]
+    assert [r for r in episode.rewards if r] == [*costs, 2.0]
     ends = [i for i, r in enumerate(episode.rewards) if r]
     assert all(episode.tokens[i] == TOKENIZER.eos for i in ends)
 

@@ -4,7 +4,8 @@ import math
 
 from data.world import Question
 from rl.episode import Episode, Turn
-from rl.warmup.curriculum import dev_figures, known_by_heart
+from rl.warmup.demonstrator import Curriculum, dev_figures
+from train_sft import Args
 
 POPULAR, TAIL = (Question(s, f"Who is {s}?", ("x",), slice=s) for s in ("popular", "tail"))
 
@@ -40,4 +41,7 @@ def test_a_world_without_slices_counts_every_direct_answer():
 
 
 def test_known_by_heart_is_right_word_for_word():
-    assert known_by_heart(play, [POPULAR, TAIL]) == {POPULAR: True, TAIL: False}
+    curriculum = Curriculum([[POPULAR, TAIL]], Args())
+    expected = [question is POPULAR for question in curriculum.probed]
+    assert curriculum.probe(play) == 0.5 and curriculum.counters["knows"] == expected
+    assert curriculum.knows == {POPULAR: True, TAIL: False}

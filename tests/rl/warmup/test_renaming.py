@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from data import Passage, Question
 from data.world import World
 from retrieval_cpp import BM25Index
-from rl import GREEDY, Action, Decoding, Part, RagEnv, Reward, rollout
+from rl import GREEDY, Action, Decoding, Episode, Part, RagEnv, Reward, rollout
+from rl.environment import observation
 from rl.warmup.renaming import Renamer, RenamingEnv, rename
 from rl.warmup.teacher import subject_of
 from tests.rl.tiny import (
@@ -130,7 +131,7 @@ def test_both_entities_of_two_hops_are_renamed():
 
 
 def renaming(names, retriever=None, **arguments) -> RenamingEnv:
-    return RenamingEnv.of(environment(retriever, **arguments), names)
+    return RenamingEnv(**vars(environment(retriever, **arguments)), names=names)
 
 
 def play(plan, env):
@@ -183,7 +184,7 @@ def test_the_question_is_read_under_its_new_name():
 def test_an_environment_keeps_everything_else():
     reward = Reward(retrieval_cost=0.7)
     env = environment(Retriever((1, 2)), reward=reward, k=2, quota=3)
-    renamed = RenamingEnv.of(env, {})
+    renamed = RenamingEnv(**vars(env), names={})
     for field in ("world", "index", "k", "quota", "reward", "passage_tokens", "query_budget"):
         assert getattr(renamed, field) == getattr(env, field)
 
@@ -200,9 +201,10 @@ def test_passages_of_one_question_are_not_renamed_for_another():
     env = renaming({QUESTIONS[0]: QUILL}, Retriever((2, 1)), passage_tokens=32)
     turn = env.search(["x"])[0]
     for question, name in ((QUESTIONS[0], "Bo Reed"), (QUESTIONS[1], "Ada Quill")) * 2:
-        first, second = env.encode(question, turn.passages, TOKENIZER)
-        assert first == TOKENIZER.encode(f"{name} She was born in Caldis.")
-        assert second == TOKENIZER.encode(f"The Salt Road A book by {name}.")
+        episode = Episode(question)
+        env.observe(episode, turn, TOKENIZER)
+        read = [f"{name} She was born in Caldis.", f"The Salt Road A book by {name}."]
+        assert episode.tokens == observation(read, TOKENIZER, 32)
 
 
 def test_what_is_renamed_is_as_easy_to_find():
@@ -215,7 +217,7 @@ def test_what_is_renamed_is_as_easy_to_find():
     policy = random_policy(max_position_embeddings=512)
     plain, renamed = (
         rollout(policy, TOKENIZER, e, questions, Decoding(force="question"), torch.Generator())
-        for e in (env, RenamingEnv.of(env, names))
+        for e in (env, RenamingEnv(**vars(env), names=names))
     )
     assert [e.turns for e in plain] == [e.turns for e in renamed]
     assert [e.hit for e in plain] == [e.hit for e in renamed]

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data import Passage, Question, World, contains_answer, normalize_answer
-from data.metrics import answerable, gold_passage, stated
+from data import Passage, Question, World
+from data.metrics import answerable, contains_answer, gold_passage, normalize_answer, stated
 from rl.warmup.teacher import TEACHER, Teacher, keywords_of, subject_of, template_of
 
 # ------------------------------------------------------------------------------- the subject
@@ -133,11 +133,11 @@ BIRTH = [
     asked(3, "birth", "old native of"),
 ]
 WROTE = [asked(i, "author", "old novel by", "Bo", "Who wrote {}?") for i in range(4)]
-UNKNOWN = Question("u", "In which city was Ada Zed born?", ("Caldis",), relation="birth"), None
+UNKNOWN = Question("u", "In which city was Ada Zed born?", ("Caldis",), relation="birth")
 
 
 def teacher() -> Teacher:
-    return Teacher(*zip(*BIRTH, *WROTE, UNKNOWN, strict=False))
+    return Teacher([*BIRTH, *WROTE])
 
 
 def test_keywords_of_a_template_by_hand():
@@ -187,7 +187,7 @@ def test_teacher_shares():
         "two keywords": 0.15,
     }  # FEASIBILITY: weak on purpose
     rng, mind = np.random.default_rng(0), teacher()
-    question, subject = UNKNOWN[0], "Ada Zed"  # it need not have a gold passage: others asked alike
+    question, subject = UNKNOWN, "Ada Zed"  # it need not have a gold passage: others asked alike
     queries = [mind.query(question, rng) for _ in range(6000)]
     counts = Counter(kind_of(query, question, subject, {"native", "coast"}) for query in queries)
     for kind, share in TEACHER:
@@ -228,17 +228,10 @@ def test_without_a_subject_the_teacher_asks_the_question():
 @pytest.mark.parametrize("name", ["tiny", "tiny:1"])
 def test_queries_of_a_world_are_plain_deterministic_and_do_not_leak(name):
     world = World.open(name)
-    rows, questions = (
-        {p.id: i for i, p in enumerate(world.corpus)},
-        world.questions("popqa", "train"),
-    )
-    mind = Teacher(
-        questions,
-        [
-            world.corpus[row] if (row := gold_passage(q, rows)) is not None else None
-            for q in questions
-        ],
-    )
+    rows = {p.id: i for i, p in enumerate(world.corpus)}
+    questions = world.questions("popqa", "train")
+    gold = [(q, gold_passage(q, rows)) for q in questions]
+    mind = Teacher([(q, world.corpus[row]) for q, row in gold if row is not None])
     assert len(mind.keywords) > 10
 
     def ask(seed):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rl.runs.questions import Stream
+from rl.warmup.questions import Stream
 
 
 def test_numbers_are_those_that_runs_were_made_with():

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from data import Question
-from rl.runs.questions import QuestionSampler, typed
+from rl.warmup.questions import QuestionSampler, typed
 
 
 def pool(popular: int, others: int) -> list[Question]:

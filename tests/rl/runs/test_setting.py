@@ -4,7 +4,7 @@ import pytest
 
 from data.world import Passage, Question, World, WorldError
 from rl.runs.flags import UsageError
-from rl.runs.questions import answer_budget, train_and_dev
+from rl.runs.setting import answer_budget, train_and_dev
 
 
 def questions(prefix: str, count: int) -> list[Question]:

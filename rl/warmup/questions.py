@@ -1,20 +1,16 @@
-"""Which questions a run learns from, which it is checked on, and which of them a step sees.
+"""Which training questions a step sees, a pure function of (seed, stream, step): drawn, under new
+names, and as people type them. Left out: the other questions (rl/runs/setting.py)."""
 
-Left out: test questions; a training script never reads them.
-"""
-
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import IntEnum
 
 import numpy as np
 
-from data.world import Question, World
-from rl.runs.flags import UsageError
-from rl.runs.progress import say
-
-HELD_OUT = 500  # questions at most
+from data.world import Question
+from rl.environment import RagEnv
+from rl.runs.setting import Setting
+from rl.warmup.renaming import Renamer, RenamingEnv
 
 
 class Stream(IntEnum):
@@ -30,38 +26,6 @@ class Stream(IntEnum):
     MODULES_QUESTIONS = 7  # rl/study/modules.py: the questions of a step
     RENAMING = 8  # train_ppo, rl/study/modules.py: new names
     TYPING = 9  # which questions are typed in lower case
-
-
-def train_and_dev(world: World, dataset: str) -> tuple[list[list[Question]], list[list[Question]]]:
-    """The training and the dev questions of each set of "popqa,hotpotqa". Where a set has no dev
-    questions, a tenth of the training ones takes their place and is not trained on: the same ones
-    in every run. Raises WorldError, UsageError."""
-    train, dev = [], []
-    names = [name.strip() for name in dataset.split(",")]
-    for name, questions in zip(names, world.union(dataset, "train"), strict=True):
-        checked = world.questions(name, "dev") if f"{name}.dev" in world.splits else []
-        if not questions:
-            raise UsageError(f"world {world.name!r}: {name}.train has no questions")
-        if not checked:
-            ordered = sorted(questions, key=digest)
-            checked = ordered[: min(HELD_OUT, -(-len(ordered) // 10))]
-            kept = set(ordered[len(checked) :]) or set(ordered)  # a single one is learnt as well
-            questions = [q for q in questions if q in kept]
-            say(f"{name} has no dev questions: {len(checked)} of {len(ordered)} are held out")
-        train.append(list(questions))
-        dev.append(list(checked))
-    return train, dev
-
-
-def answer_budget(questions: Sequence[Question]) -> int:
-    """Tokens for 99 of 100 training answers, a token per three bytes and <eos>; 16 to 64. Counted
-    before there is a tokenizer; rl/runs/checks.py says how many do not fit in the end."""
-    lengths = sorted(len(q.answers[0].encode()) for q in questions)
-    return max(16, min(64, -(-lengths[99 * (len(lengths) - 1) // 100] // 3) + 1))
-
-
-def digest(question: Question) -> bytes:
-    return hashlib.sha256(f"{question.id}\n{question.question}".encode()).digest()
 
 
 class QuestionSampler:
@@ -100,3 +64,21 @@ def typed(questions: Sequence[Question], share: float, seed: int, step: int) -> 
     lower = (rng.random(len(questions)) < share).tolist()
     pairs = zip(questions, lower, strict=True)
     return [replace(q, question=q.question.lower().rstrip("?")) if low else q for q, low in pairs]
+
+
+class TrainingQuestions:
+    """Draws of questions, and of names that they are played under."""
+
+    def __init__(self, setting: Setting, popular_share: float, rename: float, args):
+        """rename: share of the others that get new names. args: RunArgs."""
+        self.env, self.rename, self.args = setting.env, rename, args
+        self.sampler = QuestionSampler(setting.sets, popular_share, args.seed)
+        self.renamer = Renamer(setting.questions, setting.env.corpus)
+
+    def draw(self, count: int, step: int, stream: Stream) -> tuple[list[Question], RagEnv]:
+        """`count` questions, and the environment in which they have new names."""
+        seed, questions = self.args.seed, self.sampler.draw(count, step, stream)
+        rng = np.random.default_rng([seed, Stream.RENAMING, step])
+        names = self.renamer.draw(questions, self.rename, rng)
+        env = RenamingEnv(**vars(self.env), names=names)
+        return typed(questions, self.args.lower_case, seed, step), env
