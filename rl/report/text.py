@@ -14,8 +14,8 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
-from data.files import nfc
 from data.world import Question, printable
 from model.files import existing, is_checkpoint, weights_sha256
 from model.pretrained import open_policy
@@ -228,7 +228,7 @@ def questions_of(ask: str) -> Iterator[tuple[int, str]]:
     if ask == "-":
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
     for number, line in enumerate(sys.stdin if ask == "-" else [ask], start=1):
-        text = nfc(line.strip())
+        text = normalize("NFC", line.strip())
         if text.encode(errors="replace").decode() != text:
             raise UsageError(f"standard input:{number}: not UTF-8 text")
         if text:
