@@ -84,15 +84,12 @@ def test_all_checkpoints_are_opened_before_the_first_is_played(checkpoint, monke
     assert not (good / "eval").exists()
 
 
-@pytest.mark.parametrize("study", [(), ("--compare",)])
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_played(
-    checkpoint, monkeypatch, tmp_path, study
+    checkpoint, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(evaluation, "rollout", pytest.fail)
-    what = study or ("--checkpoint", checkpoint("policy"))
-    said = message("evaluate", *what, "--study", tmp_path / "study", "--report", tmp_path)
+    said = message("evaluate", "--checkpoint", checkpoint("policy"), "--report", tmp_path)
     assert said == f"--report {tmp_path} is not a regular file"
-    assert not (tmp_path / "study").exists()
 
 
 def test_worlds_that_differ_need_a_world(checkpoint, tmp_path):

@@ -140,7 +140,7 @@ SPOILT = {
     ),
     "a torn config": (
         lambda d: (d / "config.json").write_text("{"),
-        "/config.json: not readable JSON",
+        "/config.json: not readable here",
     ),
     "no architecture": (spoil_json("config.json", model_type="nonsense"), NOT_OPENED),
     "its own code": (
@@ -163,7 +163,7 @@ SPOILT = {
     ),
     "torn weights": (
         lambda d: (d / "model.safetensors").write_bytes(b"torn"),
-        "/model.safetensors: not a readable safetensors file",
+        "/model.safetensors: not readable here",
     ),
     "pickled weights": (
         lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),

@@ -147,10 +147,12 @@ def test_rules_that_explode_or_never_end_are_refused(saved):
     original = path.read_text()
     doubled = [replace({"String": "a"}, "aa") for _ in range(30)]
     for normalizer, problem in (
-        (replace({"String": "e"}, "e" * 100), "makes texts longer"),
-        ({"type": "Sequence", "normalizers": doubled}, "makes texts longer"),
-        (replace({"Regex": ""}, "x" * 20), "makes texts longer"),
-        (replace({"Regex": "(a+)+$"}, ""), "a pattern repeats a group"),
+        (replace({"String": "e"}, "e" * 100), "make texts longer"),
+        ({"type": "Sequence", "normalizers": doubled}, "make texts longer"),
+        (replace({"Regex": ""}, "x" * 20), "make texts longer"),
+        (replace({"Regex": "(a+)+$"}, ""), "the pattern '(a+)+$' may take for ever"),
+        (replace({"Regex": ".*.*.*.*[^a]"}, ""), "the pattern '.*.*.*.*[^a]' may take for ever"),
+        (replace({"Regex": "a?" * 24 + "[^a]"}, ""), "a?a?a?[^a]' may take for ever"),
         ({"type": "Prepend", "prepend": "x" * 10**6}, "more than 16 kB of rules"),
     ):
         path.write_text(original)
@@ -158,8 +160,31 @@ def test_rules_that_explode_or_never_end_are_refused(saved):
         assert problem in refusal(open_policy, saved)
         assert problem in refusal(open_tokenizer, saved)
     path.write_text(original)
+    change_tokenizer(saved, decoder={"type": "Sequence", "decoders": doubled})
+    assert "make texts longer" in refusal(open_policy, saved)
+    path.write_text(original)
     change_tokenizer(saved, normalizer=replace({"String": " "}, "\u2581"))  # Llama's
     open_policy(saved)
+
+
+# GPT-4o's and DeepSeek's: published patterns that take no longer than a text is long.
+GPT_4O = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DEEPSEEK = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.mark.parametrize("pattern", [GPT_4O, DEEPSEEK])
+def test_patterns_of_families_are_taken(saved, pattern):
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    original = json.loads((saved / "tokenizer.json").read_text())["pre_tokenizer"]
+    both = [{**split, "invert": False}, original]
+    change_tokenizer(saved, pre_tokenizer={"type": "Sequence", "pretokenizers": both})
+    assert open_policy(saved)[1].encode("Ada's road")
 
 
 def test_an_id_beyond_all_rows_is_refused(tmp_path):
@@ -175,7 +200,7 @@ def test_only_sentencepiece_is_named(tmp_path):
     directory = write_foreign(tmp_path)
     (directory / "tokenizer.json").rename(directory / "tokenizer.model")
     problem = refusal(lambda d: open_pretrained(d, torch.float32, 256), directory)
-    assert problem.startswith(f"{directory}/tokenizer.model: SentencePiece files are not opened")
+    assert problem.startswith(f"{directory}/tokenizer.json: not found, and tokenizer.model, voc")
 
 
 # ------------------------------------------------------------------ other people's weights
@@ -197,19 +222,22 @@ def test_shards_lie_in_the_directory(sharded, inside):
     assert problem in refusal(open_model, sharded)
 
 
-def test_pickled_weights_are_named(sharded):
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "last.ckpt"])
+def test_pickled_weights_are_named(sharded, name):
     for path in sharded.glob("*.safetensors*"):
         path.unlink()
-    (sharded / "pytorch_model.bin").write_bytes(b"PK")
+    (sharded / name).write_bytes(b"PK")
     problem = refusal(open_model, sharded)
-    assert problem.startswith(f"{sharded}/pytorch_model.bin: pickled weights are not opened")
+    assert problem.startswith(f"{sharded}/{name}: pickled weights are not opened")
 
 
 @pytest.mark.parametrize(
     "rename, problem",
     [
-        (lambda name: name.removeprefix("model."), "no tensor is named 'model. ...'"),
-        (lambda name: f"_orig_mod.{name}", "or from a compiled module"),
+        (lambda name: name.removeprefix("model."), "'embed_tokens.weight' for 'model.embed_tokens"),
+        (lambda name: f"_orig_mod.{name}", "inside a wrapper (torch.compile, DDP, peft); save the"),
+        (lambda name: f"module.{name}", "'module.model.embed_tokens.weight' for 'model.embed"),
+        (lambda name: f"base_model.model.{name}", "'base_model.model.model.embed_tokens.weight'"),
         (lambda name: name.replace("norm", "nrm"), "missing tensor"),
     ],
 )

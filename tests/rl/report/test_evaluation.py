@@ -98,7 +98,7 @@ def test_two_processes_write_one_file(tmp_path):
     """Each beside it under a name of its own: no half of one is put in place by the other."""
     path, names = tmp_path / "a.json", []
     for _ in range(2):
-        code = "import sys; from pathlib import Path; from model import atomic_write;"
+        code = "import sys; from pathlib import Path; from model.files import atomic_write;"
         code += "atomic_write(Path(sys.argv[1]), lambda p: (print(p), p.touch()))"
         said = subprocess.run(
             [sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True
