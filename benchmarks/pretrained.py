@@ -266,7 +266,7 @@ def ppo(args) -> None:
         flags |= {"episodes": args.questions, "k": args.k, "micro_batch": args.batch}
         for dtype in args.dtypes:
             trainer = train_ppo.Trainer(train_ppo.Args(**flags, dtype=dtype, rename=0.0))
-            trainer.env.index = SamePassages()
+            trainer.setting.env.index = SamePassages()
             kind = torch.bfloat16 if dtype == "bf16" else torch.float32
             found = []
             for i in range(args.rounds):

@@ -1,7 +1,7 @@
 """Separately trained modules, which joint training has to beat. Each starts from the warm-up and
 learns one part of an episode, by a supervised step on what the frozen warm-up plays.
 
-    python -m rl.study.modules KIND --init WARMUP --out DIR ...
+    python -m rl.study.modules --kind KIND --init WARMUP --out DIR ...
 
     reader             the answer after an observation, on what the warm-up's own queries find
     rewriter           the query, by rejection sampling: the warm-up's queries that found enough
@@ -14,7 +14,6 @@ Left out: the reward as a gradient. That is train_ppo.py, whose --learn query ma
 rewriter, PPO against a frozen reader (Rewrite-Retrieve-Read; Ma et al., 2023).
 """
 
-import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,14 +23,14 @@ from data.metrics import answerable
 from data.world import Question
 from model.pretrained import open_policy
 from rl import Decoding, Episode, Part, RagEnv, collate, ranks, rollout, score
-from rl.runs.flags import UsageError, arg, main
+from rl.runs.flags import arg, main
 from rl.runs.info import run_info
 from rl.runs.precision import precision
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
 from rl.runs.training import RunArgs, check, with_reference
 from rl.scoring import by_length
-from rl.study.roles import Roles, only, open_with
+from rl.study.roles import Roles, only, open_role
 from rl.warmup.questions import Stream, TrainingQuestions
 
 LEARNS = {
@@ -48,8 +47,9 @@ POPULAR_SHARE, RENAME = 0.45, 1.0  # of the questions, as in train_ppo.py
 class Args(RunArgs):
     out: str = arg("runs/module", "where the checkpoint and the log go", "run")
     init: str = arg("runs/sft", "warm-up checkpoint: where the module starts", "module")
-    query: str = arg("", "decision-reward: checkpoint that writes the queries")
-    reader: str = arg("", "decision-reward: checkpoint that answers after an observation")
+    kind: str = arg("reader", "what is learnt", choices=tuple(LEARNS))
+    query: str = arg("", "checkpoint that writes the queries; empty: --init")
+    reader: str = arg("", "checkpoint that answers after an observation; empty: --init")
     dataset: str = arg("popqa", "question set, or the union of several: popqa,ambignq,hotpotqa")
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
@@ -63,14 +63,13 @@ class Example(NamedTuple):
 
 
 class Module:
-    def __init__(self, kind: str, args: Args):
-        self.kind, self.args = kind, args
+    def __init__(self, args: Args):
+        self.args = args
         self.policy, self.tokenizer, made = open_policy(args.init, args.device)
         self.setting = open_setting(args, run_info(made, args.init))
         frozen = with_reference(self.policy, args).eval()
-        query = open_with(args.query, self.tokenizer, args, "--query") if args.query else frozen
-        reader = open_with(args.reader, self.tokenizer, args, "--reader") if args.reader else frozen
-        self.roles = Roles(frozen, query, reader, frozen, self.tokenizer.retrieve)
+        others = (open_role(args, name, self.tokenizer, frozen) for name in ("query", "reader"))
+        self.roles = Roles(frozen, *others, frozen, self.tokenizer.retrieve)
         self.questions = TrainingQuestions(self.setting, POPULAR_SHARE, RENAME, args)
         self.trunk = self.policy.trunk_parameters()
         self.optimizer = torch.optim.AdamW(self.trunk, args.lr, (0.9, 0.95), weight_decay=0.0)
@@ -84,14 +83,15 @@ class Module:
         self, env: RagEnv, questions: list[Question], generator: torch.Generator
     ) -> list[Example]:
         """What one step learns from these questions."""
-        if self.kind in ("reader", "rewriter"):
+        kind = self.args.kind
+        if kind in ("reader", "rewriter"):
             played = self.play(env, questions, Decoding(1.0, True, force="retrieve"), generator)
-            if self.kind == "rewriter":
+            if kind == "rewriter":
                 return [Example(e) for e in played if e.hit]
-            return [Example(self.to_read(env, e)) for e in played if self.is_readable(e)]
+            return [Example(self.to_read(env, e)) for e in played if is_readable(env, e)]
         direct = self.play(env, questions, Decoding(force="answer"))
         retrieved = self.play(env, questions, Decoding(force="retrieve"))
-        if self.kind == "decision-right":
+        if kind == "decision-right":
             gains = [1.0 if e.exact_match < 1.0 else -1.0 for e in direct]
         else:
             gains = [r.reward - d.reward for d, r in zip(direct, retrieved, strict=True)]
@@ -100,11 +100,6 @@ class Module:
         first = [self.to_decide(e, gain > 0, abs(gain) / scale) for e, gain in pairs if gain]
         later = [e for e in retrieved if e.exact_match == 1.0 and Part.DECISION in e.parts]
         return first + [Example(e) for e in later]
-
-    def is_readable(self, episode: Episode) -> bool:
-        """Whether its passages state the answer."""
-        passages = [self.world.corpus[row] for row in episode.found]
-        return Part.ANSWER in episode.parts and answerable(passages, episode.question)
 
     def to_read(self, env: RagEnv, episode: Episode) -> Episode:
         """The episode with the right answer for its own."""
@@ -115,7 +110,7 @@ class Module:
         copied.append([*self.tokenizer.encode(right), self.tokenizer.eos], Part.ANSWER)
         return copied
 
-    def to_decide(self, episode: Episode, retrieve: bool, weight: float = 1.0) -> Example:
+    def to_decide(self, episode: Episode, retrieve: bool, weight: float) -> Example:
         """The question and the right first decision."""
         decided = Episode(episode.question)
         decided.append(episode.tokens[: episode.tokens.index(self.tokenizer.answer)], Part.STATE)
@@ -131,7 +126,7 @@ class Module:
         examples = self.examples(env, questions, generator)
         if not examples:
             return {"examples": 0, "tokens": 0}
-        episodes = [only(e.episode, [LEARNS[self.kind]]) for e in examples]
+        episodes = [only(e.episode, [LEARNS[args.kind]]) for e in examples]
         count = sum(sum(e.mask()) for e in episodes)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
@@ -155,25 +150,21 @@ class Module:
         return {"loss": float(total), "examples": len(examples), "tokens": tokens}
 
 
+def is_readable(env: RagEnv, episode: Episode) -> bool:
+    """Whether its passages state the answer."""
+    passages = [env.corpus[row] for row in episode.found]
+    return Part.ANSWER in episode.parts and answerable(passages, episode.question)
+
+
 def train() -> None:
-    kind, *words = sys.argv[1:] if sys.argv[1:2] and sys.argv[1][0] != "-" else ["", *sys.argv[1:]]
-
-    def check_module(args: Args) -> None:
-        if kind not in LEARNS:
-            kinds = ", ".join(LEARNS)
-            raise UsageError(f"python -m rl.study.modules {kind or 'KIND'}: the kinds are {kinds}")
-        if (args.query or args.reader) and kind != "decision-reward":
-            raise UsageError("--query and --reader are for decision-reward")
-        check(args)
-
-    args = start(Args, __doc__, check_module, words)
-    module = Module(kind, args)
-    run = Run("rl.study.modules", args, {"kind": kind, **module.setting.record()})
+    args = start(Args, __doc__, check)
+    module = Module(args)
+    run = Run("rl.study.modules", args, module.setting.record())
     if run.status == "finished":
         print(f"{run.out} already holds the finished run")
         return
     run.begin(module, f"{args.steps} steps of {args.episodes} questions")
-    run.loop(kind, "step", args.steps, module.step)
+    run.loop(args.kind, "step", args.steps, module.step)
     run.finish()
     print(f"checkpoint: {run.out}")
 

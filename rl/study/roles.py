@@ -143,13 +143,15 @@ def assemble(
     if args.lora_rank:
         raise UsageError("--learn with fewer parts does not go with --lora-rank")
     decision, query, direct = (policy if part in learn else frozen for part in ACTIONS)
-    reader = open_with(args.reader, tokenizer, args, "--reader") if args.reader else direct
+    reader = open_role(args, "reader", tokenizer, direct)
     return Roles(decision, query, reader, direct, tokenizer.retrieve), learn, decoding
 
 
-def open_with(directory: str, tokenizer: Tokenizer, args, flag: str) -> Policy:
-    """A frozen policy whose tokenizer is that of --init. Raises UsageError, CheckpointError."""
+def open_role(args, name: str, tokenizer: Tokenizer, default: Policy) -> Policy:
+    """The frozen policy of the flag --name, else `default`. Raises UsageError, CheckpointError."""
+    if not (directory := getattr(args, name)):
+        return default
     policy, other, _ = open_policy(directory, args.device)
     if other.backend.get_vocab() != tokenizer.backend.get_vocab():
-        raise UsageError(f"{flag} {directory} has another tokenizer than --init {args.init}")
+        raise UsageError(f"--{name} {directory} has another tokenizer than --init {args.init}")
     return policy.requires_grad_(False).eval()

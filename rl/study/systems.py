@@ -86,17 +86,17 @@ SYSTEMS = (
 # One policy for three sets and two retrievals wants more weight on the decision than the default;
 # the retrieval cost rises over half of the iterations.
 PPO = "train_ppo --iterations 150* --episodes 384 --decision-weight 4.0 --price-warmup 0.5"
-MODULE, STEPS = "rl.study.modules", "--steps 200*"
+MODULE = "rl.study.modules --steps 200* --kind"
 RECIPES = {  # run -> module and flags; @RUN: the folder of another; N*: steps, times --scale
     # More read steps than the default of train_sft.py, which is for one set.
     "warm-up": "train_sft --read-steps 2500* --mix-steps 500*",
-    "reader": f"{MODULE} reader {STEPS}",
+    "reader": f"{MODULE} reader",
     "joint": PPO,
     "rewriter-ppo": f"{PPO} --learn query --force retrieve --iterations 50* --reader @reader",
-    "rewriter-rs": f"{MODULE} rewriter {STEPS}",
-    "decision-right": f"{MODULE} decision-right {STEPS}",
-    "decision-reward": f"{MODULE} decision-reward {STEPS} --query @rewriter-ppo --reader @reader",
-    "decision-reward-rs": f"{MODULE} decision-reward {STEPS} --query @rewriter-rs --reader @reader",
+    "rewriter-rs": f"{MODULE} rewriter",
+    "decision-right": f"{MODULE} decision-right",
+    "decision-reward": f"{MODULE} decision-reward --query @rewriter-ppo --reader @reader",
+    "decision-reward-rs": f"{MODULE} decision-reward --query @rewriter-rs --reader @reader",
     "no-kl": f"{PPO} --kl 0",
     "no-cost": f"{PPO} --retrieval-cost 0",
     "no-value": f"{PPO} --no-value",

@@ -18,8 +18,7 @@ from tests.test_scripts import call, message
 def module(kind: str, played: list[Episode] | None = None) -> Module:
     """A module without policies: `play` returns what it is given."""
     m = Module.__new__(Module)
-    m.kind, m.tokenizer = kind, TOKENIZER
-    m.setting = SimpleNamespace(env=environment())
+    m.args, m.tokenizer = SimpleNamespace(kind=kind), TOKENIZER
 
     def play(env, questions, decoding, generator=None):
         direct = decoding.force == "answer"
@@ -142,7 +141,7 @@ def warm(tmp_path_factory):
 def test_a_module_that_was_stopped_goes_on_to_the_same_bits(warm, tmp_path, kind, monkeypatch):
     others = ["--query", warm, "--reader", warm] if kind == "decision-reward" else []
     episodes = "240" if kind in ("reader", "rewriter") else "24"  # hits are rare here
-    argv = [kind, "--init", warm, *SMALL, *others, "--episodes", episodes]
+    argv = ["--kind", kind, "--init", warm, *SMALL, *others, "--episodes", episodes]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert call("modules", *argv, "--out", whole).code == 0
     step = Module.step
@@ -166,12 +165,10 @@ def test_a_module_that_was_stopped_goes_on_to_the_same_bits(warm, tmp_path, kind
 
 
 def test_bad_arguments(warm, tmp_path):
-    out = ["--init", warm, "--out", tmp_path / "x"]
-    kinds = "the kinds are reader, rewriter, decision-right, decision-reward"
-    assert kinds in message("modules", "writer", *out)
-    problem = message("modules", "reader", "--query", warm, *out)
-    assert problem == "--query and --reader are for decision-reward"
-    assert "would be overwritten" in message("modules", "reader", "--init", warm, "--out", warm)
+    problem = message("modules", "--kind", "writer", "--init", warm, "--out", tmp_path / "x")
+    kinds = "(choose from 'reader', 'rewriter', 'decision-right', 'decision-reward')"
+    assert problem.startswith(f"argument --kind: invalid choice: 'writer' {kinds}")
+    assert "would be overwritten" in message("modules", "--init", warm, "--out", warm)
     assert not (tmp_path / "x").exists()
 
 

@@ -30,9 +30,6 @@ def commands(**args) -> dict[str, list[str]]:
 
 def parsed(command: list[str]):
     _, module, *flags = command
-    if module == modules.__name__:
-        kind, *flags = flags
-        assert kind in modules.LEARNS
     scripts = {m.__name__: m.Args for m in (train_sft, train_ppo, modules)}
     return parse(scripts[module], "", flags)
 
