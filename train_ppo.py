@@ -29,7 +29,7 @@ from rl.runs.flags import UsageError, arg, main, share
 from rl.runs.info import run_info
 from rl.runs.precision import precision
 from rl.runs.progress import Clock, say
-from rl.runs.reward import retrieval_cost_at
+from rl.runs.reward import RewardArgs, retrieval_cost_at
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
 from rl.runs.state import PolyakMean, Replay
@@ -42,7 +42,7 @@ KL_HORIZON = 10_000  # episodes over which beta adapts
 
 
 @dataclass
-class Args(RunArgs, RoleArgs, PPOConfig):
+class Args(RunArgs, RewardArgs, RoleArgs, PPOConfig):
     out: str = arg("runs/ppo", "where the checkpoints and the log go", "run")
     init: str = arg("runs/sft", "warm-up checkpoint, and the KL reference", "world")
     world: str = arg("", "mini, mini:SEED, tiny, or a directory; empty: the world of --init")
@@ -57,12 +57,6 @@ class Args(RunArgs, RoleArgs, PPOConfig):
     explore: float = share(0.1, "uniform exploration when the decision is sampled")
     eval_every: int = arg(20, "iterations between dev evaluations", least=1)
     eval_rows: int = arg(900, "dev questions per evaluation at most", least=1)
-    reward: str = arg("", "FILE.py:function, in place of EM + F1", "reward")
-    exact_match: float = arg(1.0, "weight of exact match")
-    f1: float = arg(1.0, "weight of F1")
-    retrieval_cost: float = arg(0.2, "cost of each retrieval")
-    malformed_cost: float = arg(1.0, "cost of a malformed action")
-    price_warmup: float = share(0.0, "share of the iterations in which the retrieval cost rises")
     lr: float = arg(4e-4, "peak learning rate (AdamW); pretrained policies: 1e-5", "optimiser")
     average: float = share(0.25, "share of the iterations, the last, over which OUT is the mean")
     value_lr: float = arg(2e-3, "learning rate of the value head")
@@ -84,7 +78,6 @@ class Trainer:
         self.args = args
         self.policy, self.tokenizer, made = open_policy(args.init, args.device)
         self.setting = open_setting(args, run_info(made, args.init))
-        self.env = self.setting.env
         self.questions = TrainingQuestions(self.setting, args.popular_share, args.rename, args)
         self.reference = with_reference(self.policy, args)
         roles = assemble(self.policy, self.reference, self.tokenizer, args)
@@ -112,8 +105,7 @@ class Trainer:
             questions, env = self.draw(iteration)
             episodes = self.play(questions, self.decoding, generator, env)
             clock("rollout")
-            learnt = [only(e, self.learn) for e in episodes]
-            learnt = [e for e in learnt if any(e.mask())]
+            learnt = [e for e in (only(e, self.learn) for e in episodes) if any(e.mask())]
             if not learnt:
                 raise UsageError(f"iteration {iteration}: no episode has a part to --learn")
             # 3, 4, 5: log-probs and values, rewards with the KL penalty, advantages
@@ -126,8 +118,7 @@ class Trainer:
             if args.value:
                 replayed = self.replay.add(experience.features, experience.returns[experience.mask])
                 head, optimizer = policy.value_head, self.optimizers["value"]
-                loss = update_value_head(head, optimizer, *replayed, generator)
-                figures["value_loss"] = loss
+                figures["value_loss"] = update_value_head(head, optimizer, *replayed, generator)
             clock("value")
             if iteration >= args.value_warmup:
                 optimizer = self.optimizers["policy"]
@@ -135,8 +126,7 @@ class Trainer:
                 figures |= ppo_update(policy, optimizer, experience, tokenizer, args, generator)
             clock("update")
         self.average.count(iteration)
-        k1 = experience.k1
-        kl, k3_mean = (float(x.sum(1).mean()) for x in (k1, k3(-k1)))
+        kl, k3_mean = (float(x.sum(1).mean()) for x in (experience.k1, k3(-experience.k1)))
         if args.kl_target:
             self.counters["beta"] = adapt_beta(beta, kl, args.kl_target, len(episodes), KL_HORIZON)
         self.latest = figures | {"kl": kl, "k3": k3_mean, "beta": beta}
@@ -158,7 +148,7 @@ class Trainer:
         return questions, replace(env, reward=replace(env.reward, retrieval_cost=cost))
 
     def play(self, questions, decoding, generator=None, env: RagEnv | None = None) -> list[Episode]:
-        players, tokenizer, env = self.players, self.tokenizer, env or self.env
+        players, tokenizer, env = self.players, self.tokenizer, env or self.setting.env
         with precision(self.args.device, self.args.dtype):
             return rollout(players, tokenizer, env, questions, decoding, generator)
 
@@ -193,7 +183,7 @@ def train() -> None:
         run.loop("ppo", "iteration", args.iterations, step, shown)
         trainer.evaluate(args.iterations, run)
         run.finish()
-    say(f"finished: {run.out}   next: {next_evaluation(args, trainer.env.world)}")
+    say(f"finished: {run.out}   next: {next_evaluation(args, trainer.setting.env.world)}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from model.pretrained import open_policy, open_pretrained
 from rl import Episode, RagEnv, collate
 from rl.episode import Part
 from rl.runs.info import RunInfo
-from rl.runs.launch import MALLOC
+from rl.runs.launch import MALLOC, spare_memory
 from rl.runs.precision import precision
 from rl.runs.training import open_start
 
@@ -156,6 +156,8 @@ def peak(name: str, args) -> float:
     """GB of this process after two steps."""
     dtype = args.dtypes[0]
     flags = MEMORY[name]
+    if flags and flags.get("checkpointing"):
+        spare_memory()
     step = peer_step(args, dtype) if flags is None else our_step(args, dtype, **flags)
     step()
     step()
@@ -264,7 +266,7 @@ def ppo(args) -> None:
         flags |= {"episodes": args.questions, "k": args.k, "micro_batch": args.batch}
         for dtype in args.dtypes:
             trainer = train_ppo.Trainer(train_ppo.Args(**flags, dtype=dtype, rename=0.0))
-            trainer.env.index = SamePassages()
+            trainer.setting.env.index = SamePassages()
             kind = torch.bfloat16 if dtype == "bf16" else torch.float32
             found = []
             for i in range(args.rounds):

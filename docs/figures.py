@@ -80,8 +80,7 @@ def curves(run: Path) -> str:
     if missing := [title for title in wanted if title not in found]:
         raise UsageError(f"{run}/metrics.jsonl: no PPO run, nothing to draw of {missing[0]!r}")
     height = max(int(found[title].get("viewBox").split()[-1]) for title in wanted)
-    about = f"Reward, retrieval and hit of {run.name} over its iterations"
-    svg = picture(WIDTH * len(wanted) + 20, height + 20, about)
+    svg = picture(WIDTH * 3 + 20, height + 20, f"Reward, retrieval and hit of {run.name}")
     for column, title in enumerate(wanted):
         moved = f"translate({10 + WIDTH * column} 10)"
         add(svg, "g", transform=moved).extend(found[title])

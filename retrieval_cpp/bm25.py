@@ -15,10 +15,8 @@ from retrieval_cpp._core import tokenize
 
 Hits = tuple[np.ndarray, np.ndarray]  # ids int32 and scores float32, both [Q, k], best first
 # Lucene's English stop words.
-ENGLISH = (
-    "a an and are as at be but by for if in into is it no not of on or such that the their then "
-    "there these they this to was will with"
-)
+ENGLISH = """a an and are as at be but by for if in into is it no not of on or such that the their
+then there these they this to was will with"""
 
 
 def load_stemmer(name: str) -> Callable[[str], str]:
@@ -76,8 +74,7 @@ class BM25Index:
         return self._core.search(list(queries), operator.index(k), operator.index(threads), False)
 
     def explain(self, query: str, id: int) -> list[tuple[str, int, int, float, float]]:
-        """What each term of the query adds to passage `id`'s score: (term, count in the query, tf
-        in the passage, idf, count * idf * tf / (tf + norm))."""
+        """(term, count in the query, tf, idf, share of passage `id`'s score) of each term in it."""
         return self._core.explain(query, operator.index(id))
 
     def save(self, path: str | bytes | os.PathLike) -> None:

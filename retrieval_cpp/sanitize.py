@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILER = os.environ.get("CXX", "g++").split()
 
 
 def check(sanitizers: str, libraries: list[str], selection: list[str]) -> None:
@@ -22,7 +21,8 @@ def check(sanitizers: str, libraries: list[str], selection: list[str]) -> None:
     flags = f"-g -O1 -fno-omit-frame-pointer -fsanitize={sanitizers} -fno-sanitize-recover=all"
     subprocess.run(build, cwd=ROOT, env=os.environ | {"SMARTRAG_CXXFLAGS": flags}, check=True)
     shutil.copytree(ROOT / "tests", copy / "tests")
-    paths = [[*COMPILER, f"-print-file-name={library}"] for library in libraries]
+    compiler = os.environ.get("CXX", "g++").split()
+    paths = [[*compiler, f"-print-file-name={library}"] for library in libraries]
     run = os.environ | {
         "LD_PRELOAD": " ".join(subprocess.check_output(q, text=True).strip() for q in paths),
         "ASAN_OPTIONS": "detect_leaks=0",  # they would be the interpreter's

@@ -48,12 +48,10 @@ def c_array(declaration: str, values: list[int]) -> str:
 
 
 def write(path: Path) -> None:
-    strings: dict[bytes, int] = {}
+    strings, rows = {}, {}  # replacements and rows of 256 actions -> their numbers
     table = [action(chr(code_point), strings) for code_point in range(0x110000)]
-    rows: dict[tuple[int, ...], int] = {}
-    pages = [
-        rows.setdefault(tuple(table[i : i + 256]), len(rows)) for i in range(0, len(table), 256)
-    ]
+    blocks = (tuple(table[i : i + 256]) for i in range(0, len(table), 256))
+    pages = [rows.setdefault(block, len(rows)) for block in blocks]
     offsets = [0, *itertools.accumulate(map(len, strings))]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(

@@ -26,8 +26,8 @@ RETRIEVERS = "rl.runs.retrievers"  # the one module of rl that may import retrie
 DATA_CORE = ("data.world", "data.metrics")
 COMPILED = {"retrieval_cpp._core"}  # not of Python
 
-# Asked for are 9,000 and 2,400 lines; what has been reached may not grow.
-LINES, CORE_LINES, FILE_LINES, FUNCTION_LINES, README_LINES = 10_750, 3_225, 300, 50, 130
+# Of all Python outside tests and benchmarks, and of the core.
+LINES, CORE_LINES, FILE_LINES, FUNCTION_LINES, README_LINES = 9_500, 2_400, 300, 50, 130
 
 
 class Import(NamedTuple):

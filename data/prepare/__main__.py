@@ -91,12 +91,12 @@ def prepare(args: argparse.Namespace) -> tuple[World, dict]:
         name=printable(args.out.resolve().name)[:100] or "world",
         corpus=corpus,
         questions={f"{args.set}.{split}": questions for split, questions in splits.items()},
-        license="; ".join(origin["license"] for origin in origins),
-        source="; ".join(origin["citation"] for origin in origins),
+        license="; ".join(origin["license"] for origin in origins).removeprefix("; "),
+        source="; ".join(origin["citation"] for origin in origins).removeprefix("; "),
         description=f"{known['title']}; corpus: {passages}",
     )
     named = [str(file) for of_split in files.values() for file in of_split]
-    before = {"set": args.set, "files": named, "corpus": passages, "sha256": inputs.sha256}
+    before = {"files": named, "corpus": args.corpus or passages, "sha256": inputs.sha256}
     return world, before | build.counts(read, splits, corpus) | report
 
 

@@ -54,7 +54,8 @@ def read_splits(set_name: str, files: dict[str, list[Path]]) -> tuple[Splits, li
     """Split ("": still to be split) -> questions, and the passages published with them."""
     splits, passages = {}, {}  # passages by id: the same paragraph comes with several questions
     for split, of_split in files.items():
-        prefix, asked = f"{set_name}_{split}" if split else set_name, []
+        prefix = f"{set_name}_{split}" if split else set_name
+        asked = []
         rows = (row for file in of_split for row in read_questions(file))
         for number, (where, (question, with_it)) in enumerate(rows):
             passages.update({passage.id: passage for passage in with_it})
@@ -88,8 +89,7 @@ def arrange(
     for question in questions:
         part = part_of.get(normalise(question.question), "train")
         splits.setdefault(part, []).append(question)
-    splits = {split: splits[split] for split in SPLITS if splits.get(split)}
-    return splits, {"overlap_dropped": dropped}
+    return {part: splits[part] for part in SPLITS if splits.get(part)}, {"overlap_dropped": dropped}
 
 
 def _sha256(text: str) -> bytes:

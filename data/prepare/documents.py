@@ -24,7 +24,7 @@ _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE = re.compile(r"""(?<=[.!?])\s+|(?<=[.!?]["')\]\u201d\u2019])\s+""")
 _INLINE = """a abbr b bdi bdo br cite code data del dfn em font i img ins kbd label mark q s samp
 small span strike strong sub sup time tt u var wbr"""  # elements; all others are blocks
-_FRONT_MATTER = re.compile(r"---[ \t]*\n(?:.*\n)*?---[ \t]*\n")
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?:.*\n)*?---[ \t]*\n")
 
 
 def read_documents(
@@ -104,17 +104,16 @@ def _markdown_to_html(file: Path, text: str) -> str:
     try:
         from markdown_it import MarkdownIt
     except ImportError:
-        extra = "pip install -e '.[documents]'"
-        raise WorldError(f"{file}: reading Markdown needs markdown-it-py: {extra}") from None
+        raise WorldError(f"{file}: Markdown needs pip install -e '.[documents]'") from None
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    return parser.render(_FRONT_MATTER.sub("", text, 1) if text.startswith("---") else text)
+    return parser.render(_FRONT_MATTER.sub("", text))
 
 
 class _Page(HTMLParser):
     """Title and text of a page, an empty line where a block begins or ends; scripts are no text."""
 
     HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
-    SILENT = frozenset(("script", "style", "noscript", "template", "head", "title"))
+    SILENT = frozenset(("script", "style", "noscript", "template", "head", "title", "svg"))
     INLINE = frozenset(_INLINE.split())
 
     def __init__(self, source: str, file: Path):
@@ -134,7 +133,8 @@ class _Page(HTMLParser):
             self.open.clear()  # </head> and </h1> may be left out
         if block or tag == "br":
             self.text.append("\n\n" if block else "\n")
-        if tag in self.SILENT or (tag in self.HEADINGS and not self.title.strip()):
+        opens = tag in self.SILENT or (tag in self.HEADINGS and not self.title.strip())
+        if opens and tag not in self.open:  # which stays short, whatever a page holds
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -146,5 +146,5 @@ class _Page(HTMLParser):
     def handle_data(self, data):
         if not self.open:
             self.text.append(data)
-        elif self.open[-1] == "title" or self.open[-1] in self.HEADINGS:
+        elif self.open[-1] in (*self.HEADINGS, "title") and "svg" not in self.open:
             self.title += data

@@ -82,7 +82,7 @@ def answers_in(row: Record, name: str) -> Iterable[str]:
             return Record({name: json.loads(text)}, row.where).texts(name)
         except (ValueError, RecursionError):  # also texts' own error
             raise row.error(f"{name!r} must be a JSON list of answers") from None
-    parts = re.sub(r"[|\s]+$", "", text).split("|")
+    parts = re.sub(r"(?<![|\s])[|\s]+$", "", text).split("|")
     torn = any(part.count(a) != part.count(b) for part in parts for a, b in ("()", "[]", "{}"))
     blank = any(not part.strip() for part in parts)
     return [text] if len(parts) > 1 and (torn or blank) else parts

@@ -138,7 +138,7 @@ def _fetch(url: str, out: BinaryIO, megabytes: int) -> None:
         length = answer.headers.get("Content-Length", "")
         total = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         received, since, before = 0, time.monotonic(), 0  # the last two: of the present window
-        with tqdm(desc=printable(url), total=total, unit="B", unit_scale=True) as bar:
+        with tqdm(desc=printable(url), total=total, unit="B", unit_scale=1, disable=None) as bar:
             while block := answer.read1(BLOCK):
                 received += len(block)
                 if max(received, total or 0) > megabytes * 1_000_000:

@@ -5,6 +5,7 @@ already. A rank that dies ends the others within seconds, with one line; Ctrl-C 
 once; ranks whose launcher is killed end themselves. Left out: several machines (torchrun's task).
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ GRACE = 8.0  # seconds for a rank to end by itself before it is killed
 # Huge pages, and tensors above 16 MiB given back when they are freed: less memory for large
 # policies on a CPU. Other C libraries ignore it.
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=16777216"
+M_MMAP_THRESHOLD = -3  # of mallopt (malloc.h)
 LAUNCHER = "SMARTRAG_LAUNCHER"  # environment of a rank that was started here: whose child it is
 
 
@@ -42,6 +44,13 @@ def launch(ranks: int, device: str) -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     if not cuda:  # small matmuls gain little by a second thread, and lose much on a busy machine
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+
+
+def spare_memory() -> None:
+    """Give tensors above 2 MiB back as soon as they are freed, where the C library is glibc: a
+    third to a half less memory on a CPU, for more calls to the system. For --checkpointing."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 2 << 20)
 
 
 def end_with_launcher() -> None:

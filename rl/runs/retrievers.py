@@ -1,10 +1,5 @@
-"""What the scripts search with, made from their arguments and a checkpoint's run.json.
-
-    --retriever bm25                       words: retrieval_cpp.BM25Index; the default
-    --retriever dense                      nearest vectors of --encoder DIR
-    --retriever hybrid                     both rankings fused: retrieval_cpp.HybridIndex
-    --retriever milvus --milvus-uri URI    rl/runs/remote.py: full text, or with --encoder DIR dense
-    --retriever http --retriever-url URL   rl/runs/remote.py: a server with Search-R1's protocol
+"""What the scripts search with, made from their arguments and a checkpoint's run.json: words (bm25,
+the default), nearest vectors (dense), both rankings fused (hybrid), or a server (remote.py).
 
 Every retriever reads "title text" of the passages and has `search(queries, k)` -> ids int [Q, k],
 scores float [Q, k]. What takes minutes to make is kept under CACHE, named by the hash of all that

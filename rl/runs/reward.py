@@ -1,4 +1,4 @@
-"""One's own reward of an answer, from a file of Python: --reward FILE.py:function.
+"""The reward's weights and prices, and one's own reward of an answer: --reward FILE.py:function.
 
     def function(question: str, answers: tuple[str, ...], episode: Episode) -> float
 
@@ -10,9 +10,20 @@ import math
 import runpy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rl.episode import Episode
-from rl.runs.flags import UsageError
+from rl.runs.flags import UsageError, arg, share
+
+
+@dataclass
+class RewardArgs:
+    reward: str = arg("", "FILE.py:function, in place of EM + F1", "reward")
+    exact_match: float = arg(1.0, "weight of exact match")
+    f1: float = arg(1.0, "weight of F1")
+    retrieval_cost: float = arg(0.2, "cost of each retrieval")
+    malformed_cost: float = arg(1.0, "cost of a malformed action")
+    price_warmup: float = share(0.0, "share of the iterations in which the retrieval cost rises")
 
 
 def load_reward(spec: str) -> Callable[[Episode], float] | None:

@@ -23,7 +23,7 @@ from model.pretrained.lora import save_policy, trained_modules
 from rl import ranks
 from rl.runs.flags import UsageError, parse
 from rl.runs.info import ADDRESSES
-from rl.runs.launch import launch
+from rl.runs.launch import launch, spare_memory
 from rl.runs.precision import DTYPES, choose_dtype
 from rl.runs.progress import progress, say
 from rl.runs.setting import describe
@@ -40,6 +40,8 @@ def start(cls: type, description: str, check: Callable, words: list[str] | None 
     args = parse(cls, description, words)
     check(args)
     launch(args.ranks, args.device)
+    if args.checkpointing:
+        spare_memory()
     settle_dtype(args)
     return args
 

@@ -13,10 +13,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from benchmarks import mini_world
-from data import World, WorldError
+from data import World
 from data.metrics import contains_answer
 from data.mini import facts as mini_text
-from data.mini import generate as mini
 from data.mini.facts import POORLY_COVERED, TAIL_POPULARITY
 from data.mini.generate import SCALES
 from retrieval_cpp import BM25Index
@@ -103,8 +102,6 @@ def test_names_and_metadata():
             + [f"{name}.test" for name in TEST_ONLY]
         ),
     )
-    with pytest.raises(WorldError, match=r"^no generated world 'huge'; there are: mini, tiny$"):
-        mini.generate("huge", 0)
 
 
 def test_saved_world_is_the_same_world(tmp_path):

@@ -1,6 +1,7 @@
 """Folders of text, Markdown and HTML, cut into passages."""
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -123,6 +124,26 @@ The `Title`
         "Intro with emphasis, strong, code and a link. quoted out & [sic] one two_words_here"
         " name value a 1 indented | text",
     )
+
+
+def test_a_rule_between_paragraphs_is_no_front_matter(tmp_path):
+    (tmp_path / "a.md").write_text("--- a dash\n\none\n\n---\ntwo\n\n---\nthree\n")
+    [(_, passage)] = read_corpus(tmp_path)
+    assert passage.text == "--- a dash one two three"
+
+
+def test_the_title_of_a_drawing_is_not_the_pages(tmp_path):
+    drawing = "<svg><title>icon</title><text>x</text></svg>"
+    (tmp_path / "a.html").write_text(f"<title>Page</title>{drawing}<h1>Head {drawing}</h1>text")
+    assert [p for _, p in read_corpus(tmp_path)] == [Passage("a.html#1", "Page", "Head text")]
+
+
+@pytest.mark.parametrize("tag", ["template", "h1", "title", "style"])
+def test_tags_that_never_close_take_no_longer(tag, tmp_path):
+    """50,000 of them took minutes: each looked through all those before it."""
+    (tmp_path / "a.html").write_text(f"<{tag}>" * 50_000)
+    start = time.process_time()
+    assert list(read_corpus(tmp_path)) == [] and time.process_time() - start < 5
 
 
 def test_what_is_left_out_or_cut_is_counted(tmp_path):

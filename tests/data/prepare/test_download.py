@@ -71,7 +71,7 @@ def fails(tmp_path, url, sha256=None, megabytes=5) -> str:
 
 @pytest.mark.parametrize("sha256", [SHA, None])
 @pytest.mark.parametrize("length", [len(DATA), None])
-def test_a_whole_file(server, tmp_path, sha256, length):
+def test_a_whole_file(server, tmp_path, sha256, length, capfd):
     server.length = length
     target = tmp_path / "new/folder/set.jsonl"
     assert download.download(server.url, target, sha256) == SHA
@@ -79,6 +79,7 @@ def test_a_whole_file(server, tmp_path, sha256, length):
     assert [file.name for file in target.parent.iterdir()] == ["set.jsonl"]
     assert download.download("http://127.0.0.1:9/gone", target, sha256) == SHA  # not fetched again
     assert server.requests == 1
+    assert capfd.readouterr().err == "", "no bar where there is no terminal"
 
 
 @pytest.mark.parametrize("cut", [0, 3000])
@@ -174,7 +175,7 @@ def test_disk_full(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     assert f"to {tmp_path / 'x'}: [Errno 28] No space left on device; " in fails(
         tmp_path, server.url
     )

@@ -12,7 +12,7 @@ import pytest
 from data import Passage, Question, WorldError
 from data.metrics import contains_answer, exact_match
 from data.prepare.formats import read_corpus, read_questions
-from data.records import json_list, records
+from data.records import collect, json_list, records
 from rl.warmup.teacher import subject_of
 from tests.shared import shared_path
 
@@ -519,7 +519,7 @@ def test_corpora(write, name, content, expected):
 )
 def test_bad_corpora(write, name, content, problem):
     file = write(name, content)
-    assert error(lambda: list(read_corpus(file))) == f"{file}{problem}"
+    assert error(lambda: collect(read_corpus(file), "")) == f"{file}{problem}"
 
 
 # ---------------------------------------------------------------------------- the real files

@@ -145,7 +145,7 @@ def test_out_that_is_empty_or_below_nothing(arguments, tmp_path):
 def test_disk_full_leaves_nothing(arguments, tmp_path, capsys, monkeypatch, step):
     before = tree(tmp_path)
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(
