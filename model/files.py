@@ -42,7 +42,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: not a regular file")
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another process's own
     try:
         write(temporary)
         sync(temporary)

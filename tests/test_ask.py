@@ -4,7 +4,6 @@ import io
 import json
 import os
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -54,7 +53,7 @@ def scripted(monkeypatch):
 
 
 def stdin(monkeypatch, text: bytes):
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
 
 
 def test_one_question(checkpoint, scripted):
@@ -130,14 +129,29 @@ def test_each_answer_comes_before_the_next_question_is_read(checkpoint, scripted
     """A program at the other end of two pipes can wait for the answer to its question."""
     answered = []
 
-    def lines():
-        for number in range(3):
-            answered.append(sys.stdout.getvalue().count("answer:"))
-            yield f"question {number}\n".encode()
+    class Pipe(io.RawIOBase):
+        def readable(self):
+            return True
 
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=lines()))
+        def readinto(self, into) -> int:
+            answered.append(sys.stdout.getvalue().count("answer:"))
+            line = b"question\n" if len(answered) < 4 else b""
+            into[: len(line)] = line
+            return len(line)
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Pipe())))
     call("evaluate", "--checkpoint", checkpoint, "--ask", "-")
-    assert answered == [0, 1, 2]
+    assert answered[:4] == [0, 1, 2, 3]
+
+
+def test_a_questions_file_of_any_system(checkpoint, scripted, monkeypatch):
+    """A byte order mark, old line ends, an accent as a letter of its own: the same questions."""
+    stdin(monkeypatch, "\ufeffWho was Zoe\u0308?\rWhere?\r".encode())
+    out = call("evaluate", "--checkpoint", checkpoint, "--ask", "-", "--json").out
+    asked = [json.loads(line)["question"] for line in out.splitlines()]
+    assert asked == ["Who was Zo\u00eb?", "Where?"]
+    out = call("evaluate", "--checkpoint", checkpoint, "--ask", "Zoe\u0308", "--json").out
+    assert json.loads(out)["question"] == "Zo\u00eb"
 
 
 @pytest.mark.parametrize("force, turns", [("question", 1), ("answer", 0)])
@@ -192,6 +206,8 @@ def test_bad_questions(checkpoint, scripted, monkeypatch):
     bad = message("evaluate", "--checkpoint", checkpoint, "--ask", os.fsdecode(b"\xff"))
     assert bad.startswith("argument --ask: is not UTF-8 text")
     assert message("evaluate", "--checkpoint", checkpoint, "--json") == "--json goes with --ask"
+    said = message("evaluate", "--checkpoint", checkpoint, "--ask", "Who?", "--report", "x.html")
+    assert said == "--ask goes with neither --sweep nor --report"
     stdin(monkeypatch, b"Who?\n\xff\n")
     assert (
         message("evaluate", "--checkpoint", checkpoint, "--ask", "-")

@@ -61,6 +61,18 @@ def test_two_costs_in_one_table_are_labelled(checkpoint):
     assert f"{cheap}: direct only" in same and "(retrieval cost" not in same
 
 
+def test_whatever_differs_in_two_rewards_is_labelled(checkpoint):
+    plain, other = checkpoint("plain"), checkpoint("other", reward={"f1": 0.5})
+    out = run("--checkpoint", f"{plain},{other}")
+    assert f"{plain} (f1 1): direct only" in out and f"{other} (f1 0.5): direct only" in out
+
+
+@pytest.mark.parametrize("cost", ["--retrieval-cost", "--malformed-cost"])
+def test_a_negative_cost_is_refused_and_not_the_checkpoints(checkpoint, cost):
+    said = message("evaluate", "--checkpoint", checkpoint("policy"), cost, "-0.2")
+    assert said.startswith(f"argument {cost}: must be at least 0, not -0.2")
+
+
 def test_all_checkpoints_are_opened_before_the_first_is_played(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setattr(evaluation, "rollout", pytest.fail)
     good, torn = checkpoint("good"), checkpoint("torn")
@@ -70,6 +82,17 @@ def test_all_checkpoints_are_opened_before_the_first_is_played(checkpoint, monke
         text = message("evaluate", "--ranks", 1, "--checkpoint", f"{good},{other}")
         assert "no such checkpoint" in text or "no checkpoint here" in text or str(torn) in text
     assert not (good / "eval").exists()
+
+
+@pytest.mark.parametrize("study", [(), ("--compare",)])
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_played(
+    checkpoint, monkeypatch, tmp_path, study
+):
+    monkeypatch.setattr(evaluation, "rollout", pytest.fail)
+    what = study or ("--checkpoint", checkpoint("policy"))
+    said = message("evaluate", *what, "--study", tmp_path / "study", "--report", tmp_path)
+    assert said == f"--report {tmp_path} is not a regular file"
+    assert not (tmp_path / "study").exists()
 
 
 def test_worlds_that_differ_need_a_world(checkpoint, tmp_path):

@@ -282,7 +282,13 @@ def test_unknown_set_or_split_lists_those_that_exist(trained):
         ("evaluate", ["--read-steps", "3"], "unrecognized arguments: --read-steps 3"),
         ("sft", ["--read-steps", "many"], "argument --read-steps: invalid int value: 'many'"),
         ("sft", ["--read-steps", "-1"], "argument --read-steps: must be at least 0, not -1"),
+        (  # for which the tokenizer's trainer took 142 GB, and aborted
+            "sft",
+            ["--vocab-size", "2147483647"],
+            "argument --vocab-size: must be at most 1048576, not 2147483647",
+        ),
         ("sft", ["--episodes", "0"], "argument --episodes: must be at least 1, not 0"),
+        ("ppo", ["--temperature", "0"], "argument --temperature: must be at least 0.01, not 0.0"),
         ("ppo", ["--lr", "nan"], "argument --lr: nan is not a number to compute with"),
         ("ppo", ["--seed", "-1"], "argument --seed: must be at least 0, not -1"),
         ("ppo", ["--rename", "1.5"], "argument --rename: must be at most 1, not 1.5"),
@@ -297,6 +303,18 @@ def test_bad_flag(script, argv, expected):
 def test_an_answer_of_one_token_is_none(tmp_path):
     said = "--answer-tokens must be 0 or at least 2: an answer ends with <eos>"
     assert message("sft", "--answer-tokens", "1", "--out", tmp_path / "out") == said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_world_that_allows_no_retrieval_is_refused(world, trained, tmp_path):
+    about = json.loads((world / "world.json").read_text())
+    (world / "world.json").write_text(json.dumps(about | {"quota": 0}))
+    sft, ppo = ["sft", *SFT, *SHORT], ["ppo", "--init", trained / "sft", *PPO]
+    for argv in (sft, ppo):
+        assert message(*argv, "--world", world, "--out", tmp_path / "out") == (
+            f"world {about['name']!r} allows no retrieval (quota 0), so there are no two branches"
+            " to play; give --quota 1, or to train_ppo.py --no-both"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -333,7 +351,7 @@ def test_flags_that_exclude_each_other(trained, tmp_path):
     assert text.startswith("unrecognized arguments: --quota 1 ")
     assert (
         message("evaluate", "--compare", "--seeds", "0,x")
-        == "--seeds must be whole numbers with commas between them, not '0,x'"
+        == "--seeds must be whole numbers below 10^9 with commas between them, not '0,x'"
     )
     assert (
         message("ppo", "--init", sft, "--out", sft)

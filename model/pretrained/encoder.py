@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from model.files import CheckpointError, read_json, reading, weights_sha256
+from model.pretrained.families import stored_in
 
 
 class SentenceEncoder:
@@ -67,8 +68,19 @@ class SentenceEncoder:
         return digest.hexdigest()
 
 
+def check_layers(directory: Path) -> None:
+    """CheckpointError for more layers than there are weights for: each takes a quarter second."""
+    layers = read_json(directory / "config.json").get("num_hidden_layers")
+    tensors = set().union(*map(stored_in, directory.glob("*.safetensors")))
+    stored = {part for name in tensors for part in name.split(".") if part.isdecimal()}
+    # One that is stored once may be used several times.
+    if type(layers) is int and layers > max(48, len(stored)):
+        raise CheckpointError(f"{directory}: {layers} layers, weights of {len(stored)}")
+
+
 def open_network(directory: Path):
     """transformers' model (float32) and tokenizer of a directory. Raises CheckpointError."""
+    check_layers(directory)
     safe = {"local_files_only": True, "trust_remote_code": False}
     own = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     with reading(directory):

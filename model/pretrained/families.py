@@ -23,6 +23,7 @@ from model.files import CheckpointError, read_json, reading
 from model.policy import Policy
 
 INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 ONLY = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "quantization_config": None}
 DEFAULTS = {"tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False}
@@ -134,9 +135,10 @@ def read_decoder(directory: Path, dtype: torch.dtype | None) -> Policy:
     path = files[0] if len(files) == 1 else directory / INDEX
     found = [item for file in files for item in stored_in(file).items()]
     stored = {name: x for name, x in found if not name.endswith("rotary_emb.inv_freq")}
-    if not any(name.startswith("model.") for name in stored):
-        how = "saved without its head or from a compiled module (save module._orig_mod)"
-        problem = f"no tensor is named 'model. ...': {how}; save the AutoModelForCausalLM"
+    others = [name for name in sorted(stored) if name.endswith("embed_tokens.weight")]
+    if others and TABLE not in stored:
+        how = "saved without its head, or from inside a wrapper (torch.compile, DDP, peft)"
+        problem = f"{others[0]!r:.200} for {TABLE!r}: {how}; save the AutoModelForCausalLM itself"
         raise CheckpointError(f"{path}: {problem}")
     return build(path, config, stored, dtype)
 
@@ -145,7 +147,8 @@ def weight_files(directory: Path) -> list[Path]:
     """The weight files of a directory. Raises CheckpointError."""
     path, index = directory / "model.safetensors", directory / INDEX
     if path.exists() or not index.exists():
-        if not path.exists() and (pickled := sorted(directory.glob("*.bin"))):
+        pickled = [file for file in sorted(directory.iterdir()) if file.suffix in PICKLED]
+        if pickled and not path.exists():
             raise CheckpointError(
                 f"{pickled[0]}: pickled weights are not opened; have transformers save them as "
                 "safetensors: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"

@@ -23,6 +23,10 @@ from model.pretrained.gguf import open_gguf
 from model.pretrained.lora import read_adapted
 from model.tokenizer import CONFIG, ROLES, SPECIAL, Tokenizer
 
+ATOM = re.compile(r"\\[pP]\{\w+\}|\\.|\[(?:\\.|[^\]\\])*\]")  # one character, however it is written
+# A repeated group, four repetitions or nine options in a row: backtracking without end.
+SLOW = re.compile(r"\)[*+{]|(?:[*+}][^|]*){4}|(?:\?[^|]*){9}")
+
 
 def open_policy(directory: str | Path, device: str = "cpu") -> tuple[Policy, Tokenizer, dict]:
     """Open any checkpoint that holds a policy: plain, sharded, or adapters over a base.
@@ -104,14 +108,15 @@ def resize(policy: Policy, rows: int, new: list[int]) -> None:
 def open_tokenizer(directory: Path) -> tuple[Tokenizer, list[int]]:
     """The tokenizer of a checkpoint directory and the ids of the tokens that were added to it."""
     path = directory / "tokenizer.json"
-    if not path.exists() and (directory / "tokenizer.model").exists():
+    if not path.exists():
         raise CheckpointError(
-            f"{directory}/tokenizer.model: SentencePiece files are not opened; have transformers "
-            "save it as tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            f"{path}: not found, and tokenizer.model, vocab.json, ... are not opened; have "
+            "transformers write it: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     content, declared = read_json(path), read_json(directory / CONFIG, optional=True)
     with reading(path):
-        check_rules(json.dumps([content.get("normalizer"), content.get("pre_tokenizer")]))
+        rules = [content.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")]
+        check_rules(json.dumps(rules))
         backend = Backend.from_file(str(path))
         backend.no_truncation()
         backend.no_padding()
@@ -122,14 +127,14 @@ def check_rules(text: str) -> None:
     """ValueError for rules of a tokenizer, as JSON, that explode a text or take for ever."""
     if len(text) > 2**14:
         raise ValueError("more than 16 kB of rules")
-    if re.search(r"\)[*+{]", text):
-        raise ValueError("a pattern repeats a group: backtracking may take for ever")
 
     def check(rule: dict) -> dict:
         found = rule.get("pattern")
+        if SLOW.search(ATOM.sub("x", str(rule.get("Regex", "")))):
+            raise ValueError(f"the pattern {rule['Regex']!r:.80} may take for ever")
         whole = str(found.get("String", "")) if isinstance(found, dict) else ""
         if rule.get("type") == "Replace" and len(str(rule.get("content"))) > len(whole):
-            raise ValueError("its normalizer makes texts longer")
+            raise ValueError("its rules make texts longer")
         return rule
 
     json.loads(text, object_hook=check)

@@ -97,25 +97,27 @@ class Evaluation:
         Raises WorldError for a damaged .jsonl, CheckpointError, OSError."""
         about, file = self.facts | {"decoding": asdict(decoding)}, file or self.file(decoding)
         old = read_json(file, optional=True) if reuse else {}
-        if not differences(old, about):
-            records = list(json_lines(file.with_suffix(".jsonl")))
-            if len(records) == len(self.questions):
-                return Result(old, records, list(map(episode_of, records, self.questions)))
+        jsonl = file.with_suffix(".jsonl")
+        sha256 = hashlib.sha256(jsonl.read_bytes() if jsonl.exists() else b"").hexdigest()
+        # Beside its own episodes: two processes may have written here at once.
+        if not differences(old, about | {"episodes_sha256": sha256}):
+            records = list(json_lines(jsonl))
+            return Result(old, records, list(map(episode_of, records, self.questions)))
         start, name = time.perf_counter(), f"{self.name}: {row}"
         with progress(len(self.questions), name, "question", leave=False) as bar:
             episodes = self.answer(decoding, bar.update)
-        figures = summarize(episodes)
+        figures, records = summarize(episodes), plain([*map(self.record, episodes)])
+        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
         about |= {
+            "episodes_sha256": hashlib.sha256(lines.encode()).hexdigest(),
             "metrics": {metric: figures[metric] for metric in METRICS},
             "slices": by_slice(episodes),
             "truncated_questions": sum(e.truncated for e in episodes),
             "seconds": time.perf_counter() - start,
         }
-        result = Result(plain(about), plain([*map(self.record, episodes)]), episodes)
+        result = Result(plain(about), records, episodes)
         if ranks.rank() == 0:
-            lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in result.records)
             file.parent.mkdir(parents=True, exist_ok=True)
-            jsonl = file.with_suffix(".jsonl")
             atomic_write(jsonl, lambda path: path.write_text(lines, encoding="utf-8"))
             write_json(file, result.about)
         return result

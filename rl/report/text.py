@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from data.world import Question, printable
 from model.files import existing, is_checkpoint, weights_sha256
@@ -24,7 +26,7 @@ from rl.runs.flags import UsageError
 from rl.runs.info import run_info
 from rl.runs.precision import precision
 from rl.runs.retrievers import open_world
-from rl.runs.run import differences
+from rl.runs.run import differences, plain
 
 ANSWERED = ("question", "p_retrieve", "turns", "answer", "malformed", "truncated", "seconds")
 MINUS = ("reward", "em")  # figures of the last policy minus those of each row
@@ -38,6 +40,10 @@ def check(args, rows: dict[str, Decoding]) -> tuple[list[str], dict[str, Decodin
     decoding = Decoding(float(args.sample), args.sample, args.threshold, force=args.force or None)
     if args.json and args.ask is None:
         raise UsageError("--json goes with --ask")
+    if args.ask is not None and (args.sweep or args.report):
+        raise UsageError("--ask goes with neither --sweep nor --report")
+    if args.report and Path(args.report).exists() and not Path(args.report).is_file():
+        raise UsageError(f"--report {args.report} is not a regular file")
     if (args.sweep or args.report) and decoding != GREEDY:
         alone = "they go with none of --force, --sample, --threshold"
         raise UsageError(f"--sweep and --report are about all decodings; {alone}")
@@ -81,10 +87,11 @@ def header(policies: Sequence[Evaluation], sampled: bool) -> str:
             pair = f"{policies[0].name} and {other.name}"
             advice = "give --world and --dataset"
             raise UsageError(f"{pair} were trained on different worlds or sets; {advice}")
-    if len({policy.env.reward for policy in policies}) > 1:
-        costs = "retrieval cost {retrieval_cost:g}, malformed cost {malformed_cost:g}"
-        for policy in policies:
-            policy.name += f" ({costs.format(**policy.facts['reward'])})"
+    rewards = [policy.facts["reward"] for policy in policies]
+    if different := [name for name in rewards[0] if len({r[name] for r in rewards}) > 1]:
+        for policy, reward in zip(policies, rewards, strict=True):
+            shown = (f"{name.replace('_', ' ')} {reward[name]:g}" for name in different)
+            policy.name += f" ({', '.join(shown)})"
     how = "sampled" if sampled else "greedy"
     text = (
         "evaluate: world {world}, set {set}, split {split}, {rows} questions, "
@@ -208,7 +215,7 @@ def answer(policy: Evaluation, decoding: Decoding, args) -> None:
             [episode] = asked.answer(decoding)
             record = asked.record(episode) | {"truncated": episode.truncated}
             record["seconds"] = round(time.perf_counter() - start, 4)
-            line = json.dumps({name: record[name] for name in ANSWERED})  # in ASCII
+            line = json.dumps(plain({name: record[name] for name in ANSWERED}))  # in ASCII
             print(line if args.json else as_text(record), flush=True)
     except BrokenPipeError:  # or else Python's last flush would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -218,10 +225,11 @@ def questions_of(ask: str) -> Iterator[tuple[int, str]]:
     """(number, question): --ask itself, or "-": standard input's lines that are not blank."""
     if ask != "-" and not ask.strip():
         raise UsageError("--ask: the question is empty")
-    for number, line in enumerate(sys.stdin.buffer if ask == "-" else [ask.encode()], start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError:
-            raise UsageError(f"standard input:{number}: not UTF-8 text") from None
+    if ask == "-":
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(sys.stdin if ask == "-" else [ask], start=1):
+        text = normalize("NFC", line.strip())
+        if text.encode(errors="replace").decode() != text:
+            raise UsageError(f"standard input:{number}: not UTF-8 text")
         if text:
             yield number, text

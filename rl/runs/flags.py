@@ -22,7 +22,7 @@ from dataclasses import Field, field, fields
 import torch
 from tqdm import tqdm
 
-from data.world import WorldError
+from data.world import WorldError, printable
 from model import CheckpointError
 from rl import ranks
 from rl.environment import ContextError, RetrieverError
@@ -74,7 +74,7 @@ def problem(f: Field, value) -> str:
         return f"{len(value)} characters, at most {LONGEST} are taken"
     if kind is str and ("\0" in value or value.encode("utf-8", "ignore").decode() != value):
         return "is not UTF-8 text"
-    if kind is float and not math.isfinite(value):
+    if kind is float and not abs(value) < 1e30:
         return f"{value} is not a number to compute with"
     if kind is int and most is None:
         most = LARGEST
@@ -157,4 +157,4 @@ def verdict(error: Exception) -> tuple[int, str]:
 
 
 def shortened(text: str) -> str:
-    return textwrap.shorten(text, 500, placeholder=" ...")
+    return printable(textwrap.shorten(text, 500, placeholder=" ..."))

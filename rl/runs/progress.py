@@ -6,6 +6,7 @@ import time
 
 from tqdm import tqdm
 
+from data.world import printable
 from rl import ranks
 
 SECONDS = 30.0  # between two lines where there is no terminal
@@ -32,9 +33,9 @@ def progress(total: int, desc: str, unit: str, initial: int = 0, leave: bool = T
 
 
 def say(text: str) -> None:
-    """Print a line, beside a bar as well; on rank 0 alone."""
+    """Print lines, beside a bar as well; they cannot control the terminal. On rank 0 alone."""
     if ranks.rank() == 0:
-        tqdm.write(text)
+        tqdm.write("\n".join(map(printable, text.split("\n"))))
         sys.stdout.flush()
 
 

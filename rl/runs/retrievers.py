@@ -9,7 +9,6 @@ are trained, an end of old files.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data.world import World
-from model.files import sync
+from model.files import atomic_write
 from model.pretrained.encoder import SentenceEncoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl import ranks
@@ -83,15 +82,17 @@ def cached(name: str, parts: list, load: Callable, make: Callable, save: Callabl
 
     def keep(_) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.with_name(f"{os.getpid()}.{path.name}")
-        save(value, own)
-        sync(own)
-        os.replace(own, path)
+        atomic_write(path, partial(save, value))
 
     if not all(ranks.map(is_readable, [None])):
         value = make()
         ranks.map(keep, [None])
     return load(path)
+
+
+def save_vectors(vectors: np.ndarray, path: Path) -> None:
+    with open(path, "wb") as file:  # np.save gives a path another ending
+        np.save(file, vectors)
 
 
 def bm25_index(world: World, settings: RetrieverInfo) -> BM25Index:
@@ -134,9 +135,7 @@ class DenseRetriever:
         """Of all passages, float32 [N, D]."""
         parts = [self.world.corpus_sha256, self.sha256, self.args.dtype]
         load = partial(np.load, mmap_mode="r")
-        return cached(
-            "vectors-{}.npy", parts, load, self.encode_all, lambda x, path: np.save(path, x)
-        )
+        return cached("vectors-{}.npy", parts, load, self.encode_all, save_vectors)
 
     def encode_all(self) -> np.ndarray:
         """Each rank encodes its share of the chunks."""

@@ -150,7 +150,7 @@ class Run:
         if ranks.rank():
             return
         self._check_log()
-        with open(self.log_path, "a") as file:
+        with open(self.log_path, "a", encoding="utf-8") as file:
             file.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
         self._log_bytes = self.log_path.stat().st_size
 
@@ -192,9 +192,9 @@ class Run:
     def finish(self) -> None:
         self.export(self.out)
         if ranks.rank() == 0:
-            # The second is of a kill while saving; the lock goes while it is held.
-            for name in (STATE_FILE, f"{STATE_FILE}.partial", LOCK):
-                (self.out / name).unlink(missing_ok=True)
+            # Also what a kill while saving left; the lock goes while it is held.
+            for path in (*self.out.glob(f"{STATE_FILE}*"), self.out / LOCK):
+                path.unlink(missing_ok=True)
             self._lock.close()
 
 

@@ -18,7 +18,7 @@ from rl.runs.precision import DTYPES, choose_dtype
 from rl.runs.retrievers import RetrieverArgs, open_world
 
 LARGEST = 1 << 26  # bytes of a request
-MOST = 1000  # passages of a query
+MOST, MOST_OF_ALL = 1000, 100_000  # passages of a query, of a request
 
 
 @dataclass
@@ -39,6 +39,8 @@ def answer(request, world: World, index) -> dict:
         raise ValueError("'queries' is not a list of texts")
     if type(k) is not int or not 1 <= k <= MOST:
         raise ValueError(f"'topk' is not a whole number from 1 to {MOST}")
+    if len(queries) * k > MOST_OF_ALL:
+        raise ValueError(f"more than {MOST_OF_ALL:,} passages for all queries together")
     result = []
     for turn in RagEnv(world, index, k).search(queries):
         # As Search-R1's corpora have it: the title in quotes, the text from the second line on.

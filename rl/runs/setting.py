@@ -97,9 +97,9 @@ def describe(script: str, trainer, plan: str) -> None:
     tokenizer. Raises ContextError, UsageError."""
     args, setting, policy = trainer.args, trainer.setting, trainer.policy
     env, questions = setting.env, setting.questions
-    if getattr(args, "both", False) and env.quota < 1:
+    if env.quota < 1 and getattr(args, "both", True):  # the warm-up always learns both
         none = f"world {env.world.name!r} allows no retrieval (quota 0), so there are no two"
-        raise UsageError(f"{none} branches to play; give --quota 1 or --no-both")
+        raise UsageError(f"{none} branches to play; give --quota 1, or to train_ppo.py --no-both")
     parameters = sum(p.numel() for p in policy.parameters())
     say(
         f"{script}: world {env.world.name}, {len(env.corpus):,} passages, k = {env.k}, quota"
@@ -129,7 +129,7 @@ def say_misfits(
     if long := sum(len(ids) >= env.answer_budget for ids in answers):
         say(
             f"{long} of {total} training answers are longer than {env.answer_budget - 1} tokens:"
-            " never demonstrated as a whole, never right; give --answer-tokens"
+            " never demonstrated as a whole, never right; train_sft.py --answer-tokens allows more"
         )
     rows = {passage.id: row for row, passage in enumerate(env.corpus)}
     gold = [(gold_passage(q, rows), q) for q in questions if not q.type]

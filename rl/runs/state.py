@@ -41,7 +41,7 @@ def load_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffer
     path, name = directory / STATE_FILE, "run"
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
+            facts = dict(json.loads(file.metadata()["facts"]))
             names = file.keys()
             flat = {key: file.get_tensor(key) for key in names}
 

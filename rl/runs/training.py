@@ -38,7 +38,7 @@ class RunArgs(RetrieverArgs):
 
 @dataclass
 class PolicyArgs:
-    vocab_size: int = arg(4096, "entries of the tokenizer at most", "new policy", least=300)
+    vocab_size: int = arg(4096, "entries of the tokenizer", "new policy", least=300, most=1 << 20)
     hidden_size: int = arg(128, "width", least=1, most=8192)
     layers: int = arg(4, "layers", least=1, most=1000)
     heads: int = arg(4, "attention heads; half as many key/value heads", least=1)
@@ -124,7 +124,9 @@ def next_training(args) -> str:
     """The command that follows train_sft.py: joint PPO from its checkpoint, in a folder beside."""
     out = Path(args.out)
     name = out.name.replace("sft", "ppo") if "sft" in out.name else f"{out.name}-ppo"
-    return command("train_ppo.py", args, "--init", args.out, "--out", str(out.with_name(name)))
+    rate = ["--lr", "1e-5"] if args.init else []  # train_ppo.py's default would ruin it
+    where = "--init", args.out, "--out", str(out.with_name(name))
+    return command("train_ppo.py", args, *where, *rate)
 
 
 def next_evaluation(args, world: World) -> str:

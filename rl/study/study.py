@@ -53,9 +53,12 @@ class StudyArgs:
 
 def compare(args: StudyArgs) -> None:
     """Train and play what is missing, and show the tables. Raises UsageError."""
-    if not re.fullmatch("[0-9]+(,[0-9]+)*", args.seeds):
-        wanted = "whole numbers with commas between them"
+    if not re.fullmatch("[0-9]{1,9}(,[0-9]{1,9})*", args.seeds):
+        wanted = "whole numbers below 10^9 with commas between them"
         raise UsageError(f"--seeds must be {wanted}, not {args.seeds!r}")
+    out = Path(args.study)
+    if out.exists() and any(out.iterdir()) and not any(out.glob("seed-*/*.log")):
+        raise UsageError(f"{out} is not empty, and no study made it; choose another --study")
     seeds = list(dict.fromkeys(map(int, args.seeds.split(","))))
     sets, _ = sets_of(World.open(args.world))
     if not sets:

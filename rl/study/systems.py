@@ -9,7 +9,6 @@ Left out: how runs are started, anything over several seeds (study.py).
 """
 
 import re
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
@@ -143,7 +142,7 @@ def commands_of(seed: int, folder: Path, sets: Sequence[str], args) -> dict[Path
         words += ["--device", args.device]
         warm_up = ["--init", str(folder / "warm-up")]
         words += ["--world", args.world] if name == "warm-up" else warm_up
-        words += shlex.split(own.get(module, args.module_flags))  # the last one of a flag counts
+        words += own.get(module, args.module_flags).split()  # the last one of a flag counts
         commands[folder / name] = ["-m", module, *words]
     return commands
 

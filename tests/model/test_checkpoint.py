@@ -353,8 +353,9 @@ def test_one_file_is_durable_before_it_is_in_place(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", {})
     save_state(tmp_path, {"policy": tiny_policy()}, {}, {}, {})
     for name in ("a.json", state.STATE_FILE):
-        at = order("fsync", f"{name}.partial")
-        after = [("replace", f"{name}.partial", name), ("fsync", ".")]
+        own = f"{name}.{os.getpid()}.partial"
+        at = order("fsync", own)
+        after = [("replace", own, name), ("fsync", ".")]
         assert order.calls[at + 1 : at + 3] == after
 
 
@@ -504,7 +505,7 @@ def test_a_damaged_state_is_refused_by_name(tmp_path, damage):
     assert said.startswith(f"{path}: not a readable state of this run") and "\n" not in said
 
 
-@pytest.mark.parametrize("metadata", [None, {"facts": "{"}])
+@pytest.mark.parametrize("metadata", [None, {"facts": "{"}, {"facts": "[1]"}, {"facts": "5"}])
 def test_a_foreign_state_is_refused_by_name(tmp_path, metadata):
     path = tmp_path / state.STATE_FILE
     save_file({"a": torch.zeros(1)}, path, metadata)

@@ -138,7 +138,10 @@ SPOILT = {
         lambda d: (d / "config.json").unlink(),
         ": no encoder here (config.json not found)",
     ),
-    "a torn config": (lambda d: (d / "config.json").write_text("{"), NOT_OPENED),
+    "a torn config": (
+        lambda d: (d / "config.json").write_text("{"),
+        "/config.json: not readable JSON",
+    ),
     "no architecture": (spoil_json("config.json", model_type="nonsense"), NOT_OPENED),
     "its own code": (
         spoil_json("config.json", model_type="x", auto_map={"AutoModel": "code.Model"}),
@@ -149,12 +152,19 @@ SPOILT = {
         spoil_json("config.json", num_hidden_layers=4),
         ": missing tensor 'encoder.layer.3.attention.output.LayerNorm.bias'",
     ),
+    "absurd layers": (  # transformers builds them first: 82 seconds for 300
+        spoil_json("config.json", num_hidden_layers=300),
+        ": 300 layers, weights of 3",
+    ),
     "rows": (spoil_json("config.json", vocab_size=9), NOT_OPENED),
     "NaN": (
         spoil_weights(lambda t: t | {"embeddings.LayerNorm.bias": torch.full((32,), float("nan"))}),
         ": 'embeddings.LayerNorm.bias' holds NaN or infinite weights",
     ),
-    "torn weights": (lambda d: (d / "model.safetensors").write_bytes(b"torn"), NOT_OPENED),
+    "torn weights": (
+        lambda d: (d / "model.safetensors").write_bytes(b"torn"),
+        "/model.safetensors: not a readable safetensors file",
+    ),
     "pickled weights": (
         lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),
         NOT_OPENED,

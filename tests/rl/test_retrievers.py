@@ -1,8 +1,11 @@
 """From arguments to what the scripts search with: caches, run.json."""
 
 import json
+import os
 import re
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from rl.runs.flags import UsageError
 from rl.runs.info import RetrieverArgs, RetrieverInfo, choose, run_info
 from rl.runs.retrievers import open_world
 from tests.model.foreign import bert_directory
+from tests.model.test_checkpoint import Order
 
 WORLD = World.open("tiny")
 TEXTS = [p.full_text for p in WORLD.corpus]
@@ -221,6 +225,33 @@ def test_a_spoilt_cache_is_made_anew(encoder, kind, spoil, capsys):
     open_world("tiny", args)
     assert cache.read_bytes() == whole
     assert capsys.readouterr().out.endswith("it is made anew\n")
+
+
+@pytest.mark.parametrize("kind", ["dense", "bm25"])
+def test_what_is_cached_is_durable_before_it_is_in_place(encoder, kind, monkeypatch):
+    order = Order(monkeypatch, Path("runs/cache"))
+    open_world(
+        "tiny", arguments(retriever=kind, **({"encoder": encoder} if kind == "dense" else {}))
+    )
+    [(_, own, path)] = [call for call in order.calls if call[0] == "replace"]
+    assert own == f"{path}.{os.getpid()}.partial"
+    at = order("replace", own, path)
+    assert order.calls[at - 1 : at + 2 : 2] == [("fsync", own), ("fsync", ".")]
+
+
+@pytest.mark.parametrize("kind", ["dense", "bm25"])
+def test_a_full_disk_leaves_nothing_in_the_cache(encoder, kind):
+    args = arguments(retriever=kind, **({"encoder": encoder} if kind == "dense" else {}))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"^\S+/runs/cache/\S+: could not be written"):
+            open_world("tiny", args)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(Path("runs/cache").iterdir()) == []
 
 
 def test_milvus_holds_the_corpus_under_its_hash(encoder):

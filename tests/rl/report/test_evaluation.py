@@ -1,6 +1,8 @@
 """Results on disk: written whole, read back, played again only where something differs."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from rl.report import evaluation
 from rl.report.evaluation import Evaluation
 from rl.report.summary import METRICS, summarize
 from tests.rl.tiny import QUESTIONS, TOKENIZER, environment, random_policy
+from tests.shared import ROOT
 
 ASKED = "popqa", "test"
 DIRECT = Decoding(force="answer")
@@ -76,6 +79,32 @@ def test_half_a_result_is_none(e, count, tmp_path):
     file.with_suffix(".jsonl").write_text("".join(lines[:3]))
     play(e, file)
     assert len(count) == 2
+    file.with_suffix(".jsonl").unlink()
+    play(e, file)
+    assert len(count) == 3
+
+
+def test_figures_beside_the_episodes_of_another_process_are_played_again(e, count, tmp_path):
+    """Two processes evaluate one checkpoint: the first to begin may be the last to end."""
+    file, other = tmp_path / "x.json", tmp_path / "y.json"
+    play(e, file)
+    play(replace(e, env=environment(k=1)), other, decoding=Decoding(force="retrieve"))
+    other.with_suffix(".jsonl").rename(file.with_suffix(".jsonl"))
+    play(e, file)
+    assert len(count) == 3
+
+
+def test_two_processes_write_one_file(tmp_path):
+    """Each beside it under a name of its own: no half of one is put in place by the other."""
+    path, names = tmp_path / "a.json", []
+    for _ in range(2):
+        code = "import sys; from pathlib import Path; from model import atomic_write;"
+        code += "atomic_write(Path(sys.argv[1]), lambda p: (print(p), p.touch()))"
+        said = subprocess.run(
+            [sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        names.append(said.stdout)
+    assert len(set(names)) == 2 and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_seed_decides_what_is_sampled(e):

@@ -54,6 +54,7 @@ def test_values_arrive():
         (["--seed", str(2**64)], f"argument --seed: must be at most 2147483647, not {2**64}"),
         (["--rate", "nan"], "argument --rate: nan is not a number to compute with"),
         (["--rate", "1e999"], "argument --rate: inf is not a number to compute with"),
+        (["--rate", "1e308"], "argument --rate: 1e+308 is not a number to compute with"),
         (["--swap", "1.5"], "argument --swap: must be at most 1, not 1.5"),
         (["--out", "x" * 5000], "argument --out: 5000 characters, at most 4096 are taken"),
         (["--out", os.fsdecode(b"\xff")], "argument --out: is not UTF-8 text"),
@@ -85,6 +86,7 @@ def ends(error: BaseException, capsys) -> tuple[int, str]:
     "error, code, said",
     [
         (UsageError("two\nlines"), 2, "error: two lines\n"),
+        (UsageError("\x1b[31mred\x9b"), 2, "error: \\x1b[31mred\\x9b\n"),
         (FileNotFoundError(2, "No such file", "x"), 2, "error: x: No such file\n"),
         (OSError("disk full"), 2, "error: disk full\n"),
         (MemoryError("for 3 GB"), 2, "error: out of memory for 3 GB\n"),

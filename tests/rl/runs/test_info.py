@@ -44,6 +44,8 @@ def test_absent_entries_have_defaults_and_others_are_left_out():
         ("passage_tokens", -3, "passage_tokens must be at least 1, not -3"),
         ("passage_tokens", 10**30, f"passage_tokens must be at most 100000, not {10**30}"),
         ("quota", -1, "quota must be at least 0, not -1"),
+        ("query_tokens", 1, "query_tokens must be at least 2, not 1"),
+        ("answer_tokens", 1, "answer_tokens must be at least 2, not 1"),
         ("open_world", 7, "open_world must be of type str, not int"),
         ("open_world", "x" * 5000, "open_world 5000 characters, at most 4096 are taken"),
         ("open_world", "a\0b", "open_world is not UTF-8 text"),
@@ -67,6 +69,7 @@ def test_absent_entries_have_defaults_and_others_are_left_out():
             "reward: retrieval_cost nan is not a number to compute with",
         ),
         ("reward", {"f1": 10**400}, "reward: f1 inf is not a number to compute with"),
+        ("reward", {"f1": -1e308}, "reward: f1 -1e+308 is not a number to compute with"),
     ],
 )
 def test_what_is_no_value_is_an_error_that_names_the_entry(entry, value, reason):

@@ -7,7 +7,7 @@ import pytest
 
 from rl import ranks
 from rl.runs import progress as module
-from rl.runs.progress import progress
+from rl.runs.progress import progress, say
 
 
 class Output(io.StringIO):
@@ -39,6 +39,12 @@ def test_a_log_gets_lines_and_not_many(monkeypatch):
 def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr(Output, "terminal", True)
     assert "\rread: 100%|" in said(monkeypatch, 30.0, 3)
+
+
+def test_what_is_said_cannot_control_a_terminal(capsys):
+    """Episodes and slices of data are said while PPO trains."""
+    say("iteration 1\n  \x1b]0;own\x07 caf\u00e9")
+    assert capsys.readouterr().out == "iteration 1\n  \\x1b]0;own\\x07 caf\u00e9\n"
 
 
 @pytest.mark.parametrize("terminal", [False, True])

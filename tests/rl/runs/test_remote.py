@@ -94,6 +94,7 @@ def test_without_scores_and_topk(url):
         (b'{"queries": ["a"], "topk": 0}', "'topk' is not a whole number from 1 to 1000"),
         (b'{"queries": ["a"], "topk": 1e9}', "'topk' is not a whole number from 1 to 1000"),
         (b'{"queries": ["a"], "topk": true}', "'topk' is not a whole number from 1 to 1000"),
+        (b'{"queries": ["a"' + b', "a"' * 100 + b'], "topk": 1000}', "more than 100,000 passages"),
     ],
 )
 def test_a_bad_request_is_told_why(url, body, reason):

@@ -348,6 +348,15 @@ def test_every_line_is_json():
     assert plain((1, None, True)) == [1, None, True]
 
 
+def test_the_log_is_utf_8_whatever_the_locale():
+    code = """if True:
+        from tests.rl.runs.test_run import Args, Run
+        Run("test", Args(), {}).log({"episode": "caf\\u00e9"})"""
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | ascii, check=True)
+    assert lines() == [{"episode": "caf\u00e9"}]
+
+
 @pytest.mark.parametrize(
     "spoil", [Path.unlink, lambda p: p.write_text(""), lambda p: p.write_text("x" * 9999)]
 )

@@ -284,11 +284,18 @@ def test_a_stop_stops_the_child(tmp_path, number, monkeypatch):
 # ------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("seeds", ["0,x", "", "1,", "-1"])
+@pytest.mark.parametrize("seeds", ["0,x", "", "1,", "-1", "0,99999999999"])
 def test_seeds_that_are_none(seeds, tmp_path):
-    with pytest.raises(ValueError, match="--seeds must be whole numbers with commas"):
+    with pytest.raises(ValueError, match=r"--seeds must be whole numbers below 10\^9 with comm"):
         compare(StudyArgs(seeds=seeds, study=str(tmp_path / "x")))
     assert not (tmp_path / "x").exists()
+
+
+def test_somebody_elses_folder_is_no_study(tmp_path):
+    (tmp_path / "report.md").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty, and no study made it; choose another"):
+        compare(StudyArgs(study=str(tmp_path)))
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("report.md", "mine")]
 
 
 def test_flags_of_other_things_do_not_go_with_compare():

@@ -138,6 +138,29 @@ def test_swapped_answers_can_only_be_copied(tiny):
     assert swapped > len(episodes) / 3
 
 
+def test_a_swap_draws_an_index_and_copies_no_list(tiny):
+    """With 40,000 questions a copy of all answers at each draw was a quarter of a step."""
+
+    class Indexed:
+        __iter__ = None  # what cannot be gone through cannot be copied
+
+        def __init__(self, answers):
+            self.answers, self.drawn = answers, 0
+
+        def __len__(self):
+            return len(self.answers)
+
+        def __getitem__(self, index: int):
+            self.drawn += 1
+            return self.answers[index]
+
+    demonstrator, _ = demonstrate(tiny, retrieve=True, gold=1.0, swap=1.0)
+    demonstrator.answers = {k: Indexed(v) for k, v in demonstrator.answers.items()}
+    branches = [Branch(q, True) for q in tiny[1]]
+    demonstrator.demonstrate(branches, [np.random.default_rng(i) for i in range(len(branches))])
+    assert sum(answers.drawn for answers in demonstrator.answers.values()) > len(branches) / 3
+
+
 def test_shuffled_passages(tiny):
     plain, shuffled = (
         [e.turns[0].passages for e in demonstrate(tiny, retrieve=True, shuffle=x)[1]]
