@@ -24,8 +24,9 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     """1 - Var(R - V) / Var(R); 0 for a constant prediction, 1 for a perfect one, nan when R is
     constant or there is none."""
     variance = returns.var(unbiased=False) if len(returns) else 0.0
-    unexplained = (returns - values).var(unbiased=False)
-    return float(1 - unexplained / variance) if variance > 0 else float("nan")
+    if not variance > 0:
+        return float("nan")
+    return float(1 - (returns - values).var(unbiased=False) / variance)
 
 
 def class_means(returns: Tensor, classes: Tensor) -> Tensor:

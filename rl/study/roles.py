@@ -108,6 +108,8 @@ class RolesSession:
 def only(episode: Episode, learn: Sequence[Part]) -> Episode:
     """The episode with all parts but these as state. What the tokens of others earn (a frozen
     reader's answer) belongs to the learnt token before them, which led there."""
+    if len(learn) == len(ACTIONS):
+        return episode
     parts = [part if part in learn else Part.STATE for part in episode.parts]
     rewards, last = [0.0] * len(parts), None
     for i, part in enumerate(parts):
