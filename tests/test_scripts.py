@@ -32,6 +32,7 @@ import rl.study.modules
 import train_ppo
 import train_sft
 from data.world import World
+from model import Tokenizer
 from retrieval_cpp import BM25Index
 from tests.shared import ROOT
 
@@ -191,10 +192,10 @@ def test_nan_weights_in_a_checkpoint(checkpoint):
 
 
 def test_tokenizer_that_does_not_fit_the_weights(checkpoint, tmp_path):
-    train_sft.Tokenizer.train(
-        ["a world of quite different words " + string.ascii_letters], 300
-    ).save(checkpoint)
-    train_sft.Tokenizer.train((p.text for p in World.open("tiny").corpus), 400).save(checkpoint)
+    Tokenizer.train(["a world of quite different words " + string.ascii_letters], 300).save(
+        checkpoint
+    )
+    Tokenizer.train((p.text for p in World.open("tiny").corpus), 400).save(checkpoint)
     assert (
         message("evaluate", "--checkpoint", checkpoint)
         == f"{checkpoint}/tokenizer.json: 400 tokens do not fit the 320 rows of the embedding"
