@@ -184,8 +184,8 @@ class Session:
         order = count.argsort(stable=True)
         states, logits = self.grown(int(count.max())), []
         for rows in order.split(FEED_ROWS if device.type == "cpu" else len(order)):
-            ragged = [torch.tensor(chunks[row], device=device) for row in rows.tolist()]
-            padded = nn.utils.rnn.pad_sequence(ragged, batch_first=True)
+            ragged = [torch.tensor(chunks[row], dtype=torch.long) for row in rows.tolist()]
+            padded = nn.utils.rnn.pad_sequence(ragged, batch_first=True).to(device)
             past, last = Cache(states, self.length[rows], rows), count[rows, None] - 1
             logits.append(self._logits(padded, past, last))
         logits = torch.cat(logits)[order.argsort()]
