@@ -63,7 +63,7 @@ def updated(warm_up: train_sft.WarmUp) -> dict:
     for parameter in policy.trunk_parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=random)
     config = PPOConfig(minibatch=6, micro_batch=5, target_kl=1e9)
-    questions = QUESTIONS * 3
+    questions = QUESTIONS * 4  # batches of 4 on any number of ranks
     episodes = rollout(policy, tokenizer, environment(), questions, KEEN, random, batch_size=4)
     experience = score_rollout(policy, reference, episodes, tokenizer, config)
     experience = with_advantages(experience, penalised_rewards(experience, 0.1), config)

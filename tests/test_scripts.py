@@ -46,7 +46,7 @@ SIZES = shlex.split("--hidden-size 32 --layers 2 --heads 2 --vocab-size 320 --co
 ONE = ("--ranks", 1)
 SFT = [
     *("--world", "tiny", *SIZES, *ONE),
-    *shlex.split("--read-steps 70 --mix-steps 4 --episodes 24 --probe 100 --muon-lr .04"),
+    *shlex.split("--read-steps 100 --mix-steps 4 --episodes 24 --probe 100 --muon-lr .04"),
     *shlex.split("--direct-popular .8 --direct-other .7"),
 ]
 PPO = [
