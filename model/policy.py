@@ -54,8 +54,7 @@ class Policy(nn.Module):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B, T] -> logits float32 [B, T, V], values float32 [B, T].
 
-        logits[:, t] score token t + 1 and values[:, t] is V of the state before token t + 1.
-        """
+        logits[:, t] score token t + 1 and values[:, t] is V of the state before token t + 1."""
         states = self.model(tokens)
         return self.logits(states[-1]), self.value_head(self.value_features(states))
 
@@ -64,8 +63,7 @@ class Policy(nn.Module):
         (rows int64 [N], ascending; columns int64 [N]) of tokens int64 [B, T].
 
         The last layer is computed there alone. Sizes are rounded up, because oneDNN compiles a
-        matmul for every shape that it has not met of late, a fifth of an update on a CPU.
-        """
+        matmul for every shape that it has not met of late, a fifth of an update on a CPU."""
         length = tokens.shape[1]
         width = max(length, min(round_up(length, 8), self.config.max_position_embeddings))
         tokens = F.pad(tokens, (0, width - length))
@@ -94,8 +92,7 @@ class Policy(nn.Module):
         """Detached float32 [B, T, 3 D] of layer states: last, one before, mean of the first.
 
         With `at`, an index (rows [N], columns [N]), only there: [N, 3 D]; `last` [N, D] is the last
-        state there, for a pass that computed no others.
-        """
+        state there, for a pass that computed no others."""
         last = states[-1][at] if last is None else last
         before, first = states[-2 if len(states) > 1 else -1][at], states[0].detach()
         count = torch.arange(1, first.shape[1] + 1, device=first.device)[:, None]
@@ -197,8 +194,7 @@ class Session:
         """What every row writes after its `first` token (int64 [B]), <eos> included where reached.
 
         A row writes at most `budgets` tokens: int64 [B], or one number for all, at least 1.
-        The session itself does not move: slots beyond `length` are scratch space.
-        """
+        The session itself does not move: slots beyond `length` are scratch space."""
         rows, last, length = torch.arange(len(first), device=first.device), first, self.length
         budgets = torch.as_tensor(budgets, device=first.device).expand(len(first))
         longest = int(budgets.max())

@@ -23,8 +23,7 @@ class Cache(NamedTuple):
     """Keys and values of a ragged batch; the slot of a token is its position.
 
     So `slot <= position of the query` is the whole attention mask: slots that a row has not reached
-    yet are never seen, and a row continues across turns by writing where it stopped.
-    """
+    yet are never seen, and a row continues across turns by writing where it stopped."""
 
     states: Tensor  # keys and values, [2, layers, rows, S, K, E]
     length: Tensor  # int64 [B], tokens so far = the slot and position of the next one
@@ -64,8 +63,7 @@ def attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention as the papers write it, softmax(Q K' / sqrt(E)) V: the oracle of `attend`.
 
     q [B, H, T, E]; k, v [B, K, S, E]; mask bool [B or 1, 1, T, S], True where a query may look.
-    A group's G query heads are rows of one matmul, so that no key is repeated in memory.
-    """
+    A group's G query heads are rows of one matmul, so that no key is repeated in memory."""
     (B, H, T, E), K, S = q.shape, *k.shape[1:3]
     q = (q * E**-0.5).reshape(B, K, H // K * T, E)  # a view: heads of a group lie together
     scores = (q @ k.transpose(-1, -2)).view(B, K, H // K, T, S)
@@ -79,8 +77,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = 
     """`attend_plainly` by torch's fused kernel where that is faster. mask None = causal.
 
     On a CPU its backward pass is ten times slower in bf16: there whole episodes take the plain
-    form, without gradients too, so that PPO's old and new log-probs round alike.
-    """
+    form, without gradients too, so that PPO's old and new log-probs round alike."""
     plain = cached or q.dtype == torch.float32  # on a CPU; nothing of size T x S is kept
     fused = plain if q.device.type == "cpu" else mask is None  # CUDA's has no mask for groups
     if fused:
@@ -210,8 +207,7 @@ class Transformer(nn.Module):
         Without a cache rows start at position 0 and attend causally; padding on the right is hidden
         from every real token. With one, row b continues its row b. `columns` int64 [B, A]: of the
         last layer only these are computed (of its keys and values, all), [B, A, D]; what nobody
-        reads is left out. Raises ValueError beyond the context.
-        """
+        reads is left out. Raises ValueError beyond the context."""
         T, device, limit = *tokens.shape[1:], tokens.device, self.config.max_position_embeddings
         x = self.embed_tokens(tokens).to(self.dtype)
         positions = torch.arange(T, device=device)[None]

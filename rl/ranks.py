@@ -1,5 +1,4 @@
-"""Ranks: processes that train one policy together (torch.distributed). Alone, all of this does
-nothing.
+"""Ranks: processes that train one policy together (torch.distributed). Alone, it does nothing.
 
 Every rank holds the same weights and plays, scores and differentiates its share of the episodes;
 gradients are summed once per optimiser step. Same arguments and number of ranks: the same bits.
@@ -13,10 +12,13 @@ Left out: threads; who starts the ranks (rl/runs/launch.py, torchrun).
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+SMALL = 1 << 18  # elements
 
 
 def size() -> int:
@@ -61,12 +63,16 @@ def map(function: Callable, items: Sequence) -> list:
     return gather((function(item) for item in share(items)), len(items))
 
 
+@torch.no_grad()
 def reduce(tensors: Sequence[torch.Tensor]) -> None:
-    """Replace every tensor by its sum over the ranks."""
-    if size() > 1:
-        sums = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
-        for one in sums:
-            one.wait()
+    """Replace every tensor by its sum over the ranks; small neighbours of a type in one call."""
+    groups = groupby(tensors, lambda x: (x.dtype, x.numel() > SMALL))
+    for bucket in [list(group) for _, group in groups if size() > 1]:
+        flat = torch.cat([tensor.flatten() for tensor in bucket])
+        dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in bucket])
+        for tensor, part in zip(bucket, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
