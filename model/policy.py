@@ -155,7 +155,7 @@ class Session:
     """`feed` appends a ragged chunk to every row; `generate` looks ahead from there without moving,
     so that a turn is fed back with the observation that answers it, in one chunk."""
 
-    policy: "Policy"
+    policy: Policy
     states: Tensor  # keys and values, [2, layers, B, S, K, E]
     length: Tensor  # int64 [B], tokens so far
     logits: Tensor | None = None  # float32 [B, V] after the last token

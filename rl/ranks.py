@@ -66,8 +66,10 @@ def map(function: Callable, items: Sequence) -> list:
 @torch.no_grad()
 def reduce(tensors: Sequence[torch.Tensor]) -> None:
     """Replace every tensor by its sum over the ranks; small neighbours of a type in one call."""
-    groups = groupby(tensors, lambda x: (x.dtype, x.numel() > SMALL))
-    for bucket in [list(group) for _, group in groups if size() > 1]:
+    if size() == 1:
+        return
+    for _, group in groupby(tensors, lambda x: (x.dtype, x.numel() > SMALL)):
+        bucket = list(group)
         flat = torch.cat([tensor.flatten() for tensor in bucket])
         dist.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in bucket])

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class Evaluation:
     dtype: str
     seed: int = 0  # of sampled decodings
 
-    @property
+    @cached_property
     def facts(self) -> dict:
         """What a result says of itself, whatever its decoding."""
         texts = json.dumps([(q.id, q.question, q.answers) for q in self.questions])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rl.environment import Reward
 from rl.episode import Episode
 from rl.runs.flags import UsageError, arg, share
 
@@ -19,10 +20,10 @@ from rl.runs.flags import UsageError, arg, share
 @dataclass
 class RewardArgs:
     reward: str = arg("", "FILE.py:function, in place of EM + F1", "reward")
-    exact_match: float = arg(1.0, "weight of exact match")
-    f1: float = arg(1.0, "weight of F1")
-    retrieval_cost: float = arg(0.2, "cost of each retrieval")
-    malformed_cost: float = arg(1.0, "cost of a malformed action")
+    exact_match: float = arg(Reward.exact_match, "weight of exact match")
+    f1: float = arg(Reward.f1, "weight of F1")
+    retrieval_cost: float = arg(Reward.retrieval_cost, "cost of each retrieval")
+    malformed_cost: float = arg(Reward.malformed_cost, "cost of a malformed action")
     price_warmup: float = share(0.0, "share of the iterations in which the retrieval cost rises")
 
 

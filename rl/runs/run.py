@@ -58,9 +58,7 @@ class Run:
             raise UsageError("--out is empty; name a folder")
         self.args, self.out = args, Path(args.out)
         self.log_path, self.base = self.out / "metrics.jsonl", self.out / "base"
-        self.adapters_only = (
-            bool(args.lora_rank) and not args.merge
-        )  # over `base`, the first policy
+        self.adapters_only = bool(args.lora_rank) and not args.merge  # over `base`, as it began
         kept = {f.name: f.default for f in fields(args) if f.name not in STATELESS}
         arguments = {name: getattr(args, name) for name in kept}
         files = {name: getattr(args, name, "") for name in FILES}
