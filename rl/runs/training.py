@@ -14,7 +14,7 @@ from model.pretrained import open_pretrained
 from model.pretrained.lora import add_adapters, without_adapters
 from rl.runs.flags import DEVICES, UsageError, arg, flag, share
 from rl.runs.info import ADDRESSES, RetrieverArgs
-from rl.runs.precision import DTYPES
+from rl.runs.precision import DTYPES, precision
 from rl.runs.setting import Setting
 
 NEW_POLICY = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "weight_decay")
@@ -114,7 +114,8 @@ def with_reference(policy: Policy, args) -> Policy:
     share their weights."""
     policy.model.gradient_checkpointing = args.checkpointing
     if not args.lora_rank:
-        return copy.deepcopy(policy).requires_grad_(False)
+        with precision(args.device, args.dtype):
+            return copy.deepcopy(policy.for_inference()).requires_grad_(False)
     torch.manual_seed(args.seed)
     add_adapters(policy, args.lora_rank, [])  # new tokens were trained by the warm-up
     return without_adapters(policy)
