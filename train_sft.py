@@ -45,19 +45,19 @@ class Args(RunArgs, PolicyArgs):
     world: str = arg("mini", "mini, mini:SEED, tiny, or a directory", "world")
     dataset: str = arg("popqa", "question set, or the union of several: popqa,hotpotqa")
     quota: int = arg(0, "retrievals per question, 0: the world's")
-    passage_tokens: int = arg(64, "longer passages are cut to this many tokens", least=1)
+    passage_tokens: int = arg(64, "longer passages are cut", least=1, pretrained=96)
     query_tokens: int = arg(32, "longest query", least=2)
     answer_tokens: int = arg(0, "longest answer; 0: what the training answers need", most=1000)
     muon_lr: float = arg(0.015, "learning rate of a new policy's matrices (Muon)", "optimiser")
     weight_decay: float = arg(0.2, "weight decay of these")
-    lr: float = arg(0.0, "with --init: learning rate; 0: 2e-5, with --lora-rank 2e-4")
+    lr: float = arg(2e-3, "learning rate of the rest (AdamW), with --init of all", pretrained=1e-4)
     query_weight: float = arg(0.3, "loss weight of queries, which are mostly noise")
     reading_weight: float = arg(2.0, "loss weight of answers after an observation")
-    read_steps: int = arg(900, "optimiser steps of the read phase", "demonstrations")
-    mix_steps: int = arg(300, "optimiser steps of the mix phase")
-    episodes: int = arg(96, "demonstrations per step", least=1)
-    micro_batch: int = arg(24, "demonstrations per forward pass", least=1)
-    probe: int = arg(12000, "training questions to probe", least=1)
+    read_steps: int = arg(900, "steps of the read phase", "demonstrations", pretrained=160)
+    mix_steps: int = arg(300, "steps of the mix phase", pretrained=60)
+    episodes: int = arg(96, "demonstrations per step", least=1, pretrained=48)
+    micro_tokens: int = arg(2800, "tokens per forward pass, padding included", least=1)
+    probe: int = arg(12000, "training questions to probe", least=1, pretrained=600)
     popular_share: float = share(0.5, "share of popular questions, where the world has slices")
     direct_popular: float = share(0.55, "read: share of popular ones that are answered directly")
     direct_other: float = share(0.05, "read: share of the others that are answered directly")
@@ -82,9 +82,8 @@ def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimiz
     alone. A pretrained policy keeps the AdamW that it was born with."""
     hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2 and not args.init]
     rest = [p for p in policy.trunk_parameters() if not any(p is h for h in hidden)]
-    lr = (args.lr or (2e-4 if args.lora_rank else 2e-5)) if args.init else 2e-3
-    options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": bool(args.init)}
-    adamw = torch.optim.AdamW(rest, lr=lr, **options)
+    options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
+    adamw = torch.optim.AdamW(rest, args.lr, **options)
     if not hidden:
         return {"adamw": adamw}
     muon = torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=args.weight_decay)
@@ -122,7 +121,7 @@ class WarmUp:
         counts = sum(sum(e.mask()) for e in episodes), sum(len(e.tokens) for e in episodes)
         totals = torch.tensor([0.0, *counts], device=args.device)  # loss, learnt tokens, tokens
         policy.zero_grad()
-        for group in by_length([e.tokens for e in episodes], args.micro_batch):
+        for group in by_length([e.tokens for e in episodes], args.micro_tokens):
             batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             with precision(args.device, args.dtype):
                 log_probs = score(policy, batch, self.tokenizer).log_probs

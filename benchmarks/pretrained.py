@@ -83,7 +83,8 @@ def demonstrations(count: int, length: int, vocabulary: int) -> list[Episode]:
 
 def our_step(args, dtype: str, **flags):
     """train_sft.py's step on fixed demonstrations, without a world."""
-    sft = train_sft.Args(init=str(args.init), micro_batch=args.batch, dtype=dtype, **flags)
+    flags |= {"micro_tokens": args.batch * args.tokens, "lr": 1e-5, "dtype": dtype}
+    sft = train_sft.Args(init=str(args.init), **flags)
     sft.device = args.device
     run = SimpleNamespace(args=sft, phase="read", demonstrator=None)
     run.policy, run.tokenizer = open_start(sft, None)
@@ -263,7 +264,7 @@ def ppo(args) -> None:
     with tempfile.TemporaryDirectory() as folder, fixed_length(args.write):
         directory = checkpoint(args, Path(folder) / "sft")
         flags = {"init": str(directory), "device": args.device, "lr": 1e-5, "value_warmup": 0}
-        flags |= {"episodes": args.questions, "k": args.k, "micro_batch": args.batch}
+        flags |= {"episodes": args.questions, "k": args.k, "micro_tokens": args.batch * args.tokens}
         for dtype in args.dtypes:
             trainer = train_ppo.Trainer(train_ppo.Args(**flags, dtype=dtype, rename=0.0))
             trainer.setting.env.index = SamePassages()

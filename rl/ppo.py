@@ -47,9 +47,9 @@ class PPOConfig:
     lam: float = _option(1.0, "GAE lambda; 1 is Monte Carlo against the value head", most=1)
     epochs: int = _option(1, "passes over each rollout", least=1)
     minibatch: int = _option(64, "episodes per optimiser step", least=1)
-    micro_batch: int = _option(16, "episodes per forward pass, similar lengths together", least=1)
+    micro_tokens: int = _option(2800, "tokens per forward pass, padding included", least=1)
     temperature: float = _option(1.0, "temperature of text; that of decisions is 1", least=0.01)
-    decision_weight: float = _option(2.0, "loss weight of decisions")
+    decision_weight: float = _option(2.0, "loss weight of decisions", pretrained=4.0)
     decision_entropy: float = _option(0.1, "entropy bonus of decisions")
     text_entropy: float = _option(0.0, "entropy bonus of text")
     target_kl: float = _option(0.1, "end an update when its mean KL to the old policy exceeds this")
@@ -92,7 +92,7 @@ def score_rollout(
 ) -> Experience:
     """Score the learnt tokens of some episodes; ranks share the work."""
     policy.eval()
-    groups = by_length([e.tokens for e in episodes], policy.read_rows)
+    groups = by_length([e.tokens for e in episodes], policy.read_tokens)
 
     def score_group(group: list[int]) -> tuple[Tensor, ...]:
         batch = collate([episodes[i] for i in group], tokenizer.pad, policy.device)
@@ -206,12 +206,14 @@ def ppo_update(
     minibatches = [chosen.tolist() for order in orders for chosen in order.split(config.minibatch)]
     seen, norms, stopped = [], [], False
     for minibatch in minibatches:
-        groups = by_length([experience.episodes[i].tokens for i in minibatch], config.micro_batch)
         tokens = int(experience.mask[minibatch].sum())  # of all micro-batches and ranks
+        minibatch.sort(key=lambda i: -len(experience.episodes[i].tokens))
+        mine = ranks.share(minibatch)
+        groups = by_length([experience.episodes[i].tokens for i in mine], config.micro_tokens)
         optimizer.zero_grad(set_to_none=True)
         own = []
-        for group in ranks.share(groups):
-            members = [minibatch[i] for i in group]
+        for group in groups:
+            members = [mine[i] for i in group]
             batch = collate([experience.episodes[i] for i in members], tokenizer.pad, policy.device)
             scores = score(policy, batch, tokenizer, config.temperature)
             loss, log_ratio = ppo_loss(scores, batch, experience, members, config)
@@ -221,7 +223,7 @@ def ppo_update(
         norm = nn.utils.clip_grad_norm_(policy.trunk_parameters(), MAX_GRAD_NORM)
         if not torch.isfinite(norm):
             raise FloatingPointError("the gradient of the policy is NaN or infinite")
-        everybody = ranks.gather(own, len(groups))
+        everybody = [x for shared in ranks.gather(own) for x in shared]
         seen += everybody
         norms.append(float(norm))
         stopped = statistics(everybody, config.clip)["k3_old"] > config.target_kl

@@ -41,16 +41,15 @@ def share(items: Sequence) -> list:
     return [item for i, item in enumerate(items) if owner(i) == rank()]
 
 
-def gather(results: Iterable, total: int) -> list:
-    """The results of everybody's `share` of `total` items, in the order of the items."""
+def gather(results: Iterable) -> list[list]:
+    """Everybody's results, rank by rank."""
     if size() == 1:
-        return list(results)
+        return [list(results)]
     packed: list = [None] * size()
     own = io.BytesIO()
     torch.save(list(results), own)
     dist.all_gather_object(packed, own.getvalue())
-    shares = [iter(torch.load(io.BytesIO(x), here, weights_only=False)) for x in packed]
-    return [next(shares[owner(i)]) for i in range(total)]
+    return [torch.load(io.BytesIO(x), here, weights_only=False) for x in packed]
 
 
 def here(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
@@ -60,7 +59,8 @@ def here(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
 
 def map(function: Callable, items: Sequence) -> list:
     """[function(item) for item in items], shared out over the ranks."""
-    return gather((function(item) for item in share(items)), len(items))
+    shares = [iter(results) for results in gather(function(item) for item in share(items))]
+    return [next(shares[owner(i)]) for i in range(len(items))]
 
 
 @torch.no_grad()

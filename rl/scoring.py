@@ -43,7 +43,13 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
-def by_length(sequences: Sequence[Sequence], size: int) -> list[list[int]]:
-    """Indices in groups of at most `size`, similar lengths together, the longest first."""
+def by_length(sequences: Sequence[Sequence], tokens: int) -> list[list[int]]:
+    """Indices in groups, similar lengths together, the longest first. A group has at most that many
+    tokens, padding included, or is a single sequence."""
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    groups = []
+    while order:
+        size = max(1, tokens // len(sequences[order[0]]))
+        groups.append(order[:size])
+        order = order[size:]
+    return groups

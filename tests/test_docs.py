@@ -189,7 +189,7 @@ def runs(tmp_path_factory) -> Path:
     """sft/ and ppo/ of a few steps on the world `tiny`."""
     out = tmp_path_factory.mktemp("docs")
     small = ("--hidden-size", 32, "--layers", 2, "--vocab-size", 400, "--probe", 20)
-    steps = ("--read-steps", 2, "--mix-steps", 2, "--episodes", 8, "--micro-batch", 8)
+    steps = ("--read-steps", 2, "--mix-steps", 2, "--episodes", 8)
     sft = run("train_sft.py", "--world", "tiny", "--out", out / "sft", *small, *steps, "--ranks", 1)
     assert sft.returncode == 0, sft.stderr
     steps = ("--iterations", 2, "--value-warmup", 1, "--episodes", 8, "--minibatch", 4)

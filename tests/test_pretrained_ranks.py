@@ -29,7 +29,9 @@ KEEN = Decoding(temperature=1.0, sample_decision=True, explore=0.9)
 
 
 def small() -> train_sft.Args:
-    args = train_sft.Args(world="tiny", passage_tokens=20, episodes=6, micro_batch=2, dtype="fp32")
+    args = train_sft.Args(
+        world="tiny", passage_tokens=20, episodes=6, micro_tokens=150, dtype="fp32"
+    )
     args.read_steps, args.probe = 20, 8
     return args
 
@@ -62,7 +64,7 @@ def updated(warm_up: train_sft.WarmUp) -> dict:
     random = torch.Generator().manual_seed(3)
     for parameter in policy.trunk_parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=random)
-    config = PPOConfig(minibatch=6, micro_batch=5, target_kl=1e9)
+    config = PPOConfig(minibatch=6, micro_tokens=250, target_kl=1e9)
     questions = QUESTIONS * 4  # batches of 4 on any number of ranks
     episodes = rollout(policy, tokenizer, environment(), questions, KEEN, random, batch_size=4)
     experience = score_rollout(policy, reference, episodes, tokenizer, config)

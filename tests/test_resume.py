@@ -28,7 +28,7 @@ from tests.test_scripts import call
 SIZES = shlex.split("--hidden-size 32 --layers 2 --heads 2 --vocab-size 320 --context 512")
 SFT = [
     *("--world", "tiny", *SIZES),
-    *shlex.split("--read-steps 5 --mix-steps 3 --episodes 6 --probe 30 --micro-batch 2"),
+    *shlex.split("--read-steps 5 --mix-steps 3 --episodes 6 --probe 30 --micro-tokens 100"),
     *("--dtype", "fp32"),
 ]
 PPO = shlex.split(

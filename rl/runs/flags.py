@@ -40,18 +40,19 @@ class UsageError(ValueError):
 OURS = (WorldError, CheckpointError, UsageError, ContextError, RetrieverError, FloatingPointError)
 
 
-def arg(default, help: str, group: str = "", least=None, most=None, choices: tuple = ()):
+def arg(default, help: str, group: str = "", least=None, most=None, choices: tuple = (), **other):
     """A dataclass field that is a flag. group: its heading in --help, "" that of the field before
-    it. Numbers with a default of at least 0 have `least` 0 unless it is given; None is a text."""
+    it. Numbers with a default of at least 0 have `least` 0 unless it is given; None is a text.
+    pretrained: its default for a policy that began with somebody else's weights."""
     if least is None and type(default) in (int, float) and default >= 0:
         least = 0
     limits = {"least": least, "most": most, "choices": choices}
-    return field(default=default, metadata={"help": help, "group": group, **limits})
+    return field(default=default, metadata={"help": help, "group": group, **limits, **other})
 
 
-def share(default: float, help: str, group: str = ""):
+def share(default: float, help: str, group: str = "", **other):
     """A share or probability: a number from 0 to 1."""
-    return arg(default, help, group, most=1)
+    return arg(default, help, group, most=1, **other)
 
 
 def value_type(f: Field) -> type:
@@ -91,9 +92,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {shortened(message)} (--help lists what there is)\n")
 
 
-def parse(cls: type, description: str, argv: list[str] | None = None):
+def parse(
+    cls: type, description: str, argv: list[str] | None = None, pretrained: Callable | None = None
+):
     """Parse the command line into the dataclass `cls`; an unknown flag or an impossible value is
-    an error (exit code 2)."""
+    an error (exit code 2). pretrained(args): whether the defaults of that name hold."""
     layout = {"usage": "%(prog)s [flags]", "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = Parser(description=description, allow_abbrev=False, **layout)
     flags = [f for f in fields(cls) if "help" in f.metadata]
@@ -108,9 +111,14 @@ def parse(cls: type, description: str, argv: list[str] | None = None):
         if value_type(f) is bool:
             options = {"action": argparse.BooleanOptionalAction}
         elif f.default not in (None, ""):
-            shown += f" (default: {f.default})"
+            also = f"; pretrained: {f.metadata['pretrained']}" if "pretrained" in f.metadata else ""
+            shown += f" (default: {f.default}{also})"
         headings[heading].add_argument(flag(f.name), default=f.default, help=shown, **options)
     args = cls(**vars(parser.parse_args(argv)))
+    if pretrained and pretrained(args):
+        other = {f.name: f.metadata.get("pretrained", f.default) for f in flags}
+        parser.set_defaults(**other)
+        args = cls(**vars(parser.parse_args(argv)), pretrained=True)
     for f in flags:
         if reason := problem(f, getattr(args, f.name)):
             parser.error(f"argument {flag(f.name)}: {reason}")

@@ -37,7 +37,7 @@ FILES = ("init", "query", "reader", "reward")  # arguments that name one (FILE.p
 
 def start(cls: type, description: str, check: Callable, words: list[str] | None = None):
     """The checked arguments of a training script, in every rank. Raises UsageError."""
-    args = parse(cls, description, words)
+    args = parse(cls, description, words, is_pretrained)
     check(args)
     launch(args.ranks, args.device)
     if args.checkpointing:
@@ -227,6 +227,12 @@ def recorded_in(out: Path) -> dict | None:
     except CheckpointError:
         return None
     return record if "script" in record and isinstance(record.get("arguments"), dict) else None
+
+
+def is_pretrained(args) -> bool:
+    """Whether --init holds somebody else's weights, or what grew out of them."""
+    made = recorded_in(Path(args.init)) or {"arguments": {"pretrained": True}}
+    return bool(args.init) and bool(made["arguments"].get("pretrained"))
 
 
 def discard(out: Path) -> None:

@@ -109,7 +109,7 @@ def describe(script: str, trainer, plan: str) -> None:
     )
     say_misfits(questions, trainer.tokenizer, env, policy.config.max_position_embeddings)
     generated = setting.info.open_world.partition(":")[0] in ("mini", "tiny")
-    if len(questions) < FEW and not args.init and not generated:
+    if len(questions) < FEW and not args.pretrained and not generated:
         say(
             f"warning: a new policy learns {len(questions):,} training questions by heart"
             " and answers no others; start from a pretrained one (--init), see docs/own-data.md"

@@ -18,7 +18,7 @@ from rl.runs.precision import DTYPES, precision
 from rl.runs.setting import Setting
 
 NEW_POLICY = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "weight_decay")
-PRETRAINED = ("lora_rank", "merge", "weights_dtype", "lr")
+PRETRAINED = ("lora_rank", "merge", "weights_dtype")
 
 
 @dataclass
@@ -27,13 +27,14 @@ class RunArgs(RetrieverArgs):
     seed: int = arg(0, "seed of weights, questions, sampling, minibatches", "run")
     fresh: bool = arg(False, "discard what --out holds and start over")
     save_seconds: float = arg(20.0, "seconds between saves of the run's state")
-    lower_case: float = share(0.0, "share of the questions in lower case, as people type them")
+    lower_case: float = share(0.0, "share of the questions in lower case", pretrained=0.25)
     lora_rank: int = arg(0, "train LoRA adapters of this rank; 0: all weights", most=4096)
     merge: bool = arg(False, "with --lora-rank: write plain weights, no adapters over OUT/base")
     checkpointing: bool = arg(False, "keep only what lies between layers, compute the rest twice")
     dtype: str = arg("auto", "of multiplications; auto: the faster one", "machine", choices=DTYPES)
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     ranks: int = arg(0, "processes; 0: one per core, or per GPU")
+    pretrained: bool = False  # it began with somebody else's weights; no flag
 
 
 @dataclass
@@ -125,9 +126,7 @@ def next_training(args) -> str:
     """The command that follows train_sft.py: joint PPO from its checkpoint, in a folder beside."""
     out = Path(args.out)
     name = out.name.replace("sft", "ppo") if "sft" in out.name else f"{out.name}-ppo"
-    rate = ["--lr", "1e-5"] if args.init else []  # train_ppo.py's default would ruin it
-    where = "--init", args.out, "--out", str(out.with_name(name))
-    return command("train_ppo.py", args, *where, *rate)
+    return command("train_ppo.py", args, "--init", args.out, "--out", str(out.with_name(name)))
 
 
 def next_evaluation(args, world: World) -> str:

@@ -39,7 +39,7 @@ LEARNS = {
     "decision-right": Part.DECISION,
     "decision-reward": Part.DECISION,
 }
-MICRO_BATCH = 32
+MICRO_TOKENS = 2800  # per forward pass
 POPULAR_SHARE, RENAME = 0.45, 1.0  # of the questions, as in train_ppo.py
 
 
@@ -53,7 +53,7 @@ class Args(RunArgs):
     dataset: str = arg("popqa", "question set, or the union of several: popqa,ambignq,hotpotqa")
     steps: int = arg(200, "optimiser steps", least=1)
     episodes: int = arg(96, "questions played per step", least=1)
-    lr: float = arg(6e-4, "peak learning rate (AdamW), with linear decay to 10 %")
+    lr: float = arg(6e-4, "peak learning rate, with linear decay to 10 %", pretrained=5e-5)
     quota: int = arg(0, "retrievals per question, 0: those of --init, or the world's")
 
 
@@ -130,7 +130,7 @@ class Module:
         count = sum(sum(e.mask()) for e in episodes)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
-        for group in ranks.share(by_length([e.tokens for e in episodes], MICRO_BATCH)):
+        for group in ranks.share(by_length([e.tokens for e in episodes], MICRO_TOKENS)):
             batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             weight = torch.tensor([examples[i].weight for i in group], device=args.device)
             with precision(args.device, args.dtype):

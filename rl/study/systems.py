@@ -233,7 +233,7 @@ class Player:
         systems = {system.name: system for system in SYSTEMS}
         direct = self.play(systems[DIRECT], set_name, split, reuse=False)  # with their tokens
         policy, sure = self.policy("warm-up"), np.zeros(len(direct))
-        for group in by_length([e.tokens for e in direct], 256):
+        for group in by_length([e.tokens for e in direct], 1 << 14):
             batch = collate([direct[i] for i in group], self.tokenizer.pad, self.device)
             with torch.no_grad(), precision(self.device, self.dtype):
                 p = score(policy, batch, self.tokenizer).log_probs.float().exp().cpu()

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import rl.ppo
+from model import Policy
 from rl import (
     Decoding,
     Episode,
@@ -243,7 +244,7 @@ def test_the_experience_against_slow_loops(beta, temperature, gamma, lam):
     """Everything an Experience holds, episode by episode and token by token."""
     policy, reference = random_policy(0), random_policy(1)
     episodes = play(policy, quota=2)
-    config = replace(CONFIG, temperature=temperature, gamma=gamma, lam=lam, micro_batch=1)
+    config = replace(CONFIG, temperature=temperature, gamma=gamma, lam=lam, micro_tokens=1)
     experience = collect(policy, reference, episodes, beta, config)
     with torch.no_grad():
         own = [slow_scores(policy, e, temperature) for e in episodes]
@@ -313,13 +314,13 @@ def test_without_a_value_head_the_baseline_is_the_mean_of_the_rollout():
 FIELDS = ("log_probs", "reference_log_probs", "values", "returns", "advantages", "weight")
 
 
-def test_the_experience_does_not_depend_on_the_batch():
+def test_the_experience_does_not_depend_on_the_batch(monkeypatch):
     policy, reference = random_policy(0), random_policy(1)
-    episodes = play(policy)
-    one, many = (
-        collect(policy, reference, episodes, 0.1, replace(CONFIG, micro_batch=size))
-        for size in (1, 64)
-    )
+    episodes, found = play(policy), []
+    for tokens in (1, 10_000):
+        monkeypatch.setattr(Policy, "read_tokens", tokens)
+        found.append(collect(policy, reference, episodes, 0.1))
+    one, many = found
     for field in (*FIELDS, "features"):
         close(getattr(one, field), getattr(many, field))
 
@@ -653,7 +654,7 @@ def test_the_gradient_of_a_minibatch_against_slow_loops(both):
     and outside the clip."""
     old = random_policy()
     episodes = play(old, 12, Decoding(1.0, sample_decision=True, explore=0.1, both=both), quota=2)
-    config = replace(CONFIG, temperature=0.9, minibatch=7, micro_batch=2)
+    config = replace(CONFIG, temperature=0.9, minibatch=7, micro_tokens=60)
     experience = collect(old, random_policy(1), episodes, 0.1, config, both)
     policy = perturbed(old)
     chosen, fast, figures = last_minibatch(policy, experience, config)
@@ -678,16 +679,16 @@ def test_the_gradient_of_a_minibatch_against_slow_loops(both):
 
 
 def test_micro_batches_give_equal_gradients():
-    """16 of 64 episodes a forward pass, or all of them, or one by one: one minibatch, one
+    """Some of 64 episodes a forward pass, or all of them, or one by one: one minibatch, one
     gradient."""
     old = random_policy()
     episodes = play(old, 64, quota=2)
     experience = collect(old, random_policy(1), episodes, 0.1)
     policy, config = perturbed(old), replace(CONFIG, minibatch=64)
-    _, whole, expected = last_minibatch(policy, experience, replace(config, micro_batch=64))
+    _, whole, expected = last_minibatch(policy, experience, replace(config, micro_tokens=100_000))
     assert whole["embed_tokens.weight"].abs().max() > 1e-2
-    for size in (16, 5, 1):
-        changed = replace(config, micro_batch=size)
+    for size in (400, 100, 1):
+        changed = replace(config, micro_tokens=size)
         _, gradient, figures = last_minibatch(policy, experience, changed)
         for name in whole:
             close(gradient[name], whole[name], 1e-5)
@@ -696,9 +697,13 @@ def test_micro_batches_give_equal_gradients():
 
 def test_groups_of_similar_length_lose_nobody():
     sequences = [e.tokens for e in play(random_policy(), 11)]
-    groups = by_length(sequences, 4)
+    longest = max(map(len, sequences))
+    groups = by_length(sequences, 2 * longest)
     assert sorted(i for group in groups for i in group) == list(range(11))
-    assert [len(group) for group in groups] == [4, 4, 3]
+    assert len(groups[0]) == 2 and len(groups) > 2
+    padded = [len(group) * max(len(sequences[i]) for i in group) for group in groups]
+    assert max(padded) == 2 * longest
+    assert by_length(sequences, 1) == [[i] for group in groups for i in group]  # one is always fine
     lengths = [len(sequences[i]) for group in groups for i in group]
     assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 2
 
