@@ -217,13 +217,9 @@ def ppo_update(
             loss, log_ratio = ppo_loss(scores, batch, experience, members, config)
             (loss / tokens).backward()
             own.append((batch.decision, log_ratio, scores.entropy.detach()))
-        ranks.reduce_gradients(policy.trunk_parameters())
-        norm = nn.utils.clip_grad_norm_(policy.trunk_parameters(), MAX_GRAD_NORM)
-        if not torch.isfinite(norm):
-            raise FloatingPointError("the gradient of the policy is NaN or infinite")
+        norms.append(ranks.clip_gradients(policy.trunk_parameters(), MAX_GRAD_NORM))
         everybody = ranks.gather(own, len(groups))
         seen += everybody
-        norms.append(float(norm))
         stopped = statistics(everybody, config.clip)["k3_old"] > config.target_kl
         if stopped:
             break

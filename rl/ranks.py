@@ -6,11 +6,13 @@ gradients are summed once per optimiser step. Same arguments and number of ranks
     for item in share(items): ...        this rank's part of the work
     results = map(function, items)       everybody's results, in order, on all ranks
     reduce(tensors)                      their sums over the ranks, in place
+    clip_gradients(parameters, most)     the same for gradients, and their norm
 
 Left out: threads; who starts the ranks (rl/runs/launch.py, torchrun).
 """
 
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
@@ -77,9 +79,14 @@ def reduce(tensors: Sequence[torch.Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
-def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Sum the gradients over the ranks; a rank that had no share adds zeros."""
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
+    """Sum the gradients over the ranks (one that had no share adds zeros) and clip them together;
+    their norm before that. Raises FloatingPointError."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     reduce([parameter.grad for parameter in parameters])
+    norm = float(nn.utils.clip_grad_norm_(parameters, most))
+    if not math.isfinite(norm):
+        raise FloatingPointError("the gradient is NaN or infinite")
+    return norm

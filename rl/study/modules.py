@@ -138,10 +138,8 @@ class Module:
                 loss = -(weight[batch.rows] * log_probs).sum() / count
             loss.backward()
             total += float(loss.detach())
-        ranks.reduce_gradients(self.trunk)
         ranks.reduce([total])
-        if not torch.isfinite(torch.nn.utils.clip_grad_norm_(self.trunk, 1.0)):
-            raise FloatingPointError("the gradient is NaN or infinite")
+        ranks.clip_gradients(self.trunk, 1.0)
         decay = 0.1 + 0.9 * (args.steps - number) / args.steps
         for group in self.optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, (number + 1) / 10, decay)
