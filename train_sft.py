@@ -124,7 +124,7 @@ class WarmUp:
         learnt, tokens = counts.tolist()
         total = torch.zeros((), device=args.device)
         policy.zero_grad()
-        for group in by_length([e.tokens for e in episodes], args.micro_batch):
+        for group in by_length([e.tokens for e in episodes], args.micro_batch, args.episodes):
             batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             with precision(args.device, args.dtype):
                 log_probs = score(policy, batch, self.tokenizer).log_probs

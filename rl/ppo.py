@@ -99,7 +99,7 @@ def score_rollout(
         own = score(policy, batch, tokenizer, config.temperature)
         other = score(reference, batch, tokenizer, config.temperature)
         values = policy.value_head(own.features) * config.value
-        whose = torch.tensor(group, device=policy.device)[batch.rows]  # episodes, int64 [n]
+        whose = torch.tensor(group, device=policy.device).long()[batch.rows]  # episodes, [n]
         return whose, own.features, batch.decision, own.log_probs, other.log_probs, values
 
     scored = zip(*ranks.map(score_group, groups), strict=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model import Policy, Tokenizer
+from rl import ranks
 from rl.episode import Batch
 
 
@@ -43,7 +44,13 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
-def by_length(sequences: Sequence[Sequence], size: int) -> list[list[int]]:
-    """Indices in groups of at most `size`, similar lengths together, the longest first."""
+def by_length(sequences: Sequence[Sequence], size: int, total: int = 0) -> list[list[int]]:
+    """Indices in groups of at most `size`, similar lengths together, the longest first.
+
+    The groups are as many for every rank, so that all make the same forward passes (a sharded
+    policy's weights are gathered in each); where there is little to do some are empty.
+    total: of all ranks, where these are one rank's share."""
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    passes = -(-(total or len(sequences)) // (size * ranks.size()))
+    groups = torch.tensor(order).tensor_split(passes if total else passes * ranks.size())
+    return [group.tolist() for group in groups]

@@ -206,7 +206,9 @@ def test_one_step_of_ppo_is_that_of_one_rank(results, size):
     for result in results[size]:
         for field in ("experience", "gradient", "weights"):
             close(result["updated"][field], one["updated"][field], 1e-5)
-        assert result["updated"]["figures"] == pytest.approx(one["updated"]["figures"], rel=1e-4)
+        assert result["updated"]["figures"] == pytest.approx(
+            one["updated"]["figures"], rel=1e-4, abs=1e-6
+        )
     assert max(g.abs().max() for g in one["updated"]["gradient"]) > 1e-2
 
 
