@@ -76,7 +76,7 @@ def learning_rate(iteration: int, args: Args) -> float:
 class Trainer:
     def __init__(self, args: Args):
         self.args = args
-        self.policy, self.tokenizer, made = open_policy(args.init, args.device)
+        self.policy, self.tokenizer, made = open_policy(args.init)
         self.setting = open_setting(args, run_info(made, args.init))
         self.questions = TrainingQuestions(self.setting, args.popular_share, args.rename, args)
         self.reference = with_reference(self.policy, args)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.policy import Policy
 from model.tokenizer import Tokenizer
@@ -73,9 +73,9 @@ def write_json(path: Path, value) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1) + "\n"))
 
 
-def check_finite(module: nn.Module, directory: Path) -> None:
+def check_finite(state: Mapping[str, Tensor], directory: Path) -> None:
     """Raises FloatingPointError: broken weights never replace good ones."""
-    for name, tensor in module.state_dict().items():
+    for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise FloatingPointError(f"{name} holds NaN or inf; {directory} is not written")
 
@@ -102,7 +102,7 @@ def save_policy(
     without `config.json`, which is no checkpoint, never one of old and new files. Raises OSError,
     and FloatingPointError for weights that are not finite.
     """
-    check_finite(policy, directory)
+    check_finite(policy.state_dict(), directory)
     directory.mkdir(parents=True, exist_ok=True)
     staging = directory / "staging.partial"
     shutil.rmtree(staging, ignore_errors=True)  # what a kill left

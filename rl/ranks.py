@@ -79,14 +79,24 @@ def reduce(tensors: Sequence[torch.Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
+def is_sliced(tensor: torch.Tensor) -> bool:
+    """Whether every rank holds a slice of it (rl/runs/shard.py): a DTensor, slow to import."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor; where it is sliced all ranks call this together."""
+    return tensor.full_tensor() if is_sliced(tensor) else tensor
+
+
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
-    """Sum the gradients over the ranks (one that had no share adds zeros) and clip them together;
-    their norm before that. Raises FloatingPointError."""
+    """Sum the gradients over the ranks (one that had no share adds zeros; those of a sharded policy
+    are sums already) and clip them together; their norm before that. Raises FloatingPointError."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    reduce([parameter.grad for parameter in parameters])
-    norm = float(nn.utils.clip_grad_norm_(parameters, most))
+    reduce([parameter.grad for parameter in parameters if not is_sliced(parameter)])
+    norm = float(whole(nn.utils.clip_grad_norm_(parameters, most)))
     if not math.isfinite(norm):
         raise FloatingPointError("the gradient is NaN or infinite")
     return norm

@@ -31,7 +31,8 @@ from rl.runs.state import STATE_FILE, load_state, save_state
 
 LOCK = "lock"  # of an unfinished run: who works in the folder, and its record
 # What does not change what is learnt; --init is compared by content.
-STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", "checkpointing", *ADDRESSES)
+STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", *ADDRESSES)
+STATELESS += ("checkpointing", "shard")
 FILES = ("init", "query", "reader", "reward")  # arguments that name one (FILE.py:function)
 
 
@@ -40,6 +41,8 @@ def start(cls: type, description: str, check: Callable, words: list[str] | None 
     args = parse(cls, description, words)
     check(args)
     launch(args.ranks, args.device)
+    if args.shard and ranks.size() == 1:
+        raise UsageError("--shard needs several ranks, one per device: --ranks, or torchrun")
     if args.checkpointing:
         spare_memory()
     settle_dtype(args)
@@ -170,11 +173,10 @@ class Run:
     def save(self, phase: str, step: int) -> None:
         """Replace the state file: `step` is the next one of this loop. The log goes to disk first,
         as the state says how long it is."""
-        if ranks.rank():
-            return
-        self._check_log()
-        with open(self.log_path, "rb+") as file:
-            os.fsync(file.fileno())
+        if ranks.rank() == 0:
+            self._check_log()
+            with open(self.log_path, "rb+") as file:
+                os.fsync(file.fileno())
         trainer, modules = self.trainer, trained_modules(self.trainer.policy)
         facts = {"phase": phase, "step": step, "log_bytes": self._log_bytes, **trainer.counters}
         save_state(self.out, modules, trainer.optimizers, trainer.buffers, facts)
@@ -182,8 +184,9 @@ class Run:
 
     def export(self, directory: Path, **info) -> None:
         """Write an inference checkpoint, with the run's record and `info` in its run.json."""
+        policy, tokenizer = self.trainer.policy, self.trainer.tokenizer
+        policy = policy.whole() if self.args.shard else policy
         if ranks.rank() == 0:
-            policy, tokenizer = self.trainer.policy, self.trainer.tokenizer
             base = self.base if self.adapters_only and directory != self.base else None
             save_policy(directory, policy, tokenizer, self.record | info, base)
 

@@ -65,7 +65,7 @@ class Example(NamedTuple):
 class Module:
     def __init__(self, args: Args):
         self.args = args
-        self.policy, self.tokenizer, made = open_policy(args.init, args.device)
+        self.policy, self.tokenizer, made = open_policy(args.init)
         self.setting = open_setting(args, run_info(made, args.init))
         frozen = with_reference(self.policy, args).eval()
         others = (open_role(args, name, self.tokenizer, frozen) for name in ("query", "reader"))
