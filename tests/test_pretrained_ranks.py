@@ -41,6 +41,7 @@ def learnt(policy) -> dict:
     return {
         "gradient": [ranks.whole(p.grad) for p in parameters],
         "weights": [ranks.whole(p.detach()) for p in parameters],
+        "held": sum(p.to_local().numel() for p in parameters if ranks.is_sliced(p)),
     }
 
 
@@ -131,6 +132,15 @@ def test_losses_gradients_and_weights_are_those_of_one_rank(results, size, famil
         for mine, theirs in zip(several["figures"], one["figures"], strict=True):
             assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     assert max(g.abs().max() for g in one["gradient"]) > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", SIZES)
+def test_each_rank_holds_a_slice(results, size, family):
+    found = [result[family, "sharded", "ppo"] for result in results[size]]
+    total = sum(weight.numel() for weight in found[0]["weights"])
+    assert sum(x["held"] for x in found) == total
+    assert all(abs(x["held"] / total - 1 / size) < 0.02 for x in found)
 
 
 @pytest.mark.parametrize("family, way", CASES)
