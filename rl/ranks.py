@@ -6,13 +6,11 @@ gradients are summed once per optimiser step. Same arguments and number of ranks
     for item in share(items): ...        this rank's part of the work
     results = map(function, items)       everybody's results, in order, on all ranks
     reduce(tensors)                      their sums over the ranks, in place
-    clip_gradients(parameters, most)     the same for gradients, and their norm
 
 Left out: threads; who starts the ranks (rl/runs/launch.py, torchrun).
 """
 
 import io
-import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
@@ -79,24 +77,12 @@ def reduce(tensors: Sequence[torch.Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
-def is_sliced(tensor: torch.Tensor) -> bool:
-    """Whether every rank holds a slice of it (rl/runs/shard.py): a DTensor, slow to import."""
-    return hasattr(tensor, "full_tensor")
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """All of a tensor; where it is sliced all ranks call this together."""
-    return tensor.full_tensor() if is_sliced(tensor) else tensor
-
-
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
-    """Sum the gradients over the ranks (one that had no share adds zeros; those of a sharded policy
-    are sums already) and clip them together; their norm before that. Raises FloatingPointError."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    reduce([parameter.grad for parameter in parameters if not is_sliced(parameter)])
-    norm = float(whole(nn.utils.clip_grad_norm_(parameters, most)))
-    if not math.isfinite(norm):
+    """Sum the gradients over the ranks and clip their norm; what it was before. Those of a policy
+    that lies in slices (rl/runs/shard.py) are sums already. Raises FloatingPointError."""
+    reduce([p.grad for p in parameters if not hasattr(p, "full_tensor")])
+    norm = nn.utils.clip_grad_norm_(parameters, most)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    if not torch.isfinite(norm):
         raise FloatingPointError("the gradient is NaN or infinite")
-    return norm
+    return float(norm)

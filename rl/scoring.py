@@ -45,11 +45,9 @@ def entropy(log_probs: Tensor) -> Tensor:
 
 
 def by_length(sequences: Sequence[Sequence], size: int, total: int = 0) -> list[list[int]]:
-    """Indices in groups of at most `size`, similar lengths together, the longest first.
-
-    The groups are as many for every rank, so that all make the same forward passes (a sharded
-    policy's weights are gathered in each); where there is little to do some are empty.
-    total: of all ranks, where these are one rank's share."""
+    """Indices in groups of at most `size`, similar lengths together, the longest first; as many for
+    every rank, as a sharded policy needs, so some are empty where there is little to do. total: of
+    all ranks, where these are one rank's share."""
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
     passes = -(-(total or len(sequences)) // (size * ranks.size()))
     groups = torch.tensor(order).tensor_split(passes if total else passes * ranks.size())

@@ -12,12 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from torch.distributed.tensor import DTensor
 
 import train_sft
 from model.pretrained.lora import trained_modules, without_adapters
 from rl import Decoding, PPOConfig, ppo_update, ranks, rollout, score_rollout
 from rl.ppo import penalised_rewards, with_advantages
-from rl.runs.shard import place
+from rl.runs.shard import place, whole
 from rl.runs.state import load_state, save_state
 from tests.model.foreign import write_foreign
 from tests.rl.test_ranks import close
@@ -39,9 +40,9 @@ def small() -> train_sft.Args:
 def learnt(policy) -> dict:
     parameters = policy.trunk_parameters()
     return {
-        "gradient": [ranks.whole(p.grad) for p in parameters],
-        "weights": [ranks.whole(p.detach()) for p in parameters],
-        "held": sum(p.to_local().numel() for p in parameters if ranks.is_sliced(p)),
+        "gradient": [whole(p.grad) for p in parameters],
+        "weights": [whole(p.detach()) for p in parameters],
+        "held": sum(p.to_local().numel() for p in parameters if isinstance(p, DTensor)),
     }
 
 

@@ -19,7 +19,7 @@ from typing import IO
 import torch
 
 from model.files import POLICY_FILES, CheckpointError, is_checkpoint, read_json, weights_sha256
-from model.pretrained.lora import save_policy, trained_modules
+from model.pretrained.lora import save_policy, trained_modules, without_adapters
 from rl import ranks
 from rl.runs.flags import UsageError, parse
 from rl.runs.info import ADDRESSES
@@ -27,6 +27,7 @@ from rl.runs.launch import launch, spare_memory
 from rl.runs.precision import DTYPES, choose_dtype
 from rl.runs.progress import progress, say
 from rl.runs.setting import describe
+from rl.runs.shard import on_first_rank
 from rl.runs.state import STATE_FILE, load_state, save_state
 
 LOCK = "lock"  # of an unfinished run: who works in the folder, and its record
@@ -185,7 +186,8 @@ class Run:
     def export(self, directory: Path, **info) -> None:
         """Write an inference checkpoint, with the run's record and `info` in its run.json."""
         policy, tokenizer = self.trainer.policy, self.trainer.tokenizer
-        policy = policy.whole() if self.args.shard else policy
+        if self.args.shard:
+            policy = without_adapters(policy, on_first_rank(policy.state_dict()))
         if ranks.rank() == 0:
             base = self.base if self.adapters_only and directory != self.base else None
             save_policy(directory, policy, tokenizer, self.record | info, base)

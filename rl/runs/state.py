@@ -34,7 +34,7 @@ def save_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffer
     flat = on_first_rank(flat)
     if not flat:
         return
-    check_finite({name: x for name, x in flat.items() if name.startswith("module/")}, directory)
+    check_finite(flat, directory)
     about = {"facts": json.dumps(facts)}
     atomic_write(directory / STATE_FILE, lambda path: save_file(flat, path, about))
 

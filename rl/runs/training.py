@@ -117,14 +117,13 @@ def with_reference(policy: Policy, args) -> Policy:
     """Prepare a warm-up for training, on the run's device; the frozen policy that it starts as.
     With --lora-rank the two share their weights."""
     policy.model.gradient_checkpointing = args.checkpointing
-    if not args.lora_rank:
-        reference = copy.deepcopy(policy).requires_grad_(False)
-        place(policy, args)
-        return place(reference, args)
+    if args.lora_rank:
+        torch.manual_seed(args.seed)
+        add_adapters(place(policy, args), args.lora_rank, [])  # new tokens have been trained
+        return without_adapters(policy)
+    reference = copy.deepcopy(policy).requires_grad_(False)
     place(policy, args)
-    torch.manual_seed(args.seed)
-    add_adapters(policy, args.lora_rank, [])  # new tokens were trained by the warm-up
-    return without_adapters(policy)
+    return place(reference, args)
 
 
 def next_training(args) -> str:

@@ -43,6 +43,7 @@ def basics() -> dict:
     tensors.append(torch.full((2, 2), 10 + ranks.rank()))  # of another type
     ranks.reduce(tensors)
     used, unused = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    used.grad, unused.grad = torch.zeros(2), torch.zeros(2)
     if ranks.rank() == ranks.size() - 1:
         used.grad = torch.tensor([1.0, 2.0])
     norm = ranks.clip_gradients([used, unused], 1e9)
