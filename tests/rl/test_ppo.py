@@ -703,6 +703,25 @@ def test_groups_of_similar_length_lose_nobody():
     assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 2
 
 
+def test_every_rank_gets_as_many_groups(monkeypatch):
+    """Of 4 ranks: some groups are empty where there are fewer sequences."""
+    monkeypatch.setattr(rl.scoring.ranks, "size", lambda: 4)
+    counts = {n: [len(group) for group in by_length(["x"] * n, 4)] for n in (2, 11, 16, 17)}
+    assert counts[2] == [1, 1, 0, 0] and counts[11] == [3, 3, 3, 2]
+    assert counts[16] == [4] * 4 and counts[17] == [3] + [2] * 7
+    # One rank's share of 13: two passes of at most 2 for everybody.
+    shares = [[len(group) for group in by_length(["x"] * n, 2, total=13)] for n in (0, 3, 4)]
+    assert shares == [[0, 0], [2, 1], [2, 2]]
+
+
+def test_a_pass_over_no_episodes_learns_nothing():
+    policy = random_policy()
+    scores = score(policy, collate([], TOKENIZER.pad), TOKENIZER)
+    assert scores.log_probs.shape == (0,) and scores.features.shape[0] == 0
+    scores.log_probs.sum().backward()
+    assert all(not p.grad.any() for p in policy.trunk_parameters())
+
+
 # --------------------------------------------------------------- an update
 
 
