@@ -124,8 +124,8 @@ def test_later_decisions_are_learnt_from_episodes_that_ended_right(
 # ------------------------------------------------------------------------------ the command
 
 WARM_UP = (
-    "--passage-tokens 4 --quota 2 --hidden-size 32 --layers 2 --heads 2 --vocab-size 320 --context 512 "
-    "--read-steps 70 --mix-steps 4 --episodes 24 --probe 100 --muon-lr .04 --ranks 1"
+    "--passage-tokens 4 --quota 2 --hidden-size 32 --layers 2 --heads 2 --vocab-size 320 "
+    "--context 512 --read-steps 70 --mix-steps 4 --episodes 24 --probe 100 --muon-lr .04 --ranks 1"
 )
 SMALL = ["--steps", "5", "--episodes", "24", "--quota", "2", "--ranks", "1"]
 
