@@ -26,8 +26,7 @@ from rl.report.text import answer, check, comparison, header, open_checkpoint, t
 from rl.rollout import FORCED
 from rl.runs.flags import DEVICES, arg, main, parse, share
 from rl.runs.info import RetrieverArgs
-from rl.runs.launch import launch
-from rl.runs.precision import DTYPES, choose_dtype
+from rl.runs.launch import DTYPES, choose_dtype, launch
 from rl.study import study
 
 ROWS = {

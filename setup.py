@@ -37,10 +37,7 @@ setup(
             depends=sorted(str(p) for p in FOLDER.iterdir() if p.suffix in (".hpp", ".inc", ".py")),
             cxx_std=17,
             extra_compile_args=["-O3", "-ffp-contract=off", "-pthread", *EXTRA],
-            extra_link_args=[
-                "-pthread",
-                *[flag for flag in EXTRA if flag.startswith("-fsanitize")],
-            ],
+            extra_link_args=["-pthread", *EXTRA],
         )
     ],
     cmdclass={"build_ext": BuildWithTables},

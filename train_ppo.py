@@ -27,7 +27,7 @@ from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_st
 from rl.report.summary import by_slice, summarize
 from rl.runs.flags import UsageError, arg, main, share
 from rl.runs.info import run_info
-from rl.runs.precision import precision
+from rl.runs.launch import precision
 from rl.runs.progress import Clock, say
 from rl.runs.reward import RewardArgs, retrieval_cost_at
 from rl.runs.run import Run, start
@@ -76,7 +76,7 @@ def learning_rate(iteration: int, args: Args) -> float:
 class Trainer:
     def __init__(self, args: Args):
         self.args = args
-        self.policy, self.tokenizer, made = open_policy(args.init, args.device)
+        self.policy, self.tokenizer, made = open_policy(args.init)
         self.setting = open_setting(args, run_info(made, args.init))
         self.questions = TrainingQuestions(self.setting, args.popular_share, args.rename, args)
         self.reference = with_reference(self.policy, args)

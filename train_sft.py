@@ -11,7 +11,6 @@ The end of `read` is a checkpoint of its own: OUT/read.
 Left out: teacher models and chain of thought. Shapes: N learnt tokens of a micro-batch.
 """
 
-import math
 import os
 import signal
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until main: imports take seconds
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.world import Question
 from model import Policy
 from rl import Decoding, Episode, collate, ranks, rollout
 from rl.episode import Batch, Part
 from rl.runs.flags import arg, main, share
-from rl.runs.precision import precision
+from rl.runs.launch import precision
 from rl.runs.progress import say
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
@@ -119,27 +118,23 @@ class WarmUp:
         args, policy = self.args, self.policy
         episodes = self.curriculum.demonstrations(self.demonstrator, self.phase, step)
         counts = sum(sum(e.mask()) for e in episodes), sum(len(e.tokens) for e in episodes)
-        totals = torch.tensor([0.0, *counts], device=args.device)  # loss, learnt tokens, tokens
+        counts = torch.tensor(counts, device=args.device)
+        ranks.reduce([counts])
+        learnt, tokens = counts.tolist()
+        total = torch.zeros((), device=args.device)
         policy.zero_grad()
-        for group in by_length([e.tokens for e in episodes], args.micro_tokens):
+        for group in by_length(episodes, args.micro_tokens):
             batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             with precision(args.device, args.dtype):
                 log_probs = score(policy, batch, self.tokenizer).log_probs
-            loss = sft_loss(log_probs, batch, args)
+            loss = sft_loss(log_probs, batch, args) / learnt
             loss.backward()
-            totals[0] += loss.detach()
-        parameters = policy.trunk_parameters()
-        ranks.reduce([totals])
-        ranks.reduce_gradients(parameters)
-        loss, learnt, tokens = totals.tolist()
-        for parameter in parameters:
-            parameter.grad /= learnt
-        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-        if not math.isfinite(loss) or not torch.isfinite(norm):
-            raise FloatingPointError("the loss or its gradient is NaN or infinite")
+            total += loss.detach()
+        ranks.reduce([total])
+        ranks.clip_gradients(policy.trunk_parameters(), 1.0)
         for optimizer in self.optimizers.values():
             optimizer.step()
-        return {"loss": loss / learnt, "tokens": int(tokens)}
+        return {"loss": float(total), "tokens": tokens}
 
     def play(self, questions: list[Question], force: str, update=lambda n: None) -> list[Episode]:
         """Greedy episodes whose first decision is `force`."""

@@ -48,8 +48,7 @@ from model.pretrained import open_policy, open_pretrained
 from rl import Episode, RagEnv, collate
 from rl.episode import Part
 from rl.runs.info import RunInfo
-from rl.runs.launch import MALLOC, spare_memory
-from rl.runs.precision import precision
+from rl.runs.launch import MALLOC, precision, spare_memory
 from rl.runs.training import open_start
 
 PASSAGE = 24  # tokens of a passage at most, --k of them make an observation

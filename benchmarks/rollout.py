@@ -28,7 +28,7 @@ from model.pretrained import open_policy
 from retrieval_cpp import BM25Index
 from rl import Decoding, RagEnv, rollout
 from rl.environment import observation
-from rl.runs.precision import precision
+from rl.runs.launch import precision
 
 TUNED = {  # option of the peer -> its values
     "dtype": ("float32", "bfloat16"),

@@ -102,7 +102,8 @@ class Batch(NamedTuple):
 
 
 def collate(episodes: Sequence[Episode], pad: int, device="cpu") -> Batch:
-    """Pad episodes to their longest."""
+    """Pad episodes to their longest. No episodes are one token of padding, and nothing to learn."""
+    episodes = episodes or [Episode(None, [pad], [Part.STATE])]
     tokens = [torch.tensor(e.tokens) for e in episodes]
     tokens = pad_sequence(tokens, batch_first=True, padding_value=pad).to(device)
     parts = [torch.tensor(e.parts) for e in episodes]

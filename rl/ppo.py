@@ -92,17 +92,17 @@ def score_rollout(
 ) -> Experience:
     """Score the learnt tokens of some episodes; ranks share the work."""
     policy.eval()
-    groups = by_length([e.tokens for e in episodes], policy.read_tokens)
 
     def score_group(group: list[int]) -> tuple[Tensor, ...]:
         batch = collate([episodes[i] for i in group], tokenizer.pad, policy.device)
         own = score(policy, batch, tokenizer, config.temperature)
         other = score(reference, batch, tokenizer, config.temperature)
         values = policy.value_head(own.features) * config.value
-        whose = torch.tensor(group, device=policy.device)[batch.rows]  # episodes, int64 [n]
+        whose = torch.tensor(group, device=policy.device).long()[batch.rows]  # episodes, [n]
         return whose, own.features, batch.decision, own.log_probs, other.log_probs, values
 
-    scored = zip(*ranks.map(score_group, groups), strict=True)
+    groups = by_length(episodes, policy.read_tokens, range(len(episodes)))
+    scored = zip(*ranks.gather(map(score_group, groups)), strict=True)
     whose, *columns = (torch.cat(column) for column in scored)
     order = whose.argsort(stable=True)  # back to the order of the episodes
     features, *columns = (column[order] for column in columns)  # [N, ...]
@@ -207,25 +207,17 @@ def ppo_update(
     seen, norms, stopped = [], [], False
     for minibatch in minibatches:
         tokens = int(experience.mask[minibatch].sum())  # of all micro-batches and ranks
-        minibatch.sort(key=lambda i: -len(experience.episodes[i].tokens))
-        mine = ranks.share(minibatch)
-        groups = by_length([experience.episodes[i].tokens for i in mine], config.micro_tokens)
         optimizer.zero_grad(set_to_none=True)
         own = []
-        for group in groups:
-            members = [mine[i] for i in group]
+        for members in by_length(experience.episodes, config.micro_tokens, minibatch):
             batch = collate([experience.episodes[i] for i in members], tokenizer.pad, policy.device)
             scores = score(policy, batch, tokenizer, config.temperature)
             loss, log_ratio = ppo_loss(scores, batch, experience, members, config)
             (loss / tokens).backward()
             own.append((batch.decision, log_ratio, scores.entropy.detach()))
-        ranks.reduce_gradients(policy.trunk_parameters())
-        norm = nn.utils.clip_grad_norm_(policy.trunk_parameters(), MAX_GRAD_NORM)
-        if not torch.isfinite(norm):
-            raise FloatingPointError("the gradient of the policy is NaN or infinite")
-        everybody = [x for shared in ranks.gather(own) for x in shared]
+        norms.append(ranks.clip_gradients(policy.trunk_parameters(), MAX_GRAD_NORM))
+        everybody = ranks.gather(own)
         seen += everybody
-        norms.append(float(norm))
         stopped = statistics(everybody, config.clip)["k3_old"] > config.target_kl
         if stopped:
             break

@@ -41,15 +41,16 @@ def share(items: Sequence) -> list:
     return [item for i, item in enumerate(items) if owner(i) == rank()]
 
 
-def gather(results: Iterable) -> list[list]:
-    """Everybody's results, rank by rank."""
+def gather(results: Iterable) -> list:
+    """Everybody's results, those of rank 0 first."""
     if size() == 1:
-        return [list(results)]
+        return list(results)
     packed: list = [None] * size()
     own = io.BytesIO()
     torch.save(list(results), own)
     dist.all_gather_object(packed, own.getvalue())
-    return [torch.load(io.BytesIO(x), here, weights_only=False) for x in packed]
+    loaded = (torch.load(io.BytesIO(x), here, weights_only=False) for x in packed)
+    return [result for shared in loaded for result in shared]
 
 
 def here(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
@@ -59,8 +60,9 @@ def here(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
 
 def map(function: Callable, items: Sequence) -> list:
     """[function(item) for item in items], shared out over the ranks."""
-    shares = [iter(results) for results in gather(function(item) for item in share(items))]
-    return [next(shares[owner(i)]) for i in range(len(items))]
+    order = sorted(range(len(items)), key=owner)
+    found = dict(zip(order, gather(function(item) for item in share(items)), strict=True))
+    return [found[i] for i in range(len(items))]
 
 
 @torch.no_grad()
@@ -77,9 +79,12 @@ def reduce(tensors: Sequence[torch.Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
-def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Sum the gradients over the ranks; a rank that had no share adds zeros."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    reduce([parameter.grad for parameter in parameters])
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
+    """Sum the gradients over the ranks and clip their norm; what it was before. Those of a policy
+    that lies in slices (rl/runs/shard.py) are sums already. Raises FloatingPointError."""
+    reduce([p.grad for p in parameters if not hasattr(p, "full_tensor")])
+    norm = nn.utils.clip_grad_norm_(parameters, most)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    if not torch.isfinite(norm):
+        raise FloatingPointError("the gradient is NaN or infinite")
+    return float(norm)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from model import Policy, Tokenizer
-from rl.episode import Batch
+from rl import ranks
+from rl.episode import Batch, Episode
 
 
 class Scores(NamedTuple):
@@ -43,13 +44,18 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
-def by_length(sequences: Sequence[Sequence], tokens: int) -> list[list[int]]:
-    """Indices in groups, similar lengths together, the longest first. A group has at most that many
-    tokens, padding included, or is a single sequence."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+def by_length(
+    episodes: Sequence[Episode], tokens: int, shared: Sequence[int] = ()
+) -> list[list[int]]:
+    """Indices of this rank's own episodes, or of its share of `shared`, in groups of similar
+    length, the longest first. A group has at most that many tokens, padding included, or is one
+    episode. Every rank has as many groups, as a sharded policy needs: the last may be empty."""
+    order = sorted(shared or range(len(episodes)), key=lambda i: -len(episodes[i].tokens))
+    order = ranks.share(order) if shared else order
     groups = []
     while order:
-        size = max(1, tokens // len(sequences[order[0]]))
+        size = max(1, tokens // len(episodes[order[0]].tokens))
         groups.append(order[:size])
         order = order[size:]
-    return groups
+    passes = max(ranks.gather([len(groups)]))
+    return groups + [[]] * (passes - len(groups))

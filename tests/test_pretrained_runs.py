@@ -2,7 +2,9 @@
 middle, and flags that contradict."""
 
 import json
+import os
 import shlex
+import signal
 
 import peft
 import pytest
@@ -13,7 +15,7 @@ import train_ppo
 from data.world import World
 from model.pretrained import open_model, open_policy
 from tests.model.foreign import write_foreign
-from tests.test_resume import kill_at, same
+from tests.test_resume import finish, kill_at, same, start_until
 from tests.test_scripts import call, message
 
 SHORT = shlex.split(
@@ -233,7 +235,52 @@ def test_flags_that_contradict_init(world, init, tmp_path, flags, problem):
     assert problem in message("sft", *argv) and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("flags", [["--lora-rank", "4"], ["--weights-dtype", "bf16"]])
+def test_what_shard_needs(world, init, tmp_path):
+    argv = ["--world", world, "--init", init, *SHORT, "--shard", "--out", tmp_path / "out"]
+    several = "--shard needs several ranks, one per device: --ranks, or torchrun"
+    assert message("sft", *argv) == several
+    adapters = "--shard is for full training; adapters are small, give --lora-rank alone"
+    assert message("sft", *argv, "--lora-rank", "2") == adapters
+    assert message("ppo", "--init", init, *PPO, "--shard", "--out", tmp_path / "out") == adapters
+    assert not (tmp_path / "out").exists()
+
+
+def test_sharded_runs_are_killed_and_go_on(world, init, tmp_path):
+    """Rank 0 of 2 gets a SIGKILL; the same command goes on, to the bits of runs that were never
+    interrupted. PPO has begun to average its policies by then."""
+    ppo = "--iterations 5 --value-warmup 1 --average .8 --episodes 8 --minibatch 5 --eval-every 9"
+    sharded = ["--ranks", 2, "--shard"]
+    runs = {
+        "sft": ["--world", world, "--init", init, *SHORT, "--lr", "1e-2"],
+        "ppo": ["--init", tmp_path / "sft", *shlex.split(ppo), "--eval-rows", 4, "--dtype", "bf16"],
+    }
+    for script, flags in runs.items():
+        argv, out = [*flags, *sharded, "--checkpointing"], tmp_path / f"killed-{script}"
+        finish(script, argv, tmp_path / script)
+        launcher = start_until(4, script, argv, out)
+        os.kill(json.loads((out / "lock").read_text())["process"], signal.SIGKILL)
+        launcher.communicate(timeout=60)
+        assert "resuming" in finish(script, argv, out)
+        same(out, tmp_path / script)
+    tokens, policy = tokens_of(out), open_policy(out)[0]
+    with torch.no_grad():
+        assert (logits_of(out, tokens) - policy(tokens)[0]).abs().max() < 1e-4
+
+
+def test_a_sharded_run_goes_on_alone(world, init, tmp_path):
+    """The files are whole: what two ranks began one finishes, to nearly the same weights."""
+    argv = ["--world", world, "--init", init, *SHORT]
+    assert call("sft", *argv, "--out", tmp_path / "one").code == 0
+    launcher = start_until(3, "sft", [*argv, "--ranks", 2, "--shard"], tmp_path / "begun")
+    os.kill(launcher.pid, signal.SIGINT)
+    assert launcher.wait(60) == 130
+    assert call("sft", *argv, "--out", tmp_path / "begun").code == 0
+    ours, theirs = (open_policy(tmp_path / name)[0] for name in ("begun", "one"))
+    for a, b in zip(ours.trunk_parameters(), theirs.trunk_parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [["--lora-rank", "4"], ["--weights-dtype", "bf16"], ["--shard"]])
 def test_flags_that_need_init(flags, tmp_path):
     assert message("sft", *SHORT, *flags, "--out", tmp_path / "out") == f"{flags[0]} needs --init"
 

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import evaluate
 import rl.environment
@@ -452,27 +453,26 @@ def state_after_each_save(monkeypatch, out: Path) -> list[dict[str, bytes]]:
 
 def test_nan_loss_in_the_warm_up(tmp_path, monkeypatch):
     saves = state_after_each_save(monkeypatch, tmp_path)
-    spoilt = stop_at(4, train_sft.nn.utils.clip_grad_norm_, lambda norm: norm * float("nan"))
-    monkeypatch.setattr(train_sft.nn.utils, "clip_grad_norm_", spoilt)
+    spoilt = stop_at(4, nn.utils.clip_grad_norm_, lambda norm: norm * float("nan"))
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spoilt)
     assert message("sft", *SFT, *SHORT, "--save-seconds", 0, "--out", tmp_path) == (
-        f"read step 3: the loss or its gradient is NaN or infinite; the last good state is kept in"
-        f" {tmp_path}; if the same command stops here again, it is ruined already: start over"
-        " (--fresh) with a lower learning rate"
+        f"read step 3: the gradient is NaN or infinite; the last good state is kept in {tmp_path};"
+        " if the same command stops here again, it is ruined already: start over (--fresh) with a"
+        " lower learning rate"
     )
     assert content(tmp_path) == saves[-1] and len(saves) == 3
 
 
 def test_nan_loss_in_ppo(trained, tmp_path, monkeypatch):
     # Iteration 0 trains the value head alone, iteration 1 takes 2 epochs of 2 minibatches.
-    real = train_sft.nn.utils.clip_grad_norm_
-    spoilt = stop_at(5, real, lambda norm: norm * float("nan"))
-    monkeypatch.setattr(rl.ppo.nn.utils, "clip_grad_norm_", spoilt)
+    spoilt = stop_at(5, nn.utils.clip_grad_norm_, lambda norm: norm * float("nan"))
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spoilt)
     argv = ["--init", trained / "sft", *PPO, "--target-kl", 100, "--save-seconds", 0]
     out = tmp_path / "out"
     saves = state_after_each_save(monkeypatch, out)
     assert message("ppo", *argv, "--out", out) == (
-        "ppo iteration 2: the gradient of the policy is NaN or infinite; the last good state is"
-        f" kept in {out}; if the same command stops here again, it is ruined already: go on from"
+        f"ppo iteration 2: the gradient is NaN or infinite; the last good state is kept in {out};"
+        " if the same command stops here again, it is ruined already: go on from"
         f" {out}/best, the best on dev, or start over (--fresh) with a lower learning rate"
     )
     # The dev evaluation before iteration 2 has left its line, and perhaps a better OUT/best.

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from model.files import CheckpointError, read_json, reading, weights_sha256
+from model.files import CheckpointError
 from model.pretrained.families import stored_in
+from model.pretrained.reading import read_json, reading, weights_sha256
 
 
 class SentenceEncoder:

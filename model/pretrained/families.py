@@ -19,8 +19,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from model.config import FAMILIES, Config, check_numbers
-from model.files import CheckpointError, read_json, reading
+from model.files import CheckpointError
 from model.policy import Policy
+from model.pretrained.reading import read_json, reading
 
 INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from model.config import Config
-from model.files import reading
 from model.policy import Policy
 from model.pretrained.families import Stored, build, translate
+from model.pretrained.reading import reading
 
 RULES = ("default", "gpt-2", "smollm")  # of splitting a text into words: all GPT-2's
 CONTROL, USER_DEFINED = 3, 4  # types of tokens

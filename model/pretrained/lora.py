@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import files
-from model.files import CheckpointError, read_json, reading, save_tensors
+from model.files import CheckpointError, save_tensors
 from model.policy import Policy
 from model.pretrained.families import read_decoder, read_tensors, stored_in
+from model.pretrained.reading import read_json, reading
 from model.tokenizer import Tokenizer
 
 TARGETS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]

@@ -16,11 +16,12 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from torch import nn
 
-from model.files import CheckpointError, existing, read_json, reading
+from model.files import CheckpointError
 from model.policy import Policy, ValueHead
 from model.pretrained.families import read_decoder, read_tensors, stored_in
 from model.pretrained.gguf import open_gguf
 from model.pretrained.lora import read_adapted
+from model.pretrained.reading import existing, read_json, reading
 from model.tokenizer import CONFIG, ROLES, SPECIAL, Tokenizer
 
 ATOM = re.compile(r"\\[pP]\{\w+\}|\\.|\[(?:\\.|[^\]\\])*\]")  # one character, however it is written

@@ -18,10 +18,11 @@ import torch
 from data.records import json_lines
 from data.world import Question
 from model import Policy, Tokenizer
-from model.files import atomic_write, read_json, write_json
+from model.files import atomic_write, write_json
+from model.pretrained.reading import read_json
 from rl import Decoding, Episode, Part, RagEnv, Turn, ranks, rollout
 from rl.report.summary import METRICS, OWN, by_slice, policy_calls, summarize
-from rl.runs.precision import precision
+from rl.runs.launch import precision
 from rl.runs.progress import progress
 from rl.runs.run import differences, plain
 

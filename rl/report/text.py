@@ -17,14 +17,14 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from data.world import Question, printable
-from model.files import existing, is_checkpoint, weights_sha256
 from model.pretrained import open_policy
+from model.pretrained.reading import existing, is_checkpoint, weights_sha256
 from rl import GREEDY, Decoding
 from rl.report.evaluation import Evaluation, Result, Results, own_decisions
 from rl.report.summary import COLUMNS, OWN, paired_interval
 from rl.runs.flags import UsageError
 from rl.runs.info import run_info
-from rl.runs.precision import precision
+from rl.runs.launch import precision
 from rl.runs.retrievers import open_world
 from rl.runs.run import differences, plain
 

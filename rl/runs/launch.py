@@ -3,6 +3,9 @@
 Under torchrun (its environment variables are there) nothing is started: the process is a rank
 already. A rank that dies ends the others within seconds, with one line; Ctrl-C reaches each rank
 once; ranks whose launcher is killed end themselves. Left out: several machines (torchrun's task).
+
+And what a rank computes in: bf16 where the machine multiplies it faster, else fp32; weights, losses
+and sums are fp32 always. Left out: fp16 with loss scaling, fp8, TF32 (torch's own switch).
 """
 
 import ctypes
@@ -17,6 +20,7 @@ import time
 import torch
 import torch.distributed as dist
 
+DTYPES = ("auto", "bf16", "fp32")
 PEER_LOST = 75  # exit code of a rank that only noticed that another one is gone
 NOTICE = 3.0  # seconds in which other ranks fail alike, or notice, before they are asked to
 GRACE = 8.0  # seconds for a rank to end by itself before it is killed
@@ -138,3 +142,17 @@ def wait(processes: list[subprocess.Popen], errors: list) -> int:
         said = errors[rank].read().decode(errors="replace").strip()
         print(said or f"error: {which} ended with exit code {code}", file=sys.stderr)
     return code
+
+
+def precision(device: str, dtype: str) -> torch.autocast:
+    """The autocast of one forward pass: bf16 multiplications, fp32 master weights and losses."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bf16")
+
+
+def choose_dtype(name: str, device: str) -> str:
+    """ "bf16" or "fp32": `name` itself unless it is "auto". Auto is bf16 on CUDA and on a CPU with
+    AMX; others multiply it more slowly (AVX-512: 101 against 170 GFLOP/s)."""
+    if name != "auto":
+        return name
+    fast = torch.device(device).type == "cuda" or torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "fp32"

@@ -24,7 +24,7 @@ from rl import ranks
 from rl.runs import remote
 from rl.runs.flags import UsageError
 from rl.runs.info import WORDS, RetrieverArgs, RetrieverInfo, RunInfo, choose
-from rl.runs.precision import precision
+from rl.runs.launch import precision
 from rl.runs.progress import progress, say
 
 CACHE = Path("runs/cache")

@@ -18,20 +18,22 @@ from typing import IO
 
 import torch
 
-from model.files import POLICY_FILES, CheckpointError, is_checkpoint, read_json, weights_sha256
-from model.pretrained.lora import save_policy, trained_modules
+from model.files import POLICY_FILES, CheckpointError
+from model.pretrained.lora import save_policy, trained_modules, without_adapters
+from model.pretrained.reading import is_checkpoint, read_json, weights_sha256
 from rl import ranks
 from rl.runs.flags import UsageError, parse
 from rl.runs.info import ADDRESSES
-from rl.runs.launch import launch, spare_memory
-from rl.runs.precision import DTYPES, choose_dtype
+from rl.runs.launch import DTYPES, choose_dtype, launch, spare_memory
 from rl.runs.progress import progress, say
 from rl.runs.setting import describe
+from rl.runs.shard import on_first_rank
 from rl.runs.state import STATE_FILE, load_state, save_state
 
 LOCK = "lock"  # of an unfinished run: who works in the folder, and its record
 # What does not change what is learnt; --init is compared by content.
-STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", "checkpointing", *ADDRESSES)
+STATELESS = ("out", "ranks", "save_seconds", "fresh", "device", "init", *ADDRESSES)
+STATELESS += ("checkpointing", "shard")
 FILES = ("init", "query", "reader", "reward")  # arguments that name one (FILE.py:function)
 
 
@@ -40,6 +42,8 @@ def start(cls: type, description: str, check: Callable, words: list[str] | None 
     args = parse(cls, description, words, is_pretrained)
     check(args)
     launch(args.ranks, args.device)
+    if args.shard and ranks.size() == 1:
+        raise UsageError("--shard needs several ranks, one per device: --ranks, or torchrun")
     if args.checkpointing:
         spare_memory()
     settle_dtype(args)
@@ -170,11 +174,10 @@ class Run:
     def save(self, phase: str, step: int) -> None:
         """Replace the state file: `step` is the next one of this loop. The log goes to disk first,
         as the state says how long it is."""
-        if ranks.rank():
-            return
-        self._check_log()
-        with open(self.log_path, "rb+") as file:
-            os.fsync(file.fileno())
+        if ranks.rank() == 0:
+            self._check_log()
+            with open(self.log_path, "rb+") as file:
+                os.fsync(file.fileno())
         trainer, modules = self.trainer, trained_modules(self.trainer.policy)
         facts = {"phase": phase, "step": step, "log_bytes": self._log_bytes, **trainer.counters}
         save_state(self.out, modules, trainer.optimizers, trainer.buffers, facts)
@@ -182,8 +185,10 @@ class Run:
 
     def export(self, directory: Path, **info) -> None:
         """Write an inference checkpoint, with the run's record and `info` in its run.json."""
+        policy, tokenizer = self.trainer.policy, self.trainer.tokenizer
+        if self.args.shard:
+            policy = without_adapters(policy, on_first_rank(policy.state_dict()))
         if ranks.rank() == 0:
-            policy, tokenizer = self.trainer.policy, self.trainer.tokenizer
             base = self.base if self.adapters_only and directory != self.base else None
             save_policy(directory, policy, tokenizer, self.record | info, base)
 

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from data.world import World
 from rl.environment import RagEnv, RetrieverError
 from rl.runs.flags import DEVICES, arg, main, parse
-from rl.runs.precision import DTYPES, choose_dtype
+from rl.runs.launch import DTYPES, choose_dtype
 from rl.runs.retrievers import RetrieverArgs, open_world
 
 LARGEST = 1 << 26  # bytes of a request

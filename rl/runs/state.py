@@ -15,22 +15,26 @@ from torch import Tensor
 
 from model import CheckpointError
 from model.files import atomic_write, check_finite
+from rl.runs.shard import on_first_rank, sliced_like
 
 STATE_FILE = "training.safetensors"
 Buffers = dict[str, list[Tensor]]
 
 
 def save_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffers, facts: dict):
-    """One atomic file with everything that training needs to go on; `facts` is any JSON value."""
+    """One atomic file with everything that training needs to go on; `facts` is any JSON value. Rank
+    0 writes; where tensors are sliced all ranks call this together."""
     flat = {f"buffer/{name}/{i}": x for name, kept in buffers.items() for i, x in enumerate(kept)}
     for name, module in modules.items():
-        check_finite(module, directory)
         flat |= {f"module/{name}/{key}": tensor for key, tensor in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             state = {key: torch.as_tensor(x) for key, x in state.items() if x is not None}
             flat |= {f"optimizer/{name}/{index}/{key}": tensor for key, tensor in state.items()}
-    flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in flat.items()}
+    flat = on_first_rank(flat)
+    if not flat:
+        return
+    check_finite(flat, directory)
     about = {"facts": json.dumps(facts)}
     atomic_write(directory / STATE_FILE, lambda path: save_file(flat, path, about))
 
@@ -49,11 +53,14 @@ def load_state(directory: Path, modules: dict, optimizers: dict, buffers: Buffer
             return {name[len(prefix) :]: x for name, x in flat.items() if name.startswith(prefix)}
 
         for name, module in modules.items():
-            module.load_state_dict(under(f"module/{name}/"))
+            own, found = module.state_dict(), under(f"module/{name}/")
+            module.load_state_dict({key: sliced_like(x, own.get(key)) for key, x in found.items()})
         for name, optimizer in optimizers.items():
             states: dict[int, dict[str, Tensor]] = {}
+            own = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
             for key, tensor in under(f"optimizer/{name}/").items():
                 index, _, entry = key.partition("/")
+                tensor = sliced_like(tensor, own[int(index)])
                 states.setdefault(int(index), {})[entry] = tensor
             optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
         for name, kept in buffers.items():
@@ -93,7 +100,8 @@ class PolyakMean:
         """Count the parameters after an iteration in; in the end the mean takes their place."""
         if iteration < self.first:
             return
-        self.mean[:] = self.mean or [torch.zeros_like(p) for p in self.parameters]
+        mean = self.mean or [torch.zeros_like(p) for p in self.parameters]
+        self.mean[:] = map(sliced_like, mean, self.parameters)  # a file has whole ones
         for mean, parameter in zip(self.mean, self.parameters, strict=True):
             mean.lerp_(parameter, 1 / (iteration - self.first + 1))
             if iteration == self.last:

@@ -14,11 +14,12 @@ from model.pretrained import open_pretrained
 from model.pretrained.lora import add_adapters, without_adapters
 from rl.runs.flags import DEVICES, UsageError, arg, flag, share
 from rl.runs.info import ADDRESSES, RetrieverArgs
-from rl.runs.precision import DTYPES, precision
+from rl.runs.launch import DTYPES, precision
 from rl.runs.setting import Setting
+from rl.runs.shard import place
 
 NEW_POLICY = ("vocab_size", "hidden_size", "layers", "heads", "muon_lr", "weight_decay")
-PRETRAINED = ("lora_rank", "merge", "weights_dtype")
+PRETRAINED = ("lora_rank", "merge", "weights_dtype", "shard")
 
 
 @dataclass
@@ -31,6 +32,7 @@ class RunArgs(RetrieverArgs):
     lora_rank: int = arg(0, "train LoRA adapters of this rank; 0: all weights", most=4096)
     merge: bool = arg(False, "with --lora-rank: write plain weights, no adapters over OUT/base")
     checkpointing: bool = arg(False, "keep only what lies between layers, compute the rest twice")
+    shard: bool = arg(False, "cut weights, gradients and moments into slices, one per rank (FSDP)")
     dtype: str = arg("auto", "of multiplications; auto: the faster one", "machine", choices=DTYPES)
     device: str = arg("cpu", "cpu or cuda", choices=DEVICES)
     ranks: int = arg(0, "processes; 0: one per core, or per GPU")
@@ -59,6 +61,8 @@ def check(args) -> None:
         raise UsageError(f"--out {args.out} is --init: the checkpoint would be overwritten")
     if args.init and args.merge and not args.lora_rank:
         raise UsageError("--merge needs --lora-rank")
+    if args.shard and args.lora_rank:
+        raise UsageError("--shard is for full training; adapters are small, give --lora-rank alone")
 
 
 def check_sft(args) -> None:
@@ -76,7 +80,7 @@ def open_start(args, setting: Setting) -> tuple[Policy, Tokenizer]:
     """args: of train_sft.py. Raises UsageError, CheckpointError."""
     torch.manual_seed(args.seed)
     policy, tokenizer = open_init(args) if args.init else new_policy(args, setting)
-    policy.to(args.device).model.gradient_checkpointing = args.checkpointing
+    place(policy, args).model.gradient_checkpointing = args.checkpointing
     return policy, tokenizer
 
 
@@ -111,15 +115,17 @@ def new_policy(args, setting: Setting) -> tuple[Policy, Tokenizer]:
 
 
 def with_reference(policy: Policy, args) -> Policy:
-    """Prepare a warm-up for training; the frozen policy that it starts as. With --lora-rank the two
-    share their weights."""
+    """Prepare a warm-up for training, on the run's device; the frozen policy that it starts as.
+    With --lora-rank the two share their weights."""
     policy.model.gradient_checkpointing = args.checkpointing
-    if not args.lora_rank:
-        with precision(args.device, args.dtype):
-            return copy.deepcopy(policy.for_inference()).requires_grad_(False)
-    torch.manual_seed(args.seed)
-    add_adapters(policy, args.lora_rank, [])  # new tokens were trained by the warm-up
-    return without_adapters(policy)
+    if args.lora_rank:
+        torch.manual_seed(args.seed)
+        add_adapters(place(policy, args), args.lora_rank, [])  # new tokens have been trained
+        return without_adapters(policy)
+    reference = place(copy.deepcopy(policy).requires_grad_(False), args)
+    place(policy, args)
+    with precision(args.device, args.dtype):
+        return reference if args.shard else reference.for_inference()
 
 
 def next_training(args) -> str:

@@ -22,10 +22,10 @@ import torch
 from data.metrics import answerable
 from data.world import Question
 from model.pretrained import open_policy
-from rl import Decoding, Episode, Part, RagEnv, collate, ranks, rollout, score
+from rl import Decoding, Episode, Part, PPOConfig, RagEnv, collate, ranks, rollout, score
 from rl.runs.flags import arg, main
 from rl.runs.info import run_info
-from rl.runs.precision import precision
+from rl.runs.launch import precision
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
 from rl.runs.training import RunArgs, check, with_reference
@@ -39,7 +39,6 @@ LEARNS = {
     "decision-right": Part.DECISION,
     "decision-reward": Part.DECISION,
 }
-MICRO_TOKENS = 2800  # per forward pass
 POPULAR_SHARE, RENAME = 0.45, 1.0  # of the questions, as in train_ppo.py
 
 
@@ -65,7 +64,7 @@ class Example(NamedTuple):
 class Module:
     def __init__(self, args: Args):
         self.args = args
-        self.policy, self.tokenizer, made = open_policy(args.init, args.device)
+        self.policy, self.tokenizer, made = open_policy(args.init)
         self.setting = open_setting(args, run_info(made, args.init))
         frozen = with_reference(self.policy, args).eval()
         others = (open_role(args, name, self.tokenizer, frozen) for name in ("query", "reader"))
@@ -130,7 +129,7 @@ class Module:
         count = sum(sum(e.mask()) for e in episodes)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
-        for group in ranks.share(by_length([e.tokens for e in episodes], MICRO_TOKENS)):
+        for group in by_length(episodes, PPOConfig.micro_tokens, range(len(episodes))):
             batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             weight = torch.tensor([examples[i].weight for i in group], device=args.device)
             with precision(args.device, args.dtype):
@@ -138,10 +137,8 @@ class Module:
                 loss = -(weight[batch.rows] * log_probs).sum() / count
             loss.backward()
             total += float(loss.detach())
-        ranks.reduce_gradients(self.trunk)
         ranks.reduce([total])
-        if not torch.isfinite(torch.nn.utils.clip_grad_norm_(self.trunk, 1.0)):
-            raise FloatingPointError("the gradient is NaN or infinite")
+        ranks.clip_gradients(self.trunk, 1.0)
         decay = 0.1 + 0.9 * (args.steps - number) / args.steps
         for group in self.optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, (number + 1) / 10, decay)

@@ -23,13 +23,13 @@ from data import World
 from data.metrics import answerable
 from data.records import json_lines
 from data.world import Question
-from model.files import weights_sha256
 from model.pretrained import open_policy
+from model.pretrained.reading import weights_sha256
 from rl import Decoding, Episode, Reward, collate, score
 from rl.report.evaluation import Evaluation
 from rl.report.summary import DIRECT, RETRIEVE, THRESHOLDS, mean, stratified_interval, summarize
 from rl.runs.info import RetrieverArgs, run_info
-from rl.runs.precision import choose_dtype, precision
+from rl.runs.launch import choose_dtype, precision
 from rl.runs.retrievers import open_world
 from rl.runs.run import plain
 from rl.scoring import by_length
@@ -233,7 +233,7 @@ class Player:
         systems = {system.name: system for system in SYSTEMS}
         direct = self.play(systems[DIRECT], set_name, split, reuse=False)  # with their tokens
         policy, sure = self.policy("warm-up"), np.zeros(len(direct))
-        for group in by_length([e.tokens for e in direct], 1 << 14):
+        for group in by_length(direct, 1 << 14):
             batch = collate([direct[i] for i in group], self.tokenizer.pad, self.device)
             with torch.no_grad(), precision(self.device, self.dtype):
                 p = score(policy, batch, self.tokenizer).log_probs.float().exp().cpu()

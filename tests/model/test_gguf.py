@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model import CheckpointError, save_policy, transformer
-from model.files import weights_sha256
 from model.pretrained import open_policy, open_pretrained
 from model.pretrained.gguf import open_gguf
+from model.pretrained.reading import weights_sha256
 
 from .foreign import qwen_tokenizer
 from .tiny import TEXTS, tiny_config, tiny_policy

@@ -695,17 +695,39 @@ def test_micro_batches_give_equal_gradients():
         assert figures == pytest.approx(expected, abs=1e-4)  # of the same tokens
 
 
+def lengths_of(episodes, groups) -> list[list[int]]:
+    return [[len(episodes[i].tokens) for i in group] for group in groups]
+
+
 def test_groups_of_similar_length_lose_nobody():
-    sequences = [e.tokens for e in play(random_policy(), 11)]
-    longest = max(map(len, sequences))
-    groups = by_length(sequences, 2 * longest)
+    episodes = play(random_policy(), 11)
+    longest = max(len(e.tokens) for e in episodes)
+    groups = by_length(episodes, 2 * longest)
     assert sorted(i for group in groups for i in group) == list(range(11))
-    assert len(groups[0]) == 2 and len(groups) > 2
-    padded = [len(group) * max(len(sequences[i]) for i in group) for group in groups]
-    assert max(padded) == 2 * longest
-    assert by_length(sequences, 1) == [[i] for group in groups for i in group]  # one is always fine
-    lengths = [len(sequences[i]) for group in groups for i in group]
+    found = lengths_of(episodes, groups)
+    assert len(groups[0]) == 2 and max(len(group) * max(group) for group in found) == 2 * longest
+    lengths = [length for group in found for length in group]
     assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 2
+    assert by_length(episodes, 1) == [[i] for group in groups for i in group]  # one is always fine
+    assert by_length(episodes, 10_000, [4, 2, 7])[0] == sorted(
+        [4, 2, 7], key=lambda i: -len(episodes[i].tokens)
+    )
+
+
+def test_every_rank_gets_as_many_groups(monkeypatch):
+    """Another one has 3: a rank with less to do has empty ones at the end."""
+    monkeypatch.setattr(rl.scoring.ranks, "gather", lambda own: [*own, 3])
+    episode = Episode(None, [1] * 5, [Part.STATE] * 5)
+    counts = [[len(group) for group in by_length([episode] * n, 20)] for n in (0, 7, 13)]
+    assert counts == [[0, 0, 0], [4, 3, 0], [4, 4, 4, 1]]
+
+
+def test_a_pass_over_no_episodes_learns_nothing():
+    policy = random_policy()
+    scores = score(policy, collate([], TOKENIZER.pad), TOKENIZER)
+    assert scores.log_probs.shape == (0,) and scores.features.shape[0] == 0
+    scores.log_probs.sum().backward()
+    assert all(not p.grad.any() for p in policy.trunk_parameters())
 
 
 # --------------------------------------------------------------- an update

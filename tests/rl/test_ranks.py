@@ -43,16 +43,18 @@ def basics() -> dict:
     tensors.append(torch.full((2, 2), 10 + ranks.rank()))  # of another type
     ranks.reduce(tensors)
     used, unused = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    used.grad, unused.grad = torch.zeros(2), torch.zeros(2)
     if ranks.rank() == ranks.size() - 1:
         used.grad = torch.tensor([1.0, 2.0])
-    ranks.reduce_gradients([used, unused])
+    norm = ranks.clip_gradients([used, unused], 1e9)
     return {
         "place": (ranks.rank(), ranks.size()),
         "shares": [ranks.share(range(n)) for n in counts],
         "map": [ranks.map(square, range(n)) for n in counts],
-        "gather": sorted(x for own in ranks.gather(map(str, ranks.share(range(8)))) for x in own),
+        "gather": sorted(ranks.gather(map(str, ranks.share(range(8))))),
         "reduced": tensors,
         "gradients": [used.grad, unused.grad],
+        "norm": norm,
     }
 
 
@@ -183,6 +185,7 @@ def test_sums(results, size):
         assert whole.tolist() == [[int(total) + 9 * size] * 2] * 2 and whole.dtype == torch.long
         used, unused = result["basics"]["gradients"]
         assert (used.tolist(), unused.tolist()) == ([1.0, 2.0], [0.0, 0.0])
+        assert result["basics"]["norm"] == pytest.approx(5**0.5)
 
 
 def test_all_ranks_have_the_episodes_of_one(results, size):

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from data import Question
+from data.world import World
 from rl import Action, Episode, RagEnv
 from rl.study.modules import LEARNS, Example, Module
 from tests.rl.tiny import QUESTIONS, TOKENIZER, Retriever, environment, text
@@ -123,16 +124,20 @@ def test_later_decisions_are_learnt_from_episodes_that_ended_right(
 # ------------------------------------------------------------------------------ the command
 
 WARM_UP = (
-    "--world tiny --quota 2 --hidden-size 32 --layers 2 --heads 2 --vocab-size 320 --context 512 "
-    "--read-steps 70 --mix-steps 4 --episodes 24 --probe 100 --muon-lr .04 --ranks 1"
+    "--passage-tokens 4 --quota 2 --hidden-size 32 --layers 2 --heads 2 --vocab-size 320 "
+    "--context 512 --read-steps 70 --mix-steps 4 --episodes 24 --probe 100 --muon-lr .04 --ranks 1"
 )
 SMALL = ["--steps", "5", "--episodes", "24", "--quota", "2", "--ranks", "1"]
 
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
+    """On 32 passages a query, for queries that are mostly noise to find something."""
     root = tmp_path_factory.mktemp("warm")
-    result = call("sft", *WARM_UP.split(), "--out", root / "sft")
+    World.open("tiny").save(root / "world")
+    about = root / "world" / "world.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"k": 32}))
+    result = call("sft", "--world", root / "world", *WARM_UP.split(), "--out", root / "sft")
     assert result.code == 0, result.err
     return root / "sft"
 

@@ -11,7 +11,7 @@ from model import save_policy
 from model.pretrained import open_policy
 from rl import Decoding, Episode, RagEnv, rollout
 from rl.report import evaluation
-from rl.runs.precision import precision
+from rl.runs.launch import precision
 from rl.study.roles import Roles
 from rl.study.systems import SYSTEMS, Player, System
 from tests.rl.tiny import QUESTIONS, TOKENIZER, random_policy, world

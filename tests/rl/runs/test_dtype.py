@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rl.runs.precision import choose_dtype, precision
+from rl.runs.launch import choose_dtype, precision
 
 
 def test_a_given_dtype_is_kept_and_cuda_multiplies_bf16():
