@@ -83,7 +83,8 @@ class Trainer:
         roles = assemble(self.policy, self.reference, self.tokenizer, args)
         self.players, self.learn, self.decoding = roles  # who plays, what learns, how it is played
         trunk, head = self.policy.trunk_parameters(), self.policy.value_head.parameters()
-        optimizer = torch.optim.AdamW(trunk, args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
+        optimizer = torch.optim.AdamW(trunk, args.lr, **options)
         value_optimizer = torch.optim.AdamW(head, args.value_lr, weight_decay=0.0)
         self.average = PolyakMean(trunk, args.iterations, args.average)
         self.replay = Replay(args.replay)

@@ -92,7 +92,7 @@ def score_rollout(
 ) -> Experience:
     """Score the learnt tokens of some episodes; ranks share the work."""
     policy.eval()
-    groups = by_length([e.tokens for e in episodes], 4 * config.micro_batch)
+    groups = by_length([e.tokens for e in episodes], policy.read_rows)
 
     def score_group(group: list[int]) -> tuple[Tensor, ...]:
         batch = collate([episodes[i] for i in group], tokenizer.pad, policy.device)

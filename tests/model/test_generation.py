@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import Session
-from model.policy import FEED_ROWS, sample
+from model.policy import sample
 
 from .tiny import tiny_config, tiny_policy
 
@@ -108,7 +108,7 @@ def test_many_rows_are_read_in_groups_without_a_trace():
     def draw():
         return [
             torch.randint(3, 60, (int(n),), generator=generator).tolist()
-            for n in torch.randint(1, 20, (2 * FEED_ROWS + 5,), generator=generator)
+            for n in torch.randint(1, 20, (2 * POLICY.read_rows + 5,), generator=generator)
         ]
 
     first, second = draw(), draw()
