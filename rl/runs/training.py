@@ -117,15 +117,14 @@ def new_policy(args, setting: Setting) -> tuple[Policy, Tokenizer]:
 def with_reference(policy: Policy, args) -> Policy:
     """Prepare a warm-up for training, on the run's device; the frozen policy that it starts as.
     With --lora-rank the two share their weights."""
-    policy.model.gradient_checkpointing = args.checkpointing
-    if args.lora_rank:
-        torch.manual_seed(args.seed)
-        add_adapters(place(policy, args), args.lora_rank, [])  # new tokens have been trained
-        return without_adapters(policy)
-    reference = place(copy.deepcopy(policy).requires_grad_(False), args)
-    place(policy, args)
-    with precision(args.device, args.dtype):
-        return reference if args.shard else reference.for_inference()
+    place(policy, args).model.gradient_checkpointing = args.checkpointing
+    if not args.lora_rank:
+        with precision(args.device, args.dtype):
+            reference = copy.deepcopy(policy.for_inference()).requires_grad_(False)
+        return place(reference, args)
+    torch.manual_seed(args.seed)
+    add_adapters(policy, args.lora_rank, [])  # new tokens were trained by the warm-up
+    return without_adapters(policy)
 
 
 def next_training(args) -> str:
