@@ -89,8 +89,10 @@ def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimiz
     return {"muon": muon, "adamw": adamw}
 
 
-def schedule(step: int, steps: int, warmup: int = 20, decay: float = 0.4) -> float:
-    """Linear warm-up, a plateau, and a linear decay to 5 % over the last `decay` of the steps."""
+def schedule(step: int, steps: int, decay: float = 0.4) -> float:
+    """Linear warm-up (20 steps, a tenth of a short phase), a plateau, and a linear decay to 5 %
+    over the last `decay` of the steps."""
+    warmup = min(20, steps / 10)
     return min(1.0, (step + 1) / warmup, 0.05 + 0.95 * (steps - step) / (decay * steps))
 
 

@@ -1,11 +1,14 @@
 """What a training script says before it begins, and which command it names at its end."""
 
+import json
 from dataclasses import replace
 
+import train_ppo
 import train_sft
 from rl import RagEnv
+from rl.runs.flags import parse
+from rl.runs.run import is_pretrained
 from rl.runs.setting import say_misfits
-from rl.runs.training import next_training
 from tests.rl.tiny import QUESTIONS, TOKENIZER, Retriever, world
 
 
@@ -26,8 +29,27 @@ def test_questions_and_answers_that_do_not_fit_are_counted(capsys):
     )
 
 
-def test_the_next_command_is_for_a_pretrained_policy():
-    """At train_ppo.py's own rate, for a small policy, it would forget all it knows."""
-    said = next_training(train_sft.Args(init="X", out="runs/mine-sft"))
-    assert said == "python train_ppo.py --init runs/mine-sft --out runs/mine-ppo --lr 1e-5"
-    assert "--lr" not in next_training(train_sft.Args())
+def test_what_began_with_somebody_elses_weights_has_defaults_of_its_own(tmp_path):
+    """Also in PPO, from what the warm-up's run.json says; a flag that is given counts always. At
+    the rate of a small policy a pretrained one would forget all it knows."""
+
+    def parsed(script, *words):
+        return parse(script.Args, "", list(map(str, words)), is_pretrained)
+
+    args = parsed(train_sft, "--init", tmp_path / "model.gguf", "--read-steps", 900)
+    assert (args.pretrained, args.lr, args.mix_steps, args.read_steps) == (True, 1e-4, 60, 900)
+    args = parsed(train_sft)
+    assert (args.pretrained, args.lr, args.mix_steps) == (False, 2e-3, 300)
+    (tmp_path / "config.json").write_text("{}")
+    for pretrained, lr in ((True, 2e-5), (False, 4e-4)):
+        record = {"script": "train_sft", "arguments": {"pretrained": pretrained}}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        args = parsed(train_ppo, "--init", tmp_path)
+        assert (args.pretrained, args.lr) == (pretrained, lr)
+        assert parsed(train_ppo, "--init", tmp_path, "--lr", 1e-3).lr == 1e-3
+
+
+def test_the_warm_up_of_a_short_phase_is_short():
+    assert [train_sft.schedule(step, 900) for step in (0, 9, 19)] == [0.05, 0.5, 1.0]
+    assert [train_sft.schedule(step, 50) for step in (0, 3, 4)] == [0.2, 0.8, 1.0]
+    assert train_sft.schedule(899, 900) == 0.05 + 0.95 / 360
