@@ -35,7 +35,6 @@ from rl.scoring import by_length, score
 from rl.warmup.demonstrator import Curriculum, Demonstrator, dev_figures
 
 SMOOTHING = 0.1  # label smoothing of decisions
-MIX_LR = 0.25  # learning rates of the mix phase, as a share of the read phase's
 
 
 @dataclass
@@ -56,6 +55,7 @@ class Args(RunArgs, PolicyArgs):
     mix_steps: int = arg(300, "steps of the mix phase", pretrained=60)
     episodes: int = arg(96, "demonstrations per step", least=1, pretrained=48)
     micro_tokens: int = arg(2800, "tokens per forward pass, padding included", least=1)
+    mix_lr: float = share(0.25, "learning rates of the mix phase, as a share", pretrained=1.0)
     probe: int = arg(12000, "training questions to probe", least=1, pretrained=600)
     popular_share: float = share(0.5, "share of popular questions, where the world has slices")
     direct_popular: float = share(0.55, "read: share of popular ones that are answered directly")
@@ -175,7 +175,7 @@ def train() -> None:
             run.log({"phase": "probe", "knows": warm_up.curriculum.probe(warm_up.play)})
             warm_up.optimizers = make_optimizers(warm_up.policy, args)
             run.save("mix", 0)
-        warm_up.train(run, "mix", args.mix_steps, MIX_LR)
+        warm_up.train(run, "mix", args.mix_steps, args.mix_lr)
         run.finish()
     say(f"finished: {run.out}   next: {next_training(args)}")
 
