@@ -55,7 +55,7 @@ class Args(RunArgs, PolicyArgs):
     mix_steps: int = arg(300, "steps of the mix phase", pretrained=60)
     episodes: int = arg(96, "demonstrations per step", least=1, pretrained=48)
     micro_tokens: int = arg(2800, "tokens per forward pass, padding included", least=1)
-    mix_lr: float = share(0.25, "learning rates of the mix phase, as a share", pretrained=1.0)
+    mix_lr: float = share(0.25, "learning rates of the mix phase, as a share")
     probe: int = arg(12000, "training questions to probe", least=1, pretrained=600)
     popular_share: float = share(0.5, "share of popular questions, where the world has slices")
     direct_popular: float = share(0.55, "read: share of popular ones that are answered directly")
