@@ -3,7 +3,6 @@
 Results are exact; ties go to the lower passage id.
 """
 
-from retrieval_cpp.bm25 import BM25Index, tokenize
-from retrieval_cpp.dense import DenseIndex, HybridIndex
+from retrieval_cpp.index import BM25Index, DenseIndex, HybridIndex, tokenize
 
 __all__ = ["BM25Index", "DenseIndex", "HybridIndex", "tokenize"]
