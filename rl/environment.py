@@ -79,7 +79,7 @@ class RagEnv:
 
     def translate(self, question: Question, text: str) -> str:
         """What the policy reads where the world says `text`, and the other way round: the same
-        (rl/warmup/renaming.py exchanges names)."""
+        (rl/warmup/questions.py exchanges names)."""
         return text
 
     def question_limit(self, context: int) -> int:

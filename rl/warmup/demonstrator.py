@@ -25,8 +25,7 @@ from rl.environment import Action, RagEnv, observation
 from rl.episode import Episode, Part, Turn
 from rl.report.summary import mean, summarize
 from rl.runs.progress import progress
-from rl.warmup.questions import QuestionSampler, Stream, typed
-from rl.warmup.renaming import Names, Renamer, rename
+from rl.warmup.questions import Names, QuestionSampler, Renamer, Stream, rename, typed
 from rl.warmup.teacher import Teacher
 
 GROWTH = 0.3  # share of the read steps: the observation grows from the gold passage to k

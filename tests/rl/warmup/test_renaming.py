@@ -12,7 +12,7 @@ from data.world import World
 from retrieval_cpp import BM25Index
 from rl import GREEDY, Action, Decoding, Episode, Part, RagEnv, Reward, rollout
 from rl.environment import observation
-from rl.warmup.renaming import Renamer, RenamingEnv, rename
+from rl.warmup.questions import Renamer, RenamingEnv, rename
 from rl.warmup.teacher import subject_of
 from tests.rl.tiny import (
     CORPUS,
