@@ -103,8 +103,12 @@ def main() -> None:
     ]:
         cells = [
             paired_interval(
-                [e["reward"] for e in episodes(pair[1], "")],
-                [e["reward"] for e in episodes(pair[kind], suffix)],
+                [
+                    (
+                        [e["reward"] for e in episodes(pair[1], "")],
+                        [e["reward"] for e in episodes(pair[kind], suffix)],
+                    )
+                ]
             )
             for pair in pairs
         ]

@@ -68,15 +68,11 @@ def calibration(
     return points
 
 
-def paired_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of a - b over the same questions and its 95 % bootstrap interval (percentile method)."""
-    return stratified_interval([(a, b)])
-
-
-def stratified_interval(
+def paired_interval(
     pairs: Sequence[tuple[Sequence[float], Sequence[float]]], draws: int = 2000
 ) -> tuple[float, float, float]:
-    """paired_interval over question sets of equal weight; each set is resampled by itself."""
+    """Mean of a - b over the same questions and its 95 % bootstrap interval (percentile method).
+    pairs: (a, b) of question sets of equal weight, each of which is resampled by itself."""
     differences = [np.asarray(a) - np.asarray(b) for a, b in pairs]
     rng = np.random.default_rng(0)
     means = [

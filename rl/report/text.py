@@ -163,7 +163,7 @@ def comparison(results: Results, sweeps: dict[str, dict]) -> list[Table]:
         for (name, row), other in results.items():
             pairs = [[[r[f] for r in one.records] for one in (best, other)] for f in MINUS]
             if other is not best:
-                cells = [interval(paired_interval(*pair)) for pair in pairs]
+                cells = [interval(paired_interval([pair])) for pair in pairs]
                 minus.rows.append([f"{name}: {row}", *cells])
         tables.append(minus)
     for name, swept in sweeps.items():

@@ -27,7 +27,7 @@ from model.pretrained import open_policy
 from model.pretrained.reading import weights_sha256
 from rl import Decoding, Episode, Reward, collate, score
 from rl.report.evaluation import Evaluation
-from rl.report.summary import DIRECT, RETRIEVE, THRESHOLDS, mean, stratified_interval, summarize
+from rl.report.summary import DIRECT, RETRIEVE, THRESHOLDS, mean, paired_interval, summarize
 from rl.runs.info import RetrieverArgs, run_info
 from rl.runs.launch import choose_dtype, precision
 from rl.runs.retrievers import open_world
@@ -163,7 +163,7 @@ def figures_of(
             answers = row["em"] + row["f1"] - row["malformed"]
             row |= {f"reward at {cost:g}": answers - cost * row["queries"] for cost in COSTS}
             rewards = [[[e.reward for e in one] for one in both] for both in (joint[part], sets)]
-            row |= {"joint_minus": stratified_interval(list(zip(*rewards, strict=True)))}
+            row |= {"joint_minus": paired_interval(list(zip(*rewards, strict=True)))}
             rows.append(row | (compute(system) if part == TOGETHER else {}))
     return rows
 

@@ -14,7 +14,7 @@ import pytest
 
 from data import Question
 from rl import Episode, Turn
-from rl.report.summary import stratified_interval
+from rl.report.summary import paired_interval
 from rl.runs.flags import UsageError
 from rl.study import study as module
 from rl.study import systems
@@ -65,7 +65,7 @@ def study_of(choice: str = "all", seeds=(0, 1)) -> dict:
     mine = {system: played(i, system) for i, system in enumerate(systems_of(choice))}
     compute = {system: {"steps": 10, "tokens": 1.5, "minutes": 2.0} for system in mine}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(systems, "stratified_interval", partial(stratified_interval, draws=20))
+        patch.setattr(systems, "paired_interval", partial(paired_interval, draws=20))
         figures = figures_of(mine, compute.get, TRAINED)
     one = {
         "world": "w",
