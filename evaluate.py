@@ -25,8 +25,8 @@ from rl.report.summary import DIRECT, OWN, RETRIEVE, sweep
 from rl.report.text import answer, check, comparison, header, open_checkpoint, traces
 from rl.rollout import FORCED
 from rl.runs.flags import DEVICES, arg, main, parse, share
-from rl.runs.info import RetrieverArgs
 from rl.runs.launch import DTYPES, choose_dtype, launch
+from rl.runs.retrievers import RetrieverArgs
 from rl.study import study
 
 ROWS = {

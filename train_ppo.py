@@ -26,12 +26,10 @@ from rl.ppo import adapt_beta, k3, penalised_rewards, ppo_update, update_value_h
 from rl.report.diagnostics import dev_figures, dev_line, policy_reward, value_statistics
 from rl.report.summary import by_slice, summarize
 from rl.runs.flags import UsageError, arg, main, share
-from rl.runs.info import run_info
 from rl.runs.launch import precision
 from rl.runs.progress import Clock, say
-from rl.runs.reward import RewardArgs, retrieval_cost_at
 from rl.runs.run import Run, start
-from rl.runs.setting import open_setting
+from rl.runs.setting import RewardArgs, open_setting, retrieval_cost_at, run_info
 from rl.runs.state import PolyakMean, Replay
 from rl.runs.training import RunArgs, check, next_evaluation, with_reference
 from rl.study.roles import RoleArgs, assemble, only

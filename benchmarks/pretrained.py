@@ -47,8 +47,8 @@ from model import save_policy
 from model.pretrained import open_policy, open_pretrained
 from rl import Episode, RagEnv, collate
 from rl.episode import Part
-from rl.runs.info import RunInfo
 from rl.runs.launch import MALLOC, precision, spare_memory
+from rl.runs.setting import RunInfo
 from rl.runs.training import open_start
 
 PASSAGE = 24  # tokens of a passage at most, --k of them make an observation

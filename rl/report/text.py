@@ -23,10 +23,10 @@ from rl import GREEDY, Decoding
 from rl.report.evaluation import Evaluation, Result, Results, own_decisions
 from rl.report.summary import COLUMNS, OWN, paired_interval
 from rl.runs.flags import UsageError
-from rl.runs.info import run_info
 from rl.runs.launch import precision
 from rl.runs.retrievers import open_world
 from rl.runs.run import differences, plain
+from rl.runs.setting import run_info
 
 ANSWERED = ("question", "p_retrieve", "turns", "answer", "malformed", "truncated", "seconds")
 MINUS = ("reward", "em")  # figures of the last policy minus those of each row

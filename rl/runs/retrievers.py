@@ -10,7 +10,7 @@ are trained, an end of old files.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,27 +22,79 @@ from model.pretrained.encoder import SentenceEncoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl import ranks
 from rl.runs import remote
-from rl.runs.flags import UsageError
-from rl.runs.info import WORDS, RetrieverArgs, RetrieverInfo, RunInfo, choose
+from rl.runs.flags import UsageError, arg, flag
 from rl.runs.launch import precision
 from rl.runs.progress import progress, say
 
+WORDS = ("stemmer", "stopwords")
+PREFIXES = ("query_prefix", "passage_prefix")
+KINDS = {  # of retrievers: the flag that each needs, and those that it takes
+    "bm25": ("", WORDS),
+    "dense": ("encoder", PREFIXES),
+    "hybrid": ("encoder", WORDS + PREFIXES),
+    "milvus": ("milvus_uri", ("encoder", *PREFIXES)),
+    "http": ("retriever_url", ()),
+}
+ADDRESSES = ("milvus_uri", "retriever_url")
 CACHE = Path("runs/cache")
 CHUNK = 512  # passages per tick of the progress bar
 
 
-def open_world(name: str, args: RetrieverArgs, made: RunInfo | None = None):
+@dataclass
+class RetrieverInfo:
+    """How the passages are searched; "" where the kind of retriever has no such thing."""
+
+    retriever: str = arg("", "empty: the checkpoint's, or bm25", "retriever", choices=tuple(KINDS))
+    encoder: str = arg("", "directory of a sentence encoder: MiniLM, E5, BGE, GTE")
+    query_prefix: str = arg("", "what the encoder wants before a query; for E5 'query: '")
+    passage_prefix: str = arg("", "what the encoder wants before a passage; for E5 'passage: '")
+    stemmer: str = arg("", "bm25, hybrid: search for stems; english, german, ... (PyStemmer)")
+    stopwords: str = arg("", "bm25, hybrid: english leaves common words out", choices=("english",))
+    encoder_sha256: str = ""  # of its weights; no flag
+
+
+@dataclass
+class RetrieverArgs(RetrieverInfo):
+    """The flags that the scripts share."""
+
+    milvus_uri: str = arg("", "http://HOST:19530 (login: $MILVUS_TOKEN), or an embedded FILE.db")
+    retriever_url: str = arg("", "with --retriever http: http://HOST:8000/retrieve, this world's")
+
+
+def choose(args: RetrieverArgs, recorded: RetrieverInfo) -> RetrieverInfo:
+    """The checkpoint's retriever where the command line does not say otherwise. Raises UsageError
+    for flags that do not go together."""
+    given = {f.name: getattr(args, f.name) for f in fields(RetrieverArgs)}
+    given = {name: value for name, value in given.items() if value}
+    before = recorded.retriever or "bm25"
+    kind = given.setdefault("retriever", before)
+    needed, taken = KINDS[kind]
+    for name in given:
+        if name not in ("retriever", needed, *taken):
+            raise UsageError(f"{flag(name)} does not go with --retriever {kind}")
+    settings = asdict(recorded) if kind == before else {}
+    if given.keys() & {"encoder", *PREFIXES}:
+        settings.pop("encoder_sha256", None)  # another encoder on purpose
+    settings |= given
+    if needed and not settings.get(needed):
+        raise UsageError(f"--retriever {kind} needs {flag(needed)}")
+    for name in ADDRESSES:  # never recorded
+        settings.pop(name, None)
+    return RetrieverInfo(**settings)
+
+
+def open_world(name: str, args: RetrieverArgs, made=None):
     """A world and what searches it: (World, retriever, settings as RetrieverInfo has them).
 
     name: "" is the checkpoint's; args: a script's, with device and dtype beside those of
-    RetrieverArgs; made: of the checkpoint. Raises WorldError, CheckpointError, UsageError,
-    RetrieverError.
+    RetrieverArgs; made: the checkpoint's RunInfo (setting.py). Raises WorldError, CheckpointError,
+    UsageError, RetrieverError.
     """
-    made = made or RunInfo()
-    if not (name or made.open_world):
+    name = name or (made.open_world if made else "")
+    if not name:
         raise UsageError("the checkpoint does not say what world it was trained on; give --world")
-    settings = choose(args, made.open_retriever)
-    world = World.open(name or made.open_world)
+    settings = choose(args, made.open_retriever if made else RetrieverInfo())
+    world = World.open(name)
     kind = settings.retriever
     if settings.encoder:
         dense = DenseRetriever(world, settings, args)

@@ -23,9 +23,9 @@ from model.pretrained.lora import save_policy, trained_modules, without_adapters
 from model.pretrained.reading import is_checkpoint, read_json, weights_sha256
 from rl import ranks
 from rl.runs.flags import UsageError, parse
-from rl.runs.info import ADDRESSES
 from rl.runs.launch import DTYPES, choose_dtype, launch, spare_memory
 from rl.runs.progress import progress, say
+from rl.runs.retrievers import ADDRESSES
 from rl.runs.setting import describe
 from rl.runs.shard import on_first_rank
 from rl.runs.state import STATE_FILE, load_state, save_state
@@ -56,7 +56,7 @@ class Run:
 
     def __init__(self, script: str, args, info: dict):
         """args: RunArgs; info goes into run.json, too: what a checkpoint is opened with
-        (rl/runs/info.py). Raises UsageError, also where --out holds another run, or what no run
+        (rl/runs/setting.py). Raises UsageError, also where --out holds another run, or what no run
         made; CheckpointError."""
         if not args.out.strip():
             raise UsageError("--out is empty; name a folder")

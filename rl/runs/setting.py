@@ -1,25 +1,92 @@
-"""What a training works in: an environment, and the questions that it learns from and is checked
-on; what there is to say about them before an hour of work."""
+"""What a training works in: an environment with its reward, and the questions that it learns from
+and is checked on; what there is to say about them before an hour of work.
 
+RunInfo is what a checkpoint's run.json may decide when it is opened again: a short list, every
+entry checked, for a checkpoint can come from anyone. An address, a token's way, a path that
+something is written to, or a file that is run come from the command line alone.
+
+--reward FILE.py:function is one's own reward of an answer, in place of EM + F1 at its last token:
+
+    def function(question: str, answers: tuple[str, ...], episode: Episode) -> float
+
+episode.answer, .exact_match and .f1 are set. Prices of retrievals and malformed actions stay.
+"""
+
+import math
+import runpy
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 
 from data.load import FEW
 from data.metrics import gold_passage, stated
 from data.world import Question, World
-from model import Tokenizer
+from model import CheckpointError, Tokenizer
 from rl import ranks
 from rl.environment import RagEnv, Reward
-from rl.runs.flags import UsageError
-from rl.runs.info import RetrieverInfo, RunInfo
+from rl.episode import Episode
+from rl.runs.flags import UsageError, arg, problem, share
 from rl.runs.progress import say
-from rl.runs.retrievers import open_world
-from rl.runs.reward import load_reward
+from rl.runs.retrievers import RetrieverInfo, open_world
 
+TOKENS = 100_000
 HELD_OUT = 500  # questions at most
 FLAGS = ("dataset", "passage_tokens", "query_tokens", "answer_tokens", "k", "quota")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The environment that a policy was trained in. 0 and "" mean: the world's own, or not said."""
+
+    open_world: str = arg("", "name or directory of the world")
+    dataset: str = arg("", "question sets, comma-separated")
+    passage_tokens: int = arg(64, "tokens of a passage at most", least=1, most=TOKENS)
+    query_tokens: int = arg(32, "tokens of a query at most", least=2, most=TOKENS)
+    answer_tokens: int = arg(16, "tokens of an answer at most", least=2, most=TOKENS)
+    k: int = arg(0, "passages per retrieval", most=1000)
+    quota: int = arg(0, "retrievals per question", most=1000)
+    reward: Reward = field(default_factory=Reward)
+    open_retriever: RetrieverInfo = field(default_factory=RetrieverInfo)
+
+    def environment(self, world: World, index) -> RagEnv:
+        budgets = self.passage_tokens, self.query_tokens, self.answer_tokens
+        return RagEnv(world, index, self.k, self.quota or None, self.reward, *budgets)
+
+
+def run_info(made: dict, directory: str | Path) -> RunInfo:
+    """The checked entries of a run.json (`made`, {} where there is none). Raises CheckpointError
+    that names the entry."""
+    return checked(RunInfo, made, f"{directory}/run.json")
+
+
+def checked(cls: type, values, where: str):
+    """`cls` from a JSON value: entries that it does not name are left out, absent ones have their
+    default."""
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where}: not a JSON object")
+    chosen = {}
+    for f in fields(cls):
+        if f.name not in values:
+            continue
+        chosen[f.name] = values[f.name]
+        if is_dataclass(f.type):
+            chosen[f.name] = checked(f.type, values[f.name], f"{where}: {f.name}")
+        elif reason := problem(f, values[f.name]):
+            raise CheckpointError(f"{where}: {f.name} {reason}")
+    return cls(**chosen)
+
+
+@dataclass
+class RewardArgs:
+    reward: str = arg("", "FILE.py:function, in place of EM + F1", "reward")
+    exact_match: float = arg(Reward.exact_match, "weight of exact match")
+    f1: float = arg(Reward.f1, "weight of F1")
+    retrieval_cost: float = arg(Reward.retrieval_cost, "cost of each retrieval")
+    malformed_cost: float = arg(Reward.malformed_cost, "cost of a malformed action")
+    price_warmup: float = share(0.0, "share of the iterations in which the retrieval cost rises")
 
 
 @dataclass
@@ -90,6 +157,40 @@ def answer_budget(questions: Sequence[Question]) -> int:
     before there is a tokenizer; `describe` says how many do not fit in the end."""
     lengths = sorted(len(q.answers[0].encode()) for q in questions)
     return max(16, min(64, -(-lengths[99 * (len(lengths) - 1) // 100] // 3) + 1))
+
+
+def load_reward(spec: str) -> Callable[[Episode], float] | None:
+    """The function of "FILE.py:function"; None of "". UsageError; when called, too."""
+    if not spec:
+        return None
+    file, _, name = spec.rpartition(":")
+    with blamed(spec):
+        function = runpy.run_path(file)[name]
+
+    def reward(episode: Episode) -> float:
+        question = episode.question
+        with blamed(spec):
+            value = float(function(question.question, question.answers, episode))
+            if not math.isfinite(value):
+                raise ValueError(f"{value} for the answer {episode.answer!r:.80}")
+        return value
+
+    return reward
+
+
+@contextmanager
+def blamed(spec: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(f"--reward {spec}: {type(error).__name__}: {error}") from None
+
+
+def retrieval_cost_at(iteration: int, args) -> float:
+    """The cost of a retrieval rises linearly: at the full price, a policy whose queries are still
+    poor would stop to retrieve before it has learnt what a retrieval can be worth."""
+    rise = args.price_warmup * args.iterations
+    return args.retrieval_cost * (min(1.0, iteration / rise) if rise else 1.0)
 
 
 def describe(script: str, trainer, plan: str) -> None:

@@ -13,8 +13,8 @@ from model import Config, Policy, Tokenizer
 from model.pretrained import open_pretrained
 from model.pretrained.lora import add_adapters, without_adapters
 from rl.runs.flags import DEVICES, UsageError, arg, flag, share
-from rl.runs.info import ADDRESSES, RetrieverArgs
 from rl.runs.launch import DTYPES, precision
+from rl.runs.retrievers import ADDRESSES, RetrieverArgs
 from rl.runs.setting import Setting
 from rl.runs.shard import place
 

@@ -24,10 +24,9 @@ from data.world import Question
 from model.pretrained import open_policy
 from rl import Decoding, Episode, Part, PPOConfig, RagEnv, collate, ranks, rollout, score
 from rl.runs.flags import arg, main
-from rl.runs.info import run_info
 from rl.runs.launch import precision
 from rl.runs.run import Run, start
-from rl.runs.setting import open_setting
+from rl.runs.setting import open_setting, run_info
 from rl.runs.training import RunArgs, check, with_reference
 from rl.scoring import by_length
 from rl.study.roles import Roles, only, open_role

@@ -28,10 +28,10 @@ from model.pretrained.reading import weights_sha256
 from rl import Decoding, Episode, Reward, collate, score
 from rl.report.evaluation import Evaluation
 from rl.report.summary import DIRECT, RETRIEVE, THRESHOLDS, mean, paired_interval, summarize
-from rl.runs.info import RetrieverArgs, run_info
 from rl.runs.launch import choose_dtype, precision
-from rl.runs.retrievers import open_world
+from rl.runs.retrievers import RetrieverArgs, open_world
 from rl.runs.run import plain
+from rl.runs.setting import run_info
 from rl.scoring import by_length
 from rl.study.roles import Roles
 

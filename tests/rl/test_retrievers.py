@@ -16,8 +16,8 @@ from model.pretrained.encoder import SentenceEncoder
 from retrieval_cpp import BM25Index, DenseIndex, HybridIndex
 from rl.runs import remote, retrievers
 from rl.runs.flags import UsageError
-from rl.runs.info import RetrieverArgs, RetrieverInfo, choose, run_info
-from rl.runs.retrievers import open_world
+from rl.runs.retrievers import RetrieverArgs, RetrieverInfo, choose, open_world
+from rl.runs.setting import run_info
 from tests.model.foreign import bert_directory
 from tests.model.test_checkpoint import Order
 

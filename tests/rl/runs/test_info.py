@@ -7,7 +7,8 @@ import pytest
 
 from model import CheckpointError
 from rl.environment import Reward
-from rl.runs.info import RetrieverInfo, RunInfo, run_info
+from rl.runs.retrievers import RetrieverInfo
+from rl.runs.setting import RunInfo, run_info
 
 GOOD = {
     "open_world": "mini:3",

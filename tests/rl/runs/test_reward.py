@@ -4,7 +4,7 @@ import pytest
 
 from rl.environment import Action
 from rl.runs.flags import UsageError
-from rl.runs.reward import load_reward
+from rl.runs.setting import load_reward
 from tests.rl.tiny import QUESTIONS, TOKENIZER, environment, text
 
 SHORT = """
