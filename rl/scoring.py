@@ -48,14 +48,16 @@ def by_length(
     episodes: Sequence[Episode], tokens: int, shared: Sequence[int] = ()
 ) -> list[list[int]]:
     """Indices of this rank's own episodes, or of its share of `shared`, in groups of similar
-    length, the longest first. A group has at most that many tokens, padding included, or is one
-    episode. Every rank has as many groups, as a sharded policy needs: the last may be empty."""
+    length, the longest first, none below half of it. A group has at most that many tokens, padding
+    included, or is one episode. Every rank has as many groups, as a sharded policy needs: the last
+    may be empty."""
     order = sorted(shared or range(len(episodes)), key=lambda i: -len(episodes[i].tokens))
     order = ranks.share(order) if shared else order
     groups = []
     while order:
-        size = max(1, tokens // len(episodes[order[0]].tokens))
-        groups.append(order[:size])
-        order = order[size:]
+        longest = len(episodes[order[0]].tokens)
+        size = max(1, tokens // longest)
+        groups.append([i for i in order[:size] if 2 * len(episodes[i].tokens) > longest])
+        order = order[len(groups[-1]) :]
     passes = max(ranks.gather([len(groups)]))
     return groups + [[]] * (passes - len(groups))

@@ -709,9 +709,14 @@ def test_groups_of_similar_length_lose_nobody():
     lengths = [length for group in found for length in group]
     assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 2
     assert by_length(episodes, 1) == [[i] for group in groups for i in group]  # one is always fine
-    assert by_length(episodes, 10_000, [4, 2, 7])[0] == sorted(
-        [4, 2, 7], key=lambda i: -len(episodes[i].tokens)
-    )
+    some = by_length(episodes, 10_000, [4, 2, 7])
+    assert sorted(i for group in some for i in group) == [2, 4, 7]
+
+
+def test_short_episodes_are_not_padded_to_long_ones():
+    episodes = [Episode(None, [1] * n, [Part.STATE] * n) for n in (10, 3, 20, 11, 2, 19)]
+    assert lengths_of(episodes, by_length(episodes, 10_000)) == [[20, 19, 11], [10], [3, 2]]
+    assert lengths_of(episodes, by_length(episodes, 40)) == [[20, 19], [11, 10], [3, 2]]
 
 
 def test_every_rank_gets_as_many_groups(monkeypatch):
@@ -825,13 +830,13 @@ def test_minibatches_are_random_and_not_sorted_by_length(monkeypatch):
         e.rewards[-1] = 1.0
         episodes.append(e)
     experience = collect(policy, policy, episodes)
-    numbers, minibatches = {id(e): i for i, e in enumerate(episodes)}, []
+    minibatches = []
 
-    def collate_and_remember(members, *rest):
-        minibatches.append([numbers[id(e)] for e in members])
-        return collate(members, *rest)
+    def group_and_remember(episodes, tokens, minibatch):
+        minibatches.append(minibatch)
+        return by_length(episodes, tokens, minibatch)
 
-    monkeypatch.setattr(rl.ppo, "collate", collate_and_remember)
+    monkeypatch.setattr(rl.ppo, "by_length", group_and_remember)
     still = torch.optim.SGD(policy.model.parameters(), lr=0.0)
     config = replace(CONFIG, epochs=2, minibatch=16)
     ppo_update(policy, still, experience, TOKENIZER, config, seeded(0))
