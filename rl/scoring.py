@@ -7,6 +7,7 @@ Shapes: N learnt tokens of a batch, episode by episode, D width, V vocabulary.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -47,17 +48,18 @@ def entropy(log_probs: Tensor) -> Tensor:
 def by_length(
     episodes: Sequence[Episode], tokens: int, shared: Sequence[int] = ()
 ) -> list[list[int]]:
-    """Indices of this rank's own episodes, or of its share of `shared`, in groups of similar
-    length, the longest first, none below half of it. A group has at most that many tokens, padding
-    included, or is one episode. Every rank has as many groups, as a sharded policy needs: the last
-    may be empty."""
+    """Indices of this rank's own episodes, or of its share of `shared`, in as few groups of equal
+    size and similar length as have at most that many tokens, padding included, the longest first.
+
+    Every rank has as many groups, as a sharded policy needs: the last may be empty. Equal sizes,
+    because oneDNN compiles matmuls for every new shape: with others a warm-up takes half as long
+    again."""
     order = sorted(shared or range(len(episodes)), key=lambda i: -len(episodes[i].tokens))
-    order = ranks.share(order) if shared else order
-    groups = []
-    while order:
-        longest = len(episodes[order[0]].tokens)
-        size = max(1, tokens // longest)
-        groups.append([i for i in order[:size] if 2 * len(episodes[i].tokens) > longest])
-        order = order[len(groups[-1]) :]
+    order, groups = ranks.share(order) if shared else order, []
+    for count in range(1, len(order) + 1):
+        places = [len(order) * i // count for i in range(count + 1)]
+        groups = [order[a:b] for a, b in pairwise(places)]
+        if all(len(group) * len(episodes[group[0]].tokens) <= tokens for group in groups):
+            break
     passes = max(ranks.gather([len(groups)]))
     return groups + [[]] * (passes - len(groups))

@@ -702,21 +702,22 @@ def lengths_of(episodes, groups) -> list[list[int]]:
 def test_groups_of_similar_length_lose_nobody():
     episodes = play(random_policy(), 11)
     longest = max(len(e.tokens) for e in episodes)
-    groups = by_length(episodes, 2 * longest)
+    groups = by_length(episodes, 4 * longest)
     assert sorted(i for group in groups for i in group) == list(range(11))
-    found = lengths_of(episodes, groups)
-    assert len(groups[0]) == 2 and max(len(group) * max(group) for group in found) == 2 * longest
-    lengths = [length for group in found for length in group]
+    assert [len(group) for group in groups] == [3, 4, 4]
+    lengths = [length for group in lengths_of(episodes, groups) for length in group]
     assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 2
     assert by_length(episodes, 1) == [[i] for group in groups for i in group]  # one is always fine
     some = by_length(episodes, 10_000, [4, 2, 7])
     assert sorted(i for group in some for i in group) == [2, 4, 7]
 
 
-def test_short_episodes_are_not_padded_to_long_ones():
+def test_a_group_has_at_most_so_many_tokens():
+    """As few groups of equal size as fit, padding included."""
     episodes = [Episode(None, [1] * n, [Part.STATE] * n) for n in (10, 3, 20, 11, 2, 19)]
-    assert lengths_of(episodes, by_length(episodes, 10_000)) == [[20, 19, 11], [10], [3, 2]]
-    assert lengths_of(episodes, by_length(episodes, 40)) == [[20, 19], [11, 10], [3, 2]]
+    assert lengths_of(episodes, by_length(episodes, 120)) == [[20, 19, 11, 10, 3, 2]]
+    assert lengths_of(episodes, by_length(episodes, 119)) == [[20, 19, 11], [10, 3, 2]]
+    assert lengths_of(episodes, by_length(episodes, 59)) == [[20, 19], [11, 10], [3, 2]]
 
 
 def test_every_rank_gets_as_many_groups(monkeypatch):
@@ -724,7 +725,7 @@ def test_every_rank_gets_as_many_groups(monkeypatch):
     monkeypatch.setattr(rl.scoring.ranks, "gather", lambda own: [*own, 3])
     episode = Episode(None, [1] * 5, [Part.STATE] * 5)
     counts = [[len(group) for group in by_length([episode] * n, 20)] for n in (0, 7, 13)]
-    assert counts == [[0, 0, 0], [4, 3, 0], [4, 4, 4, 1]]
+    assert counts == [[0, 0, 0], [3, 4, 0], [3, 3, 3, 4]]
 
 
 def test_a_pass_over_no_episodes_learns_nothing():
