@@ -65,6 +65,15 @@ def map(function: Callable, items: Sequence) -> list:
     return [found[i] for i in range(len(items))]
 
 
+def most(number: int) -> int:
+    """The largest of everybody's numbers."""
+    if size() == 1:
+        return number
+    largest = torch.tensor(number)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
 @torch.no_grad()
 def reduce(tensors: Sequence[torch.Tensor]) -> None:
     """Replace every tensor by its sum over the ranks; small neighbours of a type in one call."""

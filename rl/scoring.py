@@ -61,5 +61,4 @@ def by_length(
         groups = [order[a:b] for a, b in pairwise(places)]
         if all(len(group) * len(episodes[group[0]].tokens) <= tokens for group in groups):
             break
-    passes = max(ranks.gather([len(groups)]))
-    return groups + [[]] * (passes - len(groups))
+    return groups + [[]] * (ranks.most(len(groups)) - len(groups))

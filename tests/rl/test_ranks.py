@@ -52,6 +52,7 @@ def basics() -> dict:
         "shares": [ranks.share(range(n)) for n in counts],
         "map": [ranks.map(square, range(n)) for n in counts],
         "gather": sorted(ranks.gather(map(str, ranks.share(range(8))))),
+        "most": ranks.most(ranks.rank() + 5),
         "reduced": tensors,
         "gradients": [used.grad, unused.grad],
         "norm": norm,
@@ -174,6 +175,7 @@ def test_results_come_in_the_order_of_the_items(results, size):
         for n, squares in enumerate(result["basics"]["map"]):
             assert squares == [i * i for i in range(n)]
         assert result["basics"]["gather"] == list("01234567")
+        assert result["basics"]["most"] == size + 4
 
 
 def test_sums(results, size):
