@@ -54,7 +54,7 @@ class Args(RunArgs, PolicyArgs):
     read_steps: int = arg(900, "steps of the read phase", "demonstrations", pretrained=160)
     mix_steps: int = arg(300, "steps of the mix phase", pretrained=60)
     episodes: int = arg(96, "demonstrations per step", least=1, pretrained=48)
-    micro_tokens: int = arg(2800, "tokens per forward pass, padding included", least=1)
+    micro_tokens: int = arg(0, "tokens per forward pass, padding included; 0: by device")
     mix_lr: float = share(0.25, "learning rates of the mix phase, as a share")
     probe: int = arg(12000, "training questions to probe", least=1, pretrained=600)
     popular_share: float = share(0.5, "share of popular questions, where the world has slices")
@@ -125,7 +125,7 @@ class WarmUp:
         learnt, tokens = counts.tolist()
         total = torch.zeros((), device=args.device)
         policy.zero_grad()
-        for group in by_length(episodes, args.micro_tokens):
+        for group in by_length(episodes, args.micro_tokens or policy.micro_tokens):
             batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             with precision(args.device, args.dtype):
                 log_probs = score(policy, batch, self.tokenizer).log_probs

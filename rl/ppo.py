@@ -47,7 +47,7 @@ class PPOConfig:
     lam: float = _option(1.0, "GAE lambda; 1 is Monte Carlo against the value head", most=1)
     epochs: int = _option(1, "passes over each rollout", least=1)
     minibatch: int = _option(64, "episodes per optimiser step", least=1)
-    micro_tokens: int = _option(2800, "tokens per forward pass, padding included", least=1)
+    micro_tokens: int = _option(0, "tokens per forward pass, padding included; 0: by device")
     temperature: float = _option(1.0, "temperature of text; that of decisions is 1", least=0.01)
     decision_weight: float = _option(2.0, "loss weight of decisions", pretrained=4.0)
     decision_entropy: float = _option(0.1, "entropy bonus of decisions")
@@ -205,11 +205,12 @@ def ppo_update(
     orders = [torch.randperm(count, generator=generator) for _ in range(config.epochs)]
     minibatches = [chosen.tolist() for order in orders for chosen in order.split(config.minibatch)]
     seen, norms, stopped = [], [], False
+    size = config.micro_tokens or policy.micro_tokens
     for minibatch in minibatches:
         tokens = int(experience.mask[minibatch].sum())  # of all micro-batches and ranks
         optimizer.zero_grad(set_to_none=True)
         own = []
-        for members in by_length(experience.episodes, config.micro_tokens, minibatch):
+        for members in by_length(experience.episodes, size, minibatch):
             batch = collate([experience.episodes[i] for i in members], tokenizer.pad, policy.device)
             scores = score(policy, batch, tokenizer, config.temperature)
             loss, log_ratio = ppo_loss(scores, batch, experience, members, config)

@@ -22,7 +22,7 @@ import torch
 from data.metrics import answerable
 from data.world import Question
 from model.pretrained import open_policy
-from rl import Decoding, Episode, Part, PPOConfig, RagEnv, collate, ranks, rollout, score
+from rl import Decoding, Episode, Part, RagEnv, collate, ranks, rollout, score
 from rl.runs.flags import arg, main
 from rl.runs.launch import precision
 from rl.runs.run import Run, start
@@ -128,7 +128,7 @@ class Module:
         count = sum(sum(e.mask()) for e in episodes)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros(())
-        for group in by_length(episodes, PPOConfig.micro_tokens, range(len(episodes))):
+        for group in by_length(episodes, self.policy.micro_tokens, range(len(episodes))):
             batch = collate([episodes[i] for i in group], self.tokenizer.pad, args.device)
             weight = torch.tensor([examples[i].weight for i in group], device=args.device)
             with precision(args.device, args.dtype):
