@@ -40,7 +40,7 @@ demo-real: $(VENV)/installed-real
 	@echo "about 50 minutes on two cores with AMX, two hours without; interrupted, the same command goes on"
 	$(RUN) train_sft.py --init $(GGUF) --world $(WORLD) --dataset $(SETS) --quota 2 --read-steps 50 --mix-steps 24 \
 		--episodes 32 --probe 400 --mix-lr 1 --out runs/real-sft $(REAL_FLAGS)
-	$(RUN) train_ppo.py --init runs/real-sft --iterations 10 --episodes 128 --minibatch 32 --out runs/real-ppo $(REAL_FLAGS)
+	$(RUN) train_ppo.py --init runs/real-sft --iterations 12 --episodes 128 --minibatch 16 --out runs/real-ppo $(REAL_FLAGS)
 	$(RUN) evaluate.py --checkpoint runs/real-sft,runs/real-ppo $(REAL_FLAGS)
 
 test: $(VENV)/installed-test

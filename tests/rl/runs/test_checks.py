@@ -41,7 +41,7 @@ def test_what_began_with_somebody_elses_weights_has_defaults_of_its_own(tmp_path
     args = parsed(train_sft)
     assert (args.pretrained, args.lr, args.mix_steps) == (False, 2e-3, 300)
     (tmp_path / "config.json").write_text("{}")
-    for pretrained, lr in ((True, 2e-5), (False, 4e-4)):
+    for pretrained, lr in ((True, 5e-5), (False, 4e-4)):
         record = {"script": "train_sft", "arguments": {"pretrained": pretrained}}
         (tmp_path / "run.json").write_text(json.dumps(record))
         args = parsed(train_ppo, "--init", tmp_path)
