@@ -31,7 +31,7 @@ from rl.runs.progress import Clock, say
 from rl.runs.run import Run, start
 from rl.runs.setting import RewardArgs, open_setting, retrieval_cost_at, run_info
 from rl.runs.state import PolyakMean, Replay
-from rl.runs.training import RunArgs, check, next_evaluation, with_reference
+from rl.runs.training import RunArgs, adamw, check, next_evaluation, with_reference
 from rl.study.roles import RoleArgs, assemble, only
 from rl.warmup.questions import Stream, TrainingQuestions
 
@@ -81,13 +81,11 @@ class Trainer:
         roles = assemble(self.policy, self.reference, self.tokenizer, args)
         self.players, self.learn, self.decoding = roles  # who plays, what learns, how it is played
         trunk, head = self.policy.trunk_parameters(), self.policy.value_head.parameters()
-        options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
-        optimizer = torch.optim.AdamW(trunk, args.lr, **options)
         value_optimizer = torch.optim.AdamW(head, args.value_lr, weight_decay=0.0)
         self.average = PolyakMean(trunk, args.iterations, args.average)
         self.replay = Replay(args.replay)
         # What a run goes on with, beside the policy; best: reward on dev.
-        self.optimizers = {"policy": optimizer, "value": value_optimizer}
+        self.optimizers = {"policy": adamw(trunk, args.lr), "value": value_optimizer}
         self.counters = {"beta": args.kl, "best": float("-inf")}
         self.buffers = self.replay.buffers | {"mean": self.average.mean}
         self.latest: dict[str, float] = {}  # figures of the last iteration

@@ -30,7 +30,7 @@ from rl.runs.launch import precision
 from rl.runs.progress import say
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting
-from rl.runs.training import PolicyArgs, RunArgs, check_sft, next_training, open_start
+from rl.runs.training import PolicyArgs, RunArgs, adamw, check_sft, next_training, open_start
 from rl.scoring import by_length, score
 from rl.warmup.demonstrator import Curriculum, Demonstrator, dev_figures
 
@@ -81,12 +81,10 @@ def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimiz
     alone. A pretrained policy keeps the AdamW that it was born with."""
     hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2 and not args.init]
     rest = [p for p in policy.trunk_parameters() if not any(p is h for h in hidden)]
-    options = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
-    adamw = torch.optim.AdamW(rest, args.lr, **options)
     if not hidden:
-        return {"adamw": adamw}
+        return {"adamw": adamw(rest, args.lr)}
     muon = torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=args.weight_decay)
-    return {"muon": muon, "adamw": adamw}
+    return {"muon": muon, "adamw": adamw(rest, args.lr)}
 
 
 def schedule(step: int, steps: int, decay: float = 0.4) -> float:

@@ -114,6 +114,11 @@ def new_policy(args, setting: Setting) -> tuple[Policy, Tokenizer]:
     return Policy(config), tokenizer
 
 
+def adamw(parameters: list[torch.nn.Parameter], lr: float) -> torch.optim.AdamW:
+    """The optimizer of all trunks, but for the matrices of a new policy's warm-up (Muon)."""
+    return torch.optim.AdamW(parameters, lr, (0.9, 0.95), weight_decay=0.0, fused=True)
+
+
 def with_reference(policy: Policy, args) -> Policy:
     """Prepare a warm-up for training, on the run's device; the frozen policy that it starts as.
     With --lora-rank the two share their weights."""

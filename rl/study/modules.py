@@ -27,7 +27,7 @@ from rl.runs.flags import arg, main
 from rl.runs.launch import precision
 from rl.runs.run import Run, start
 from rl.runs.setting import open_setting, run_info
-from rl.runs.training import RunArgs, check, with_reference
+from rl.runs.training import RunArgs, adamw, check, with_reference
 from rl.scoring import by_length
 from rl.study.roles import Roles, only, open_role
 from rl.warmup.questions import Stream, TrainingQuestions
@@ -70,7 +70,7 @@ class Module:
         self.roles = Roles(frozen, *others, frozen, self.tokenizer.retrieve)
         self.questions = TrainingQuestions(self.setting, POPULAR_SHARE, RENAME, args)
         self.trunk = self.policy.trunk_parameters()
-        self.optimizer = torch.optim.AdamW(self.trunk, args.lr, (0.9, 0.95), weight_decay=0.0)
+        self.optimizer = adamw(self.trunk, args.lr)
         self.optimizers, self.counters, self.buffers = {"adamw": self.optimizer}, {}, {}
 
     def play(self, env, questions, decoding: Decoding, generator=None) -> list[Episode]:
