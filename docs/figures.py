@@ -2,13 +2,15 @@
 
     python docs/figures.py             loop.svg: what an episode is, and what trains it
     python docs/figures.py runs/ppo    curves.svg too: a run's metrics.jsonl
+    python docs/figures.py runs/ppo runs/report.html    and sweep.svg, from evaluate.py --report
 
-Left out: everything that evaluate.py --report draws.
+Left out: the other charts of that report.
 """
 
+import re
 import sys
 from pathlib import Path
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element, fromstring, tostring
 
 from data.records import json_lines
 from rl.report.page import WIDTH, add, training_charts
@@ -79,18 +81,32 @@ def curves(run: Path) -> str:
     found = training_charts(json_lines(run / "metrics.jsonl"))
     if missing := [title for title in wanted if title not in found]:
         raise UsageError(f"{run}/metrics.jsonl: no PPO run, nothing to draw of {missing[0]!r}")
-    height = max(int(found[title].get("viewBox").split()[-1]) for title in wanted)
-    svg = picture(WIDTH * 3 + 20, height + 20, f"Reward, retrieval and hit of {run.name}")
-    for column, title in enumerate(wanted):
-        moved = f"translate({10 + WIDTH * column} 10)"
-        add(svg, "g", transform=moved).extend(found[title])
+    return beside([found[title] for title in wanted], f"Reward, retrieval and hit of {run.name}")
+
+
+def sweep(report: Path) -> str:
+    """EM and reward against retrieval, of the last policy of a report with --sweep."""
+    _, _, after = report.read_text(encoding="utf-8").partition("<h2>Threshold sweep</h2>")
+    charts = re.findall("<svg.*?</svg>", after.partition("</section>")[0], re.DOTALL)
+    if not charts:
+        raise UsageError(f"{report}: no threshold sweep in it; evaluate.py --sweep --report")
+    return beside([fromstring(chart) for chart in charts[-2:]], "EM and reward against retrieval")
+
+
+def beside(charts: list[Element], title: str) -> str:
+    """Charts in one picture."""
+    height = max(int(chart.get("viewBox").split()[-1]) for chart in charts)
+    svg = picture(WIDTH * len(charts) + 20, height + 20, title)
+    for column, chart in enumerate(charts):
+        add(svg, "g", transform=f"translate({10 + WIDTH * column} 10)").extend(chart)
     return tostring(svg, encoding="unicode") + "\n"
 
 
 def draw() -> None:
     (HERE / "loop.svg").write_text(loop(), encoding="utf-8")
-    if sys.argv[1:]:
-        (HERE / "curves.svg").write_text(curves(Path(sys.argv[1])), encoding="utf-8")
+    made = (("curves.svg", curves), ("sweep.svg", sweep))
+    for (name, picture_of), source in zip(made, sys.argv[1:], strict=False):
+        (HERE / name).write_text(picture_of(Path(source)), encoding="utf-8")
 
 
 if __name__ == "__main__":

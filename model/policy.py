@@ -12,7 +12,9 @@ Shapes: B rows, T tokens, S cache slots, V vocabulary, D width, N places, A of a
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +58,11 @@ class Policy(nn.Module):
         states = self.model(tokens)
         return self.logits(states[-1]), self.value_head(self.value_features(states))
 
-    def at(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float32 [N, V] and value features float32 [N, 3 D] of the states at some places
-        (rows int64 [N], ascending; columns int64 [N]) of tokens int64 [B, T].
+    def at(
+        self, tokens: Tensor, rows: Tensor, columns: Tensor
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Logits float32 [N, V] of the states at some places (rows int64 [N], ascending; columns
+        int64 [N]) of tokens int64 [B, T], and what makes their value features, float32 [N, 3 D].
 
         The last layer is computed there alone. Sizes are rounded up, because oneDNN compiles a
         matmul for every shape that it has not met of late, a fifth of an update on a CPU."""
@@ -77,7 +81,7 @@ class Policy(nn.Module):
             hidden = states[-1][wanted]  # [N, D]
         padded = F.pad(hidden, (0, 0, 0, round_up(len(hidden), 32) - len(hidden)))
         logits = self.logits(padded)[: len(hidden)]
-        return logits, self.value_features(states, (rows, columns), hidden)
+        return logits, partial(self.value_features, states, (rows, columns), hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states [..., D] -> float32 [..., V], in the weights' dtype."""

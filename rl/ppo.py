@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from model import Policy, Tokenizer
 from rl import ranks
 from rl.episode import Batch, Episode, collate
-from rl.scoring import Scores, by_length, score
+from rl.scoring import Scores, by_length, entropy, score
 
 MAX_GRAD_NORM = 1.0
 VALUE_CLIP = 0.5  # how far a value may move in one update
@@ -97,9 +97,10 @@ def score_rollout(
         batch = collate([episodes[i] for i in group], tokenizer.pad, policy.device)
         own = score(policy, batch, tokenizer, config.temperature)
         other = score(reference, batch, tokenizer, config.temperature)
-        values = policy.value_head(own.features) * config.value
+        features = own.features()
+        values = policy.value_head(features) * config.value
         whose = torch.tensor(group, device=policy.device).long()[batch.rows]  # episodes, [n]
-        return whose, own.features, batch.decision, own.log_probs, other.log_probs, values
+        return whose, features, batch.decision, own.log_probs, other.log_probs, values
 
     groups = by_length(episodes, policy.read_tokens, range(len(episodes)))
     scored = zip(*ranks.gather(map(score_group, groups)), strict=True)
@@ -171,9 +172,10 @@ def with_advantages(
 
 def ppo_loss(
     scores: Scores, batch: Batch, experience: Experience, members: list[int], config: PPOConfig
-) -> tuple[Tensor, Tensor]:
-    """The summed loss of the learnt tokens of a batch, and their log ratios [n]. members: the
-    episodes of the batch. The caller divides by the number of tokens of the whole minibatch."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The summed loss of the learnt tokens of a batch, and their log ratios and entropies [n].
+    members: the episodes of the batch. The caller divides by the number of tokens of the whole
+    minibatch."""
     mask = experience.mask[members]  # bool [b, A]
     advantages = experience.advantages[members][mask]
     log_ratio = scores.log_probs - experience.log_probs[members][mask]
@@ -183,8 +185,10 @@ def ppo_loss(
     policy_loss = experience.weight[members][mask] * torch.maximum(surrogate, clipped_surrogate)
     token_weight = torch.where(batch.decision, config.decision_weight, 1.0)
     entropy_weight = torch.where(batch.decision, config.decision_entropy, config.text_entropy)
-    loss = (token_weight * policy_loss - entropy_weight * scores.entropy).sum()
-    return loss, log_ratio.detach()
+    text = scores.text if config.text_entropy else scores.text.detach()  # of V entries a token
+    entropies = torch.where(batch.decision, entropy(scores.decision), entropy(text))
+    loss = (token_weight * policy_loss - entropy_weight * entropies).sum()
+    return loss, log_ratio.detach(), entropies.detach()
 
 
 def ppo_update(
@@ -213,9 +217,9 @@ def ppo_update(
         for members in by_length(experience.episodes, size, minibatch):
             batch = collate([experience.episodes[i] for i in members], tokenizer.pad, policy.device)
             scores = score(policy, batch, tokenizer, config.temperature)
-            loss, log_ratio = ppo_loss(scores, batch, experience, members, config)
+            loss, *figures = ppo_loss(scores, batch, experience, members, config)
             (loss / tokens).backward()
-            own.append((batch.decision, log_ratio, scores.entropy.detach()))
+            own.append((batch.decision, *figures))
         norms.append(ranks.clip_gradients(policy.trunk_parameters(), MAX_GRAD_NORM))
         everybody = ranks.gather(own)
         seen += everybody

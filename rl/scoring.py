@@ -6,7 +6,7 @@ a decision by the softmax over the two action tokens alone, exactly as they were
 Shapes: N learnt tokens of a batch, episode by episode, D width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,20 +20,20 @@ from rl.episode import Batch, Episode
 
 class Scores(NamedTuple):
     log_probs: Tensor  # float32 [N], of the tokens taken
-    entropy: Tensor  # float32 [N]
-    features: Tensor  # float32 [N, 3 D], detached: what the value head reads
+    text: Tensor  # log-softmax over the vocabulary, float32 [N, V]
+    decision: Tensor  # and over the two action tokens, float32 [N, 2]
+    features: Callable[[], Tensor]  # float32 [N, 3 D], detached: what the value head reads
 
 
 def score(policy: Policy, batch: Batch, tokenizer: Tokenizer, temperature: float = 1.0) -> Scores:
     """Scores of the learnt tokens of a batch, differentiable in the policy."""
     logits, features = policy.at(batch.tokens, batch.rows, batch.columns - 1)
     taken, is_decision = batch.learnt(batch.tokens), batch.decision
-    text = (logits / temperature).log_softmax(-1)
+    text = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
     decision = logits[:, [tokenizer.retrieve, tokenizer.answer]].log_softmax(-1)
     choice = (taken == tokenizer.answer).long()
     log_probs = torch.where(is_decision, pick(decision, choice), pick(text, taken))
-    entropies = torch.where(is_decision, entropy(decision), entropy(text))
-    return Scores(log_probs, entropies, features)
+    return Scores(log_probs, text, decision, features)
 
 
 def pick(log_probs: Tensor, index: Tensor) -> Tensor:
@@ -42,6 +42,7 @@ def pick(log_probs: Tensor, index: Tensor) -> Tensor:
 
 
 def entropy(log_probs: Tensor) -> Tensor:
+    """Of distributions log_probs [N, V] -> [N]."""
     return -(log_probs.exp() * log_probs).sum(-1)
 
 

@@ -37,7 +37,7 @@ from rl.ppo import (
     whiten,
     with_advantages,
 )
-from rl.scoring import Scores, by_length
+from rl.scoring import Scores, by_length, entropy
 from rl.study.roles import only
 
 from .oracle import slow_advantages
@@ -134,10 +134,12 @@ def test_scores_are_those_of_single_tokens(temperature, layers):
     episodes = play(policy, quota=2)
     scores = score(policy, batch_of(episodes), TOKENIZER, temperature)
     slow = [entry for episode in episodes for entry in slow_scores(policy, episode, temperature)]
-    log_probs, entropy, values = (torch.stack(column) for column in zip(*slow, strict=True))
+    log_probs, entropies, values = (torch.stack(column) for column in zip(*slow, strict=True))
+    decision = batch_of(episodes).decision
     close(scores.log_probs, log_probs, 1e-5)
-    close(scores.entropy, entropy, 1e-5)
-    close(policy.value_head(scores.features), values, 1e-5)
+    close(entropy(scores.decision)[decision], entropies[decision], 1e-5)
+    close(entropy(scores.text)[~decision], entropies[~decision], 1e-5)
+    close(policy.value_head(scores.features()), values, 1e-5)
 
 
 def test_scores_do_not_depend_on_padding_or_company():
@@ -145,8 +147,9 @@ def test_scores_do_not_depend_on_padding_or_company():
     episodes = play(policy)
     together = score(policy, batch_of(episodes), TOKENIZER)
     alone = [score(policy, batch_of([e]), TOKENIZER) for e in episodes]
-    for field in ("log_probs", "entropy", "features"):
+    for field in ("log_probs", "text", "decision"):
         close(getattr(together, field), torch.cat([getattr(x, field) for x in alone]), 1e-5)
+    close(together.features(), torch.cat([x.features() for x in alone]), 1e-5)
 
 
 @pytest.mark.parametrize("spare", [0, 1, 9])
@@ -158,9 +161,9 @@ def test_rounded_shapes_stay_inside_the_context(spare):
     assert longest % 8 not in (0, 7)  # so that rounding up would leave both narrow contexts
     narrow = random_policy(max_position_embeddings=longest + spare)
     narrow.load_state_dict(wide.state_dict())
-    expected = score(wide, batch_of(episodes), TOKENIZER)
-    for a, b in zip(expected, score(narrow, batch_of(episodes), TOKENIZER), strict=True):
-        close(a, b, 1e-6)
+    expected, found = (score(policy, batch_of(episodes), TOKENIZER) for policy in (wide, narrow))
+    close(found.text, expected.text, 1e-6)
+    close(found.features(), expected.features(), 1e-6)
 
 
 def test_cached_generation_has_the_log_probs_of_the_full_pass():
@@ -193,7 +196,7 @@ def test_only_the_two_action_logits_move_a_decision():
     changed.__class__ = Noisy
     after = score(changed, batch, TOKENIZER)
     close(after.log_probs[batch.decision], before.log_probs[batch.decision], 1e-6)
-    close(after.entropy[batch.decision], before.entropy[batch.decision], 1e-6)
+    close(after.decision, before.decision, 1e-6)
     assert (after.log_probs - before.log_probs)[~batch.decision].abs().min() > 1e-3
     old, new = (rollout(p, TOKENIZER, environment(), QUESTIONS) for p in (policy, changed))
     assert [e.p_retrieve for e in new] == pytest.approx([e.p_retrieve for e in old], abs=1e-6)
@@ -480,7 +483,7 @@ def loss_gradient(policy, experience, divisor: int = 1) -> dict[str, torch.Tenso
     """Of ppo_loss over all tokens of the experience, entropy and weights of decisions left out."""
     policy.zero_grad()
     batch, members = batch_of(experience.episodes), list(range(len(experience.episodes)))
-    loss, _ = ppo_loss(score(policy, batch, TOKENIZER), batch, experience, members, PLAIN)
+    loss, *_ = ppo_loss(score(policy, batch, TOKENIZER), batch, experience, members, PLAIN)
     (loss / divisor).backward()
     return gradients(policy)
 
@@ -518,15 +521,15 @@ def test_importance_weights_make_exploration_unbiased(explore):
 # --------------------------------------------------------------- losses
 
 
-def hand_made(parts, log_probs, old, advantages, weight, entropy=None):
+def hand_made(parts, log_probs, old, advantages, weight, text=None, decision=None):
     """(scores, batch, experience, members) of some tokens that no policy wrote: of an episode, the
     second of two, that is two tokens shorter than the first."""
     count = len(parts)
     columns = torch.arange(1, count + 1)
     row = torch.tensor([[Part.STATE, *parts]])
     batch = Batch(torch.zeros_like(row), row, torch.zeros(count, dtype=torch.long), columns)
-    entropy = torch.zeros(count) if entropy is None else torch.tensor(entropy)
-    scores = Scores(log_probs, entropy, torch.zeros(count, 3))
+    pairs = ([[0.5, 0.5]] * count if x is None else x for x in (text, decision))
+    scores = Scores(log_probs, *(torch.tensor(x).log() for x in pairs), None)
     other = [9.0] * (count + 2)
     experience = SimpleNamespace(
         mask=grid([other, [1.0] * count]).bool(),
@@ -558,7 +561,7 @@ def test_policy_loss_by_hand(ratio, advantage, loss, slope, weight, part, factor
     log_prob = torch.tensor([math.log(0.3 * ratio)], requires_grad=True)
     made = hand_made([part], log_prob, [0.3], [advantage], [weight])
     config = replace(PLAIN, decision_weight=2.0, clip=0.2)
-    result, log_ratio = ppo_loss(*made, config)
+    result, log_ratio, _ = ppo_loss(*made, config)
     close(log_ratio.exp(), torch.tensor([ratio]), 1e-5)
     close(result, torch.tensor(factor * weight * loss), 1e-5)
     result.backward()  # d ratio / d log pi = ratio
@@ -566,19 +569,22 @@ def test_policy_loss_by_hand(ratio, advantage, loss, slope, weight, part, factor
 
 
 def test_ppo_loss_of_three_tokens_by_hand():
-    """A decision (weight 2, .02 of its entropy), a query's token and an answer's (.01 of theirs):
-    2 (1.04 x -1.1 x .5) - .02 .6  +  (-2 x -.8, cut) - .01 2  +  (-1 x 3, ratio 1) - .01 1
+    """A decision (weight 2, .02 of its entropy), a query's token and an answer's (.01 of theirs).
+    Entropies: log 2 of a fair pair, log 4 of four even tokens, 1.75 log 2 of uneven ones:
+    2 (1.04 x -1.1 x .5) - .02 log 2  +  (-2 x -.8, cut) - .01 log 4
+    +  (-1 x 3, ratio 1) - .01 x 1.75 log 2
     """
     new = torch.tensor([0.55, 0.2, 0.1]).log()
     old, advantages, weight = [0.5, 0.4, 0.1], [0.5, -2.0, 3.0], [1.04, 1.0, 1.0]
     parts = [Part.DECISION, Part.QUERY, Part.ANSWER]
-    loss, log_ratio = ppo_loss(
-        *hand_made(parts, new, old, advantages, weight, [0.6, 2.0, 1.0]), CONFIG
-    )
-    decision = 2 * 1.04 * -1.1 * 0.5 - 0.02 * 0.6
-    query = 2 * 0.8 - 0.01 * 2.0
-    answer = -3.0 - 0.01 * 1.0
+    even, uneven = [0.25] * 4, [0.5, 0.25, 0.125, 0.125]
+    made = hand_made(parts, new, old, advantages, weight, [even, even, uneven])
+    loss, log_ratio, entropies = ppo_loss(*made, CONFIG)
+    decision = 2 * 1.04 * -1.1 * 0.5 - 0.02 * math.log(2)
+    query = 2 * 0.8 - 0.01 * math.log(4)
+    answer = -3.0 - 0.01 * 1.75 * math.log(2)
     close(loss, torch.tensor(decision + query + answer), 1e-5)
+    close(entropies, torch.tensor([1, 2, 1.75]) * math.log(2), 1e-6)
     close(log_ratio, torch.tensor([1.1, 0.5, 1.0]).log(), 1e-6)
 
 
@@ -664,14 +670,14 @@ def test_the_gradient_of_a_minibatch_against_slow_loops(both):
     total, count = 0.0, 0
     for i in chosen:
         entries = zip(slow_scores(policy, episodes[i], 0.9), own_parts(episodes[i]), strict=True)
-        for t, ((log_prob, entropy, _), part) in enumerate(entries):
+        for t, ((log_prob, bonus, _), part) in enumerate(entries):
             at = i, t
             ratio = (log_prob - experience.log_probs[at]).exp()
             advantage = experience.advantages[at]
             clipped = min(max(ratio, torch.tensor(0.8)), torch.tensor(1.2))
             surrogate = experience.weight[at] * max(-advantage * ratio, -advantage * clipped)
             is_decision = part == Part.DECISION
-            loss = 2.0 * surrogate - 0.02 * entropy if is_decision else surrogate - 0.01 * entropy
+            loss = 2.0 * surrogate - 0.02 * bonus if is_decision else surrogate - 0.01 * bonus
             total, count = total + loss, count + 1
     (total / count).backward()
     for name, gradient in gradients(policy).items():
@@ -731,7 +737,7 @@ def test_every_rank_gets_as_many_groups(monkeypatch):
 def test_a_pass_over_no_episodes_learns_nothing():
     policy = random_policy()
     scores = score(policy, collate([], TOKENIZER.pad), TOKENIZER)
-    assert scores.log_probs.shape == (0,) and scores.features.shape[0] == 0
+    assert scores.log_probs.shape == (0,) and len(scores.features()) == 0
     scores.log_probs.sum().backward()
     assert all(not p.grad.any() for p in policy.trunk_parameters())
 
