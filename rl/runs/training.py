@@ -27,7 +27,7 @@ class RunArgs(RetrieverArgs):
     out: str = arg("", "where the checkpoints and the log go", "run")
     seed: int = arg(0, "seed of weights, questions, sampling, minibatches", "run")
     fresh: bool = arg(False, "discard what --out holds and start over")
-    save_seconds: float = arg(20.0, "seconds between saves of the run's state")
+    save_seconds: float = arg(20.0, "seconds between saves of the run's state", pretrained=120.0)
     lower_case: float = share(0.0, "share of the questions in lower case", pretrained=0.25)
     lora_rank: int = arg(0, "train LoRA adapters of this rank; 0: all weights", most=4096)
     merge: bool = arg(False, "with --lora-rank: write plain weights, no adapters over OUT/base")
