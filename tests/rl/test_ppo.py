@@ -521,15 +521,16 @@ def test_importance_weights_make_exploration_unbiased(explore):
 # --------------------------------------------------------------- losses
 
 
-def hand_made(parts, log_probs, old, advantages, weight, text=None, decision=None):
+def hand_made(parts, log_probs, old, advantages, weight, text=None):
     """(scores, batch, experience, members) of some tokens that no policy wrote: of an episode, the
-    second of two, that is two tokens shorter than the first."""
+    second of two, that is two tokens shorter than the first. text: probabilities [N, V]; both
+    decisions are as likely."""
     count = len(parts)
+    even = [[0.5, 0.5]] * count
     columns = torch.arange(1, count + 1)
     row = torch.tensor([[Part.STATE, *parts]])
     batch = Batch(torch.zeros_like(row), row, torch.zeros(count, dtype=torch.long), columns)
-    pairs = ([[0.5, 0.5]] * count if x is None else x for x in (text, decision))
-    scores = Scores(log_probs, *(torch.tensor(x).log() for x in pairs), None)
+    scores = Scores(log_probs, torch.tensor(text or even).log(), torch.tensor(even).log(), None)
     other = [9.0] * (count + 2)
     experience = SimpleNamespace(
         mask=grid([other, [1.0] * count]).bool(),
