@@ -81,10 +81,11 @@ def make_optimizers(policy: Policy, args: Args) -> dict[str, torch.optim.Optimiz
     alone. A pretrained policy keeps the AdamW that it was born with."""
     hidden = [p for p in policy.model.layers.parameters() if p.ndim == 2 and not args.init]
     rest = [p for p in policy.trunk_parameters() if not any(p is h for h in hidden)]
-    if not hidden:
-        return {"adamw": adamw(rest, args.lr)}
-    muon = torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=args.weight_decay)
-    return {"muon": muon, "adamw": adamw(rest, args.lr)}
+    optimizers = {"adamw": adamw(rest, args.lr)}
+    if hidden:
+        muon = torch.optim.Muon(hidden, lr=args.muon_lr, weight_decay=args.weight_decay)
+        optimizers["muon"] = muon
+    return optimizers
 
 
 def schedule(step: int, steps: int, decay: float = 0.4) -> float:
