@@ -24,9 +24,10 @@ DTYPES = ("auto", "bf16", "fp32")
 PEER_LOST = 75  # exit code of a rank that only noticed that another one is gone
 NOTICE = 3.0  # seconds in which other ranks fail alike, or notice, before they are asked to
 GRACE = 8.0  # seconds for a rank to end by itself before it is killed
-# Huge pages, and tensors above 16 MiB given back when they are freed: less memory for large
-# policies on a CPU. Other C libraries ignore it.
+# Huge pages. Tensors above 16 MiB are given back when they are freed, which saves memory; smaller
+# ones are kept, which saves page faults. Other C libraries ignore it.
 MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=16777216"
+MALLOC += ":glibc.malloc.trim_threshold=8589934592"
 M_MMAP_THRESHOLD = -3  # of mallopt (malloc.h)
 LAUNCHER = "SMARTRAG_LAUNCHER"  # environment of a rank that was started here: whose child it is
 
