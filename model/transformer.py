@@ -149,7 +149,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate_proj(x)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # else nothing is kept, and new memory costs page faults
             return self.down_proj(F.silu(gate) * self.up_proj(x))
         return self.down_proj(F.silu(gate, inplace=True).mul_(self.up_proj(x)))
 

@@ -113,6 +113,22 @@ def test_attention_on_a_cpu_is_the_one_used_elsewhere(kv_heads, masked):
     torch.testing.assert_close(attend_plainly(q, k, v, mask), other, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("held", [None, [0, 0, 0], [40, 3, 11]])
+def test_blocks_of_queries_see_what_all_of_them_see(dtype, held):
+    """300 queries, more than any block, causal or behind a cache of rows of unlike length."""
+    torch.manual_seed(0)
+    before = torch.tensor(held or [0, 0, 0])
+    S = 300 + int(before.max())
+    q, k, v = (torch.randn(3, n, T, 8, dtype=dtype) for n, T in ((4, 300), (2, S), (2, S)))
+    positions = before[:, None] + torch.arange(300)
+    mask = torch.arange(S) <= positions[:, None, :, None]
+    found = attend(q, k, v, mask if held else None, cached=bool(held))
+    whole = attend_plainly(*(x.float() for x in (q, k, v)), mask)
+    error = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(found.float(), whole, atol=error, rtol=error)
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_chosen_columns_are_those_of_the_whole_pass(layers):
     """The last layer at some columns alone, in any order and repeated: values and every
