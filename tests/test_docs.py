@@ -169,8 +169,8 @@ def test_every_command_names_a_program_and_its_flags(page):
         handed_on = {
             flag for word in words if " " in word for flag in re.findall(r"--[\w-]+", word)
         }
-        programs = (("train_sft.py",), ("train_ppo.py",), ("-m", "rl.study.modules"))
-            assert handed_on <= frozenset().union(*(flags_of(*p) for p in programs)), " ".join(words)
+        takers = (("train_sft.py",), ("train_ppo.py",), ("-m", "rl.study.modules"))
+        assert handed_on <= frozenset.union(*(flags_of(*t) for t in takers)), " ".join(words)
 
 
 def test_every_flag_that_is_named_exists(page):
