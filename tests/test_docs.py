@@ -137,7 +137,7 @@ def commands(page: Path) -> list[list[str]]:
 @functools.cache
 def flags_of(*program: str) -> frozenset[str]:
     """The flags in a program's --help."""
-    if program[0] == "-m" and program[1] != "data.prepare":
+    if program[0] == "-m" and program[1] not in ("data.prepare", "rl.study.modules"):
         source = (ROOT / f"{program[1].replace('.', '/')}.py").read_text()
         return frozenset(re.findall(r'"(--[\w-]+)"', source))
     help = run(*program, "--help")
