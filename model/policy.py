@@ -23,6 +23,8 @@ from torch.nn import functional as F
 from model.config import Config
 from model.transformer import Cache, TokenTable, Transformer
 
+SPARE = 32  # slots of a cache behind what was fed
+
 
 class ValueHead(nn.Module):
     """V(state) from value features [N, 3 D] -> [N]; starts at exactly 0 (last layer zero)."""
@@ -178,8 +180,9 @@ class Session:
         return Session(self.policy, states, self.length[rows], self.logits[rows])
 
     def grown(self, tokens: int) -> Tensor:
-        """The states, copied, with room for more tokens behind those of every row."""
-        extra = max(0, int(self.length.max()) + tokens - self.states.shape[3])
+        """The states, copied, with room for that many tokens behind those of every row, and some:
+        what is written after them then needs no copy of its own."""
+        extra = max(0, int(self.length.max()) + tokens + SPARE - self.states.shape[3])
         return F.pad(self.states, (0, 0, 0, 0, 0, extra))
 
     def feed(self, chunks: list[list[int]]) -> "Session":
@@ -211,7 +214,8 @@ class Session:
         budgets = torch.as_tensor(budgets, device=first.device).expand(len(first))
         longest = int(budgets.max())
         written = torch.full((len(first), longest), eos, device=first.device)
-        states = self.grown(longest)
+        room = self.states.shape[3] - int(self.length.max())
+        states = self.states if room >= longest else self.grown(longest)
         for step in range(longest):
             past = Cache(states, length, rows if len(rows) < len(first) else None)
             last = sample(self._logits(last[:, None], past), temperature, generator)

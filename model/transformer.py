@@ -60,43 +60,47 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
-def attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def bias_of(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores: 0 where bool `seen` lets a query look, else -inf."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -math.inf)
+
+
+def attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Attention as the papers write it, softmax(Q K' / sqrt(E)) V: the oracle of `attend`.
 
-    q [B, H, T, E]; k, v [B, K, S, E]; mask bool [B or 1, 1, T, S], True where a query may look.
-    A group's G query heads are rows of one matmul, so that no key is repeated in memory."""
+    q [B, H, T, E]; k, v [B, K, S, E]; bias [B or 1, 1, T, S], in q's dtype. A group's G query
+    heads are rows of one matmul, so that no key is repeated in memory."""
     (B, H, T, E), K, S = q.shape, *k.shape[1:3]
     q = (q * E**-0.5).reshape(B, K, H // K * T, E)  # a view: heads of a group lie together
     scores = (q @ k.transpose(-1, -2)).view(B, K, H // K, T, S)
-    bias = torch.zeros(mask.shape, dtype=scores.dtype, device=q.device)
-    bias = bias.masked_fill_(~mask, -math.inf).unsqueeze(2)  # [B or 1, 1, 1, T, S]
-    weights = (scores + bias).softmax(-1).view(B, K, H // K * T, S)
+    weights = (scores + bias.unsqueeze(2)).softmax(-1).view(B, K, H // K * T, S)
     return (weights.to(v.dtype) @ v).view(B, H, T, E)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cached: bool = False) -> Tensor:
-    """`attend_plainly` by torch's fused kernel where that is faster. mask None = causal.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cached: bool = False) -> Tensor:
+    """`attend_plainly` by torch's fused kernel where that is faster. bias None = causal.
 
     On a CPU its backward pass is ten times slower in bf16: there whole episodes take the plain
     form, without gradients too, so that PPO's old and new log-probs round alike. In blocks of
     queries, which see no later keys and fit into a CPU's cache, 350 tokens take the plain form
     half of the time, and the fused one, behind a cache, 70 %."""
     plain = cached or q.dtype == torch.float32  # on a CPU; nothing of size T x S is kept
-    fused = plain if q.device.type == "cpu" else mask is None  # CUDA's has no mask for groups
+    fused = plain if q.device.type == "cpu" else bias is None  # CUDA's has none for groups
     T, S, attention = q.shape[2], k.shape[2], attend_plainly
-    in_order = cached or mask is None  # query t sees no key beyond S - T + t
+    in_order = cached or bias is None  # query t sees no key beyond S - T + t
     if fused:
-        options = {"is_causal": mask is None, "enable_gqa": True}
+        options = {"is_causal": bias is None, "enable_gqa": True}
         attention = partial(F.scaled_dot_product_attention, **options)
-    elif mask is None:
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()[None, None]
+    elif bias is None:
+        seen = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
+        bias = bias_of(seen[None, None], q.dtype)
     block = 64 if fused else 128
-    if mask is None or block >= T or not in_order:
-        return attention(q, k, v, mask)
+    if bias is None or block >= T or not in_order:
+        return attention(q, k, v, bias)
     done = []
     for start in range(0, T, block):
         now, past = slice(start, start + block), slice(S - T + start + block)
-        done.append(attention(q[:, :, now], k[:, :, past], v[:, :, past], mask[:, :, now, past]))
+        done.append(attention(q[:, :, now], k[:, :, past], v[:, :, past], bias[:, :, now, past]))
     return torch.cat(done, 2)
 
 
@@ -105,7 +109,7 @@ class View(NamedTuple):
 
     queries: tuple[Tensor, Tensor]  # cos and sin, [B or 1, T or A, 1, E]
     keys: tuple[Tensor, Tensor]  # [B or 1, T, 1, E]
-    mask: Tensor | None  # bool [B or 1, 1, T or A, S]; None = causal
+    bias: Tensor | None  # of the scores, [B or 1, 1, T or A, S]; None = causal
     positions: Tensor  # int64 [B or 1, T], of the keys
     cache: Cache | None
     columns: Tensor | None = None  # int64 [B, A], of the queries; None = all T
@@ -132,10 +136,10 @@ class Attention(nn.Module):
         v = self.v_proj(context).unflatten(-1, (-1, self.head_dim))
         q, k = rotate(self.q_norm(q), *view.queries), rotate(self.k_norm(k), *view.keys)
         if view.cache is not None:
-            slots = view.mask.shape[-1]
+            slots = view.bias.shape[-1]
             k, v = view.cache.extend(layer, view.positions, slots, torch.stack([k, v]))
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))  # k, v [B, K, S, E]
-        out = attend(q, k, v, view.mask, cached=view.cache is not None)  # [B, H, A, E]
+        out = attend(q, k, v, view.bias, cached=view.cache is not None)  # [B, H, A, E]
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -230,12 +234,15 @@ class Transformer(nn.Module):
             raise ValueError(f"{T} tokens exceed the context of {limit}")
         slots = torch.arange(T if cache is None else int(positions.max()) + 1, device=device)
         turn = rotation(positions, self.frequency, x.dtype)
-        mask = None if cache is None else slots <= positions[:, None, :, None]  # [B, 1, T, S]
-        view = last = View(turn, turn, mask, positions, cache)
+        bias = None  # else [B, 1, T, S]
+        if cache is not None:
+            bias = bias_of(slots <= positions[:, None, :, None], x.dtype)
+        view = last = View(turn, turn, bias, positions, cache)
         if columns is not None:
             at = take(positions, columns)  # [B, A]
-            turn, mask = rotation(at, self.frequency, x.dtype), slots <= at[:, None, :, None]
-            last = View(turn, view.keys, mask, positions, cache, columns)
+            turn = rotation(at, self.frequency, x.dtype)
+            bias = bias_of(slots <= at[:, None, :, None], x.dtype)
+            last = View(turn, view.keys, bias, positions, cache, columns)
         states = []
         for i, layer in enumerate(self.layers):
             seen = last if layer is self.layers[-1] else view

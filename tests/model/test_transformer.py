@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from model import CheckpointError, Config, Policy
 from model.files import save_tensors
 from model.pretrained import open_model
-from model.transformer import attend, attend_plainly
+from model.transformer import attend, attend_plainly, bias_of
 
 from .tiny import tiny_config, tiny_policy
 
@@ -108,9 +108,11 @@ def test_attention_on_a_cpu_is_the_one_used_elsewhere(kv_heads, masked):
     other = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
     )
-    torch.testing.assert_close(attend(q, k, v, mask), other, atol=1e-5, rtol=1e-5)
-    mask = torch.ones(9, 9, dtype=torch.bool).tril()[None, None] if mask is None else mask
-    torch.testing.assert_close(attend_plainly(q, k, v, mask), other, atol=1e-5, rtol=1e-5)
+    bias = None if mask is None else bias_of(mask, q.dtype)
+    torch.testing.assert_close(attend(q, k, v, bias), other, atol=1e-5, rtol=1e-5)
+    if bias is None:
+        bias = bias_of(torch.ones(1, 1, 9, 9, dtype=torch.bool).tril(), q.dtype)
+    torch.testing.assert_close(attend_plainly(q, k, v, bias), other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -122,9 +124,9 @@ def test_blocks_of_queries_see_what_all_of_them_see(dtype, held):
     S = 300 + int(before.max())
     q, k, v = (torch.randn(3, n, T, 8, dtype=dtype) for n, T in ((4, 300), (2, S), (2, S)))
     positions = before[:, None] + torch.arange(300)
-    mask = torch.arange(S) <= positions[:, None, :, None]
-    found = attend(q, k, v, mask if held else None, cached=bool(held))
-    whole = attend_plainly(*(x.float() for x in (q, k, v)), mask)
+    bias = bias_of(torch.arange(S) <= positions[:, None, :, None], dtype)
+    found = attend(q, k, v, bias if held else None, cached=bool(held))
+    whole = attend_plainly(*(x.float() for x in (q, k, v, bias)))
     error = 1e-5 if dtype == torch.float32 else 0.03
     torch.testing.assert_close(found.float(), whole, atol=error, rtol=error)
 
