@@ -234,9 +234,7 @@ class Transformer(nn.Module):
             raise ValueError(f"{T} tokens exceed the context of {limit}")
         slots = torch.arange(T if cache is None else int(positions.max()) + 1, device=device)
         turn = rotation(positions, self.frequency, x.dtype)
-        bias = None  # else [B, 1, T, S]
-        if cache is not None:
-            bias = bias_of(slots <= positions[:, None, :, None], x.dtype)
+        bias = None if cache is None else bias_of(slots <= positions[:, None, :, None], x.dtype)
         view = last = View(turn, turn, bias, positions, cache)
         if columns is not None:
             at = take(positions, columns)  # [B, A]
