@@ -2,17 +2,17 @@
 
     python -m benchmarks.rollout [--checkpoint DIR]
 
-Same weights, questions of the mini world, index, passages and threads; every episode retrieves
-once, then answers. Without a checkpoint: random weights of the default size, and --tokens tokens a
-turn on both sides. Rounds are interleaved, so that a slow minute hits everyone; the first one warms
-up. The peer is tuned before, one option after the other (TUNED). Ours runs with the defaults of the
-scripts: training samples, evaluation is greedy. Left out: GPUs, beams, speculative decoding.
+Same weights, world, questions (the checkpoint's first set), passages and threads; every episode
+retrieves once, then answers. Without a checkpoint: the mini world, random weights of the default
+size, and --tokens tokens a turn on both sides. Rounds are interleaved, so that a slow minute hits
+everyone; the first one warms up. The peer is tuned before, one option after the other (TUNED). Ours
+runs with the defaults of the scripts: training samples, evaluation is greedy. Left out: GPUs.
 """
 
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,10 +25,11 @@ from torch import Tensor
 from data.world import Question, World
 from model import Config, Policy, Session, Tokenizer, save_policy
 from model.pretrained import open_policy
-from retrieval_cpp import BM25Index
 from rl import Decoding, RagEnv, rollout
 from rl.environment import observation
 from rl.runs.launch import precision
+from rl.runs.retrievers import RetrieverArgs, open_world
+from rl.runs.setting import RunInfo, run_info
 
 TUNED = {  # option of the peer -> its values
     "dtype": ("float32", "bfloat16"),
@@ -186,11 +187,14 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    world = World.open("mini")
-    questions = world.questions("popqa", "test")[: args.questions]
-    env = RagEnv(world, BM25Index.build(p.full_text for p in world.corpus))
-    if args.checkpoint:
-        return compare(args.checkpoint, env, questions, 0, args.rounds)
+    info, start = RunInfo("mini", "popqa"), args.checkpoint
+    if start:
+        info = run_info(open_policy(start)[2], start)
+    world, index, _ = open_world("", RetrieverArgs(), info)
+    questions = world.questions(info.dataset.partition(",")[0], "test")[: args.questions]
+    env = replace(info, quota=1).environment(world, index)
+    if start:
+        return compare(start, env, questions, 0, args.rounds)
     with tempfile.TemporaryDirectory() as directory, fixed_length(args.tokens):
         random_checkpoint(world, Path(directory))
         compare(Path(directory), env, questions, args.tokens, args.rounds)
