@@ -98,9 +98,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cached: bool = 
     if bias is None or block >= T or not in_order:
         return attention(q, k, v, bias)
     done = []
-    for start in range(0, T, block):
-        now, past = slice(start, start + block), slice(S - T + start + block)
-        done.append(attention(q[:, :, now], k[:, :, past], v[:, :, past], bias[:, :, now, past]))
+    for end, queries in zip(range(block, T + block, block), q.split(block, 2), strict=True):
+        now, past = slice(end - block, end), slice(S - T + end)
+        done.append(attention(queries, k[:, :, past], v[:, :, past], bias[:, :, now, past]))
     return torch.cat(done, 2)
 
 
