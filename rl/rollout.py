@@ -57,15 +57,16 @@ def rollout(
     """One episode per question, in order (decoding.both: two, one after the other), the same on
     all ranks; each rank plays some of the batches.
 
-    batch_size: episodes at once; 0: 256, on CUDA 1,024. Each batch has a generator of its own,
-    seeded from `generator`. `progress` is called with the number of episodes that were finished
-    since its last call. Raises RetrieverError, ContextError.
+    batch_size: episodes at once; 0: 256, fewer of a wide policy, on CUDA 1,024. Each batch has a
+    generator of its own, seeded from `generator`. `progress` is called with the number of episodes
+    that were finished since its last call. Raises RetrieverError, ContextError.
     """
     if decoding.both and env.quota < 1:
         raise ValueError("both branches: a quota of 0 leaves no decision to learn")
     branches = 2 if decoding.both else 1
     policy = policy.for_inference()
-    batch_size = batch_size or (256 if policy.device.type == "cpu" else 1024)
+    few = min(256, 50_000 // policy.config.hidden_size)  # their caches have to fit into memory
+    batch_size = batch_size or (few if policy.device.type == "cpu" else 1024)
     size = max(1, min(batch_size // branches, -(-len(questions) // ranks.size())))
     batches = [questions[i : i + size] for i in range(0, len(questions), size)]
     seeds = torch.randint(2**62, (len(batches),), generator=generator).tolist()

@@ -117,7 +117,8 @@ class Scripted:
     def __init__(
         self, plan: Callable[[list[int]], tuple[float, list[int], list[int]]], context: int = 256
     ):
-        self.plan, self.config = plan, SimpleNamespace(max_position_embeddings=context)
+        config = {"hidden_size": 128, "max_position_embeddings": context}
+        self.plan, self.config = plan, SimpleNamespace(**config)
 
     def for_inference(self):
         return self
