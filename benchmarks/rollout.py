@@ -25,6 +25,7 @@ from torch import Tensor
 from data.world import Question, World
 from model import Config, Policy, Session, Tokenizer, save_policy
 from model.pretrained import open_policy
+from model.pretrained.reading import read_json
 from rl import Decoding, RagEnv, rollout
 from rl.environment import observation
 from rl.runs.launch import precision
@@ -187,14 +188,14 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    info, start = RunInfo("mini", "popqa"), args.checkpoint
-    if start:
-        info = run_info(open_policy(start)[2], start)
+    info = RunInfo("mini", "popqa")
+    if args.checkpoint:
+        info = run_info(read_json(args.checkpoint / "run.json"), args.checkpoint)
     world, index, _ = open_world("", RetrieverArgs(), info)
     questions = world.questions(info.dataset.partition(",")[0], "test")[: args.questions]
     env = replace(info, quota=1).environment(world, index)
-    if start:
-        return compare(start, env, questions, 0, args.rounds)
+    if args.checkpoint:
+        return compare(args.checkpoint, env, questions, 0, args.rounds)
     with tempfile.TemporaryDirectory() as directory, fixed_length(args.tokens):
         random_checkpoint(world, Path(directory))
         compare(Path(directory), env, questions, args.tokens, args.rounds)
