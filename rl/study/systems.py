@@ -82,16 +82,15 @@ SYSTEMS = (
         if t != 0.5  # joint's own
     ),
 )
-# One policy for three sets and two retrievals wants more weight on the decision than the default;
-# the retrieval cost rises over half of the iterations.
-PPO = "train_ppo --iterations 150* --episodes 384 --decision-weight 4.0 --price-warmup 0.5"
-MODULE = "rl.study.modules --steps 200* --kind"
-RECIPES = {  # run -> module and flags; @RUN: the folder of another; N*: steps, times --scale
-    # More read steps than the default of train_sft.py, which is for one set.
-    "warm-up": "train_sft --read-steps 2500* --mix-steps 500*",
+PPO = "train_ppo --iterations 150/40* --episodes 384/512 --decision-weight 4/16 --price-warmup .5/0"
+MODULE = "rl.study.modules --steps 200/40* --episodes 96/128 --kind"
+# Run -> module, and flags that three sets and two retrievals want. @RUN: the folder of another.
+# N/M: N, or M for a pretrained policy (--sft-flags "--init ..."); *: steps, times --scale.
+RECIPES = {
+    "warm-up": "train_sft --read-steps 2500/160* --mix-steps 500/60*",
     "reader": f"{MODULE} reader",
     "joint": PPO,
-    "rewriter-ppo": f"{PPO} --learn query --force retrieve --iterations 50* --reader @reader",
+    "rewriter-ppo": f"{PPO} --learn query --force retrieve --iterations 50/10* --reader @reader",
     "rewriter-rs": f"{MODULE} rewriter",
     "decision-right": f"{MODULE} decision-right",
     "decision-reward": f"{MODULE} decision-reward --query @rewriter-ppo --reader @reader",
@@ -131,12 +130,13 @@ def needed(runs: Iterable[str]) -> list[str]:
 def commands_of(seed: int, folder: Path, sets: Sequence[str], args) -> dict[Path, list[str]]:
     """The training runs of a seed in order: folder -> command. args: StudyArgs."""
 
-    def scaled(steps: re.Match) -> str:
-        return str(max(1, round(args.scale * int(steps[1]))))
+    def number(of: re.Match) -> str:
+        value = of[2] if "--init" in args.sft_flags else of[1]
+        return str(max(1, round(args.scale * int(value)))) if of[3] else value
 
     commands, own = {}, {"train_sft": args.sft_flags, "train_ppo": args.ppo_flags}
     for name in needed(role for system in systems_of(args.systems) for role in system.roles):
-        module, *words = re.sub(r"(\d+)\*", scaled, RECIPES[name]).split()
+        module, *words = re.sub(r"([\d.]+)/([\d.]+)(\*?)", number, RECIPES[name]).split()
         words = [word.replace("@", f"{folder}/") for word in words]
         words += ["--seed", str(seed), "--dataset", ",".join(sets), "--quota", str(QUOTA)]
         words += ["--device", args.device]

@@ -110,6 +110,15 @@ def test_more_flags_and_another_scale():
     assert parsed(found["rewriter-ppo"]).iterations == 1
 
 
+def test_a_pretrained_policy_has_the_steps_and_weights_of_its_scripts_defaults():
+    found = commands(scale=0.5, sft_flags="--init model.gguf")
+    warm_up, joint, reader = (parsed(found[name]) for name in ("warm-up", "joint", "reader"))
+    assert (warm_up.read_steps, warm_up.mix_steps) == (80, 30)
+    assert (joint.iterations, joint.episodes) == (20, 512)
+    assert (joint.decision_weight, joint.price_warmup) == (16, 0)
+    assert (reader.steps, reader.episodes) == (20, 128)
+
+
 def test_names_are_given_once():
     names = [system.name for system in SYSTEMS]
     assert len(names) == len(set(names))
