@@ -2,18 +2,19 @@
 
     python docs/figures.py             loop.svg: what an episode is, and what trains it
     python docs/figures.py runs/ppo    curves.svg too: a run's metrics.jsonl
-    python docs/figures.py runs/ppo runs/report.html    and sweep.svg, from evaluate.py --report
+    python docs/figures.py runs/ppo docs/real-text-two-cores.json    and sweep.svg
 
-Left out: the other charts of that report.
+Left out: the other charts of a report.
 """
 
-import re
+import json
 import sys
 from pathlib import Path
-from xml.etree.ElementTree import Element, fromstring, tostring
+from statistics import mean
+from xml.etree.ElementTree import Element, tostring
 
 from data.records import json_lines
-from rl.report.page import WIDTH, add, training_charts
+from rl.report.page import WIDTH, Line, add, chart, training_charts
 from rl.runs.flags import UsageError, main
 
 HERE = Path(__file__).resolve().parent
@@ -45,6 +46,10 @@ TEXTS = (  # x, y, words, class, where x is
     (510, 165, "PPO: EM + F1 - .2 per retrieval - 1 if malformed", "orange", "middle"),
     (16, 245, "blue: one policy, which PPO trains as a whole", "", "start"),
 )
+
+TRAINED = ("popqa", "hotpotqa")
+SYSTEMS = ("warm-up, direct", "warm-up, always, raw question", "warm-up, own decision")
+SYSTEMS += ("separate (b), own decision", "joint, always, raw question", "joint, own decision")
 
 
 def picture(width: int, height: int, title: str) -> Element:
@@ -84,21 +89,35 @@ def curves(run: Path) -> str:
     return beside([found[title] for title in wanted], f"Reward, retrieval and hit of {run.name}")
 
 
-def sweep(report: Path) -> str:
-    """EM and reward against retrieval, of the last policy of a report with --sweep."""
-    _, _, after = report.read_text(encoding="utf-8").partition("<h2>Threshold sweep</h2>")
-    charts = re.findall("<svg.*?</svg>", after.partition("</section>")[0], re.DOTALL)
-    if not charts:
-        raise UsageError(f"{report}: no threshold sweep in it; evaluate.py --sweep --report")
-    return beside([fromstring(chart) for chart in charts[-2:]], "EM and reward against retrieval")
+def sweep(results: Path) -> str:
+    """EM and reward against retrieval, a row per seed: joint at every threshold, systems as points;
+    means of the trained sets."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    charts = []
+    for seed in sorted({row["seed"] for row in found["sweep"]}):
+        curve = [row for row in found["sweep"] if row["seed"] == seed]
+        places = {name: [] for name in SYSTEMS}
+        for row in found["figures"]:
+            if row["seed"] == seed and row["set"] in TRAINED and row["system"] in places:
+                places[row["system"]].append(row)
+        for figure in ("em", "reward"):
+            lines = [Line("joint, every threshold", [(r["retrieves"], r[figure]) for r in curve])]
+            for name, rows in places.items():
+                point = [mean(row[key] for row in rows) for key in ("retrieves", figure)]
+                lines.append(Line(name, [point], "dots"))
+            charts.append(chart(f"seed {seed}", lines, "share retrieved for", figure))
+    return beside(charts, "EM and reward against retrieval", 2)
 
 
-def beside(charts: list[Element], title: str) -> str:
-    """Charts in one picture."""
-    height = max(int(chart.get("viewBox").split()[-1]) for chart in charts)
-    svg = picture(WIDTH * len(charts) + 20, height + 20, title)
-    for column, chart in enumerate(charts):
-        add(svg, "g", transform=f"translate({10 + WIDTH * column} 10)").extend(chart)
+def beside(charts: list[Element], title: str, columns: int = 3) -> str:
+    """Charts in one picture, so many in a row."""
+    height = 10 + max(int(chart.get("viewBox").split()[-1]) for chart in charts)
+    rows = -(-len(charts) // columns)
+    svg = picture(WIDTH * columns + 20, height * rows + 10, title)
+    for number, one in enumerate(charts):
+        row, column = divmod(number, columns)
+        at = f"translate({10 + WIDTH * column} {10 + height * row})"
+        add(svg, "g", transform=at).extend(one)
     return tostring(svg, encoding="unicode") + "\n"
 
 

@@ -44,3 +44,10 @@ def test_the_curves_of_a_run(figures, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     with pytest.raises(UsageError, match="no PPO run"):
         figures.curves(tmp_path)
+
+
+def test_the_sweep_is_drawn_from_the_committed_figures(figures):
+    picture = figures.sweep(ROOT / "docs/real-text-two-cores.json")
+    assert texts(picture).count("6 joint, own decision") == 4, "EM and reward, two seeds"
+    command = "python docs/figures.py runs/ppo docs/real-text-two-cores.json"
+    assert picture == (ROOT / "docs/sweep.svg").read_text(), command
