@@ -1,8 +1,8 @@
 """The pictures of README and docs, as SVG beside this file.
 
-    python docs/figures.py             loop.svg: what an episode is, and what trains it
+    python docs/figures.py             loop.svg: what an episode is, and what trains it; sweep.svg:
+                                       EM and reward of docs/real-text-two-cores.json
     python docs/figures.py runs/ppo    curves.svg too: a run's metrics.jsonl
-    python docs/figures.py runs/ppo docs/real-text-two-cores.json    and sweep.svg
 
 Left out: the other charts of a report.
 """
@@ -122,10 +122,11 @@ def beside(charts: list[Element], title: str, columns: int = 3) -> str:
 
 
 def draw() -> None:
-    (HERE / "loop.svg").write_text(loop(), encoding="utf-8")
-    made = (("curves.svg", curves), ("sweep.svg", sweep))
-    for (name, picture_of), source in zip(made, sys.argv[1:], strict=False):
-        (HERE / name).write_text(picture_of(Path(source)), encoding="utf-8")
+    pictures = {"loop.svg": loop(), "sweep.svg": sweep(HERE / "real-text-two-cores.json")}
+    if sys.argv[1:]:
+        pictures["curves.svg"] = curves(Path(sys.argv[1]))
+    for name, drawn in pictures.items():
+        (HERE / name).write_text(drawn, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -49,5 +49,4 @@ def test_the_curves_of_a_run(figures, tmp_path):
 def test_the_sweep_is_drawn_from_the_committed_figures(figures):
     picture = figures.sweep(ROOT / "docs/real-text-two-cores.json")
     assert texts(picture).count("6 joint, own decision") == 4, "EM and reward, two seeds"
-    command = "python docs/figures.py runs/ppo docs/real-text-two-cores.json"
-    assert picture == (ROOT / "docs/sweep.svg").read_text(), command
+    assert picture == (ROOT / "docs/sweep.svg").read_text(), "python docs/figures.py"
